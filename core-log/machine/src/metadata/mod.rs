@@ -1,0 +1,20 @@
+//! # Metadata: what exists, and who decides it
+//!
+//! Seam 5 of the house. All that the cluster knows of itself is records in one log, `__cluster_metadata`, in Kafka's
+//! metadata record format. The controller decides what to append, against the [`Image`] of what is committed; the
+//! [`MetadataLog`] makes it durable; every node applies the same records in the same order to its own image.
+//!
+//! Records are facts ("topic x has id y"), never commands ("create topic x"): a node that applies one has nothing left to
+//! decide, so two builds cannot decide differently. A record type or version that a build does not know stops it with
+//! [`crate::Error::UnknownRecord`]; skipping a fact would let its image drift from the others'.
+//!
+//! An image is immutable and shared: readers hold an `Arc<Image>` and never lock. Its maps are behind `Arc`s, so that an
+//! image that differs in one topic shares the rest.
+
+mod image;
+mod log;
+mod record;
+
+pub use image::{Broker, ConfigScope, Image, Listener, Partition, Topic};
+pub use log::{BoxFuture, Committed, MetadataLog, ProposeError};
+pub use record::Record;

@@ -1,0 +1,431 @@
+//! The replica machine itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use millstream_record::{LeaderEpoch, Millis, NodeId, Offset};
+
+use super::invariant;
+use super::unstable::Unstable;
+use crate::Waiter;
+
+/// Most acks=all requests that may wait on one partition. Beyond it a produce is refused rather than queued, so a stuck
+/// follower or disk cannot grow memory without end.
+pub const MAX_WAITERS: usize = 100_000;
+
+/// What a partition's log looks like when its leadership begins.
+#[derive(Clone, Debug)]
+pub struct Start {
+    /// This broker.
+    pub node: NodeId,
+    /// The epoch led.
+    pub epoch: LeaderEpoch,
+    /// The committed in-sync set, this broker included.
+    pub isr: Vec<NodeId>,
+    /// `min.insync.replicas` of the topic.
+    pub min_isr: usize,
+    /// First offset still in the log.
+    pub log_start: Offset,
+    /// End of the log after recovery. Recovery fsyncs what it keeps, so all of it is durable here.
+    pub end: Offset,
+    /// First offsets of the transactions that are open in the log.
+    pub open_transactions: Vec<Offset>,
+}
+
+/// How much durability a produce asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Acks {
+    /// `acks=0`: nobody waits.
+    None,
+    /// `acks=1`: answered once the leader has appended, before fsync. The user chose that these may be lost.
+    Leader,
+    /// `acks=all`: answered once the records are fsynced on the in-sync set.
+    All,
+}
+
+/// What an append did to a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransactionChange {
+    /// The batch is not transactional, or continues a transaction.
+    None,
+    /// The batch is the first of a transaction in this partition, at this offset.
+    Opened(Offset),
+    /// The batch is the marker at `marker` that ends the transaction which began at `first`.
+    Closed {
+        /// Where the transaction began.
+        first: Offset,
+        /// Offset of the marker.
+        marker: Offset,
+    },
+}
+
+/// What the replica machine is told.
+#[derive(Clone, Debug)]
+pub enum Input {
+    /// Storage appended a batch; the log now ends at `end`.
+    Appended {
+        /// End offset of the log after the batch.
+        end: Offset,
+        /// What the producer asked for.
+        acks: Acks,
+        /// The request to answer; `None` for acks=0 and for the broker's own appends nobody waits for.
+        waiter: Option<Waiter>,
+        /// When to give up with [`Outcome::TimedOut`].
+        deadline: Millis,
+        /// What the batch did to its producer's transaction.
+        transaction: TransactionChange,
+    },
+    /// Storage recognised the batch as one it already has, ending at `end`. The answer waits as the original's did.
+    Duplicate {
+        /// End offset of the original batch.
+        end: Offset,
+        /// What the producer asked for.
+        acks: Acks,
+        /// The request to answer.
+        waiter: Option<Waiter>,
+        /// When to give up.
+        deadline: Millis,
+    },
+    /// Everything below `point`, which was taken before the fsync began, is durable on this broker.
+    Flushed {
+        /// End of the log when the fsync was started.
+        point: Offset,
+    },
+    /// An fsync failed. It is never retried: the pages may already be gone, and the next fsync would succeed wrongly.
+    FlushFailed,
+    /// A follower reported how far it has fsynced.
+    FollowerReported {
+        /// The follower.
+        node: NodeId,
+        /// End of what is durable on it.
+        durable_end: Offset,
+    },
+    /// The controller committed an in-sync set.
+    IsrCommitted {
+        /// The new set, this broker included.
+        isr: Vec<NodeId>,
+    },
+    /// This leader has proposed another in-sync set; until it is committed the mark is held by members of both.
+    IsrProposed {
+        /// The proposed set.
+        isr: Vec<NodeId>,
+    },
+    /// `min.insync.replicas` was changed.
+    MinIsrChanged {
+        /// The new minimum.
+        min_isr: usize,
+    },
+    /// DeleteRecords or retention moved the start of the log.
+    LogStartMoved {
+        /// First offset still in the log.
+        log_start: Offset,
+    },
+    /// Somebody waits for every record below `end` to be readable (a coordinator's own append, a topic deletion).
+    Await {
+        /// The watermark waited for.
+        end: Offset,
+        /// Who waits.
+        waiter: Waiter,
+        /// When to give up.
+        deadline: Millis,
+    },
+    /// Another broker leads now, or the partition is gone.
+    Resigned,
+    /// Time passed; call at or after [`Replica::next_deadline`].
+    Tick,
+}
+
+/// What must happen outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Put this partition into the next group commit. Not repeated while one is on its way.
+    Flush,
+    /// Answer a waiter.
+    Answer {
+        /// Who is answered.
+        waiter: Waiter,
+        /// With what.
+        outcome: Outcome,
+    },
+    /// More can be read: wake fetchers, and let storage know both marks.
+    Wake {
+        /// End of what is durable on the in-sync set.
+        high_watermark: Offset,
+        /// End of what read-committed consumers may see.
+        last_stable: Offset,
+    },
+}
+
+/// How a produce ended, once its records are in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// As durable as was asked for.
+    Done,
+    /// The deadline came first: REQUEST_TIMED_OUT. The records may yet become durable.
+    TimedOut,
+    /// This broker no longer leads: NOT_LEADER_OR_FOLLOWER.
+    NotLeader,
+    /// The disk failed: KAFKA_STORAGE_ERROR.
+    StorageFailed,
+    /// More than [`MAX_WAITERS`] wait already: NOT_ENOUGH_REPLICAS_AFTER_APPEND, which clients retry with a backoff.
+    Overloaded,
+}
+
+/// Whether this machine still leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Takes appends and moves the mark.
+    Leading,
+    /// Another broker leads; final.
+    Resigned,
+    /// The disk failed under it; final.
+    Failed,
+}
+
+/// The leader of one partition in one epoch.
+#[derive(Debug)]
+pub struct Replica {
+    node: NodeId,
+    epoch: LeaderEpoch,
+    state: State,
+    end: Offset,
+    log_start: Offset,
+    high_watermark: Offset,
+    min_isr: usize,
+    isr: Vec<NodeId>,
+    proposed: Option<Vec<NodeId>>,
+    durable: BTreeMap<NodeId, Offset>,
+    flush_pending: bool,
+    unstable: Unstable,
+    waiting: BTreeMap<(Offset, Waiter), Millis>,
+    deadlines: BTreeSet<(Millis, Offset, Waiter)>,
+}
+
+impl Replica {
+    /// Begins to lead. With a single in-sync replica the high watermark is the end at once; else it starts at the log's
+    /// start and rises as followers report.
+    #[must_use]
+    pub fn new(start: Start) -> Self {
+        let mut replica = Self {
+            node: start.node,
+            epoch: start.epoch,
+            state: State::Leading,
+            end: start.end,
+            log_start: start.log_start,
+            high_watermark: start.log_start,
+            min_isr: start.min_isr,
+            isr: start.isr,
+            proposed: None,
+            durable: BTreeMap::from([(start.node, start.end)]),
+            flush_pending: false,
+            unstable: Unstable::new(start.open_transactions),
+            waiting: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+        };
+        replica.raise_mark();
+        replica
+    }
+
+    /// The epoch led.
+    #[must_use]
+    pub fn epoch(&self) -> LeaderEpoch {
+        self.epoch
+    }
+
+    /// Whether it still leads.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// End of the log.
+    #[must_use]
+    pub fn end(&self) -> Offset {
+        self.end
+    }
+
+    /// End of what is fsynced on the whole in-sync set: the most that any consumer may read.
+    #[must_use]
+    pub fn high_watermark(&self) -> Offset {
+        self.high_watermark
+    }
+
+    /// End of what a read-committed consumer may read: before the first transaction that is open, or whose marker is not yet
+    /// below the high watermark.
+    #[must_use]
+    pub fn last_stable(&self) -> Offset {
+        self.unstable.first().map_or(self.high_watermark, |first| first.min(self.high_watermark))
+    }
+
+    /// The committed in-sync set.
+    #[must_use]
+    pub fn isr(&self) -> &[NodeId] {
+        &self.isr
+    }
+
+    /// Whether an acks=all produce may be appended: enough committed in-sync replicas, else NOT_ENOUGH_REPLICAS before the
+    /// append.
+    #[must_use]
+    pub fn has_min_isr(&self) -> bool {
+        self.isr.len() >= self.min_isr
+    }
+
+    /// The earliest deadline of a waiter.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Millis> {
+        self.deadlines.first().map(|(deadline, _, _)| *deadline)
+    }
+
+    /// Takes one input and says what must happen.
+    pub fn step(&mut self, now: Millis, input: Input) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        let marks_before = (self.high_watermark, self.last_stable());
+        match input {
+            Input::Appended { end, acks, waiter, deadline, transaction } => {
+                self.appended(end, transaction, &mut effects);
+                self.admit(end, acks, waiter, deadline, &mut effects);
+            }
+            Input::Duplicate { end, acks, waiter, deadline } => {
+                self.admit(end, acks, waiter, deadline, &mut effects);
+            }
+            Input::Await { end, waiter, deadline } => {
+                self.admit(end, Acks::All, Some(waiter), deadline, &mut effects);
+            }
+            Input::Flushed { point } => self.flushed(point, &mut effects),
+            Input::FlushFailed => self.stop(State::Failed, &mut effects),
+            Input::Resigned => self.stop(State::Resigned, &mut effects),
+            Input::FollowerReported { node, durable_end } => self.report(node, durable_end),
+            Input::IsrCommitted { isr } => {
+                self.isr = isr;
+                self.proposed = None;
+                self.durable.retain(|node, _| *node == self.node || self.isr.contains(node));
+            }
+            Input::IsrProposed { isr } => self.proposed = Some(isr),
+            Input::MinIsrChanged { min_isr } => self.min_isr = min_isr,
+            Input::LogStartMoved { log_start } => self.log_start = self.log_start.max(log_start),
+            Input::Tick => {}
+        }
+        self.settle(now, marks_before, &mut effects);
+        debug_assert_eq!(invariant::check(self.view()), Ok(()));
+        effects
+    }
+
+    fn appended(&mut self, end: Offset, transaction: TransactionChange, effects: &mut Vec<Effect>) {
+        debug_assert!(end >= self.end, "a leader's log only grows");
+        self.end = end;
+        match transaction {
+            TransactionChange::None => {}
+            TransactionChange::Opened(first) => self.unstable.open(first),
+            TransactionChange::Closed { first, marker } => self.unstable.close(first, marker),
+        }
+        if self.state == State::Leading && !self.flush_pending {
+            self.flush_pending = true;
+            effects.push(Effect::Flush);
+        }
+    }
+
+    fn admit(
+        &mut self,
+        end: Offset,
+        acks: Acks,
+        waiter: Option<Waiter>,
+        deadline: Millis,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(waiter) = waiter else { return };
+        let outcome = match (self.state, acks) {
+            (State::Resigned, _) => Outcome::NotLeader,
+            (State::Failed, _) => Outcome::StorageFailed,
+            (State::Leading, Acks::None | Acks::Leader) => Outcome::Done,
+            (State::Leading, Acks::All) if self.high_watermark >= end => Outcome::Done,
+            (State::Leading, Acks::All) if self.waiting.len() >= MAX_WAITERS => Outcome::Overloaded,
+            (State::Leading, Acks::All) => {
+                self.waiting.insert((end, waiter), deadline);
+                self.deadlines.insert((deadline, end, waiter));
+                return;
+            }
+        };
+        effects.push(Effect::Answer { waiter, outcome });
+    }
+
+    fn flushed(&mut self, point: Offset, effects: &mut Vec<Effect>) {
+        if self.state != State::Leading {
+            return;
+        }
+        self.report(self.node, point.min(self.end));
+        self.flush_pending = self.durable_end() < self.end;
+        if self.flush_pending {
+            effects.push(Effect::Flush);
+        }
+    }
+
+    fn durable_end(&self) -> Offset {
+        self.durable.get(&self.node).copied().unwrap_or(self.log_start)
+    }
+
+    fn report(&mut self, node: NodeId, durable_end: Offset) {
+        let known = self.durable.entry(node).or_insert(durable_end);
+        *known = (*known).max(durable_end);
+    }
+
+    /// Moves the mark to the least durable end over the committed and the proposed in-sync set. It never goes back, and
+    /// stands still while fewer members are committed than `min.insync.replicas` (KIP-966).
+    fn raise_mark(&mut self) {
+        if self.state != State::Leading || !self.has_min_isr() {
+            return;
+        }
+        let members = self.isr.iter().chain(self.proposed.iter().flatten());
+        let least = members.map(|node| self.durable.get(node).copied().unwrap_or(self.log_start)).min();
+        let mark = least.unwrap_or(self.log_start).max(self.high_watermark);
+        self.high_watermark = mark;
+        self.unstable.settle_below(mark);
+    }
+
+    fn settle(&mut self, now: Millis, marks_before: (Offset, Offset), effects: &mut Vec<Effect>) {
+        self.raise_mark();
+        while let Some(((end, waiter), deadline)) = self.waiting.first_key_value().map(|(k, v)| (*k, *v)) {
+            if end > self.high_watermark {
+                break;
+            }
+            self.waiting.remove(&(end, waiter));
+            self.deadlines.remove(&(deadline, end, waiter));
+            effects.push(Effect::Answer { waiter, outcome: Outcome::Done });
+        }
+        while let Some(&(deadline, end, waiter)) = self.deadlines.first() {
+            if deadline > now {
+                break;
+            }
+            self.deadlines.pop_first();
+            self.waiting.remove(&(end, waiter));
+            effects.push(Effect::Answer { waiter, outcome: Outcome::TimedOut });
+        }
+        let marks = (self.high_watermark, self.last_stable());
+        if marks != marks_before {
+            effects.push(Effect::Wake { high_watermark: marks.0, last_stable: marks.1 });
+        }
+    }
+
+    fn stop(&mut self, state: State, effects: &mut Vec<Effect>) {
+        if self.state != State::Leading {
+            return;
+        }
+        self.state = state;
+        self.deadlines.clear();
+        let outcome = if state == State::Failed { Outcome::StorageFailed } else { Outcome::NotLeader };
+        for (_, waiter) in std::mem::take(&mut self.waiting).into_keys() {
+            effects.push(Effect::Answer { waiter, outcome });
+        }
+    }
+
+    fn view(&self) -> invariant::View<'_> {
+        invariant::View {
+            end: self.end,
+            high_watermark: self.high_watermark,
+            last_stable: self.last_stable(),
+            own_durable: self.durable_end(),
+            first_waiting: self.waiting.first_key_value().map(|((end, _), _)| *end),
+            waiting: self.waiting.len(),
+            deadlines: self.deadlines.len(),
+            isr: &self.isr,
+        }
+    }
+}
