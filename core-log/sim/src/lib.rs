@@ -1,1 +1,22 @@
-//! (being built)
+//! # The simulator
+//!
+//! Whole nodes, clients and runtimes in one process, on one thread, from one seed. They are the production types: the
+//! simulator is only another [`millstream_env::Runtime`], another disk and another network under them. Crashes, power
+//! loss, pauses, disk faults and cut connections come from the seed as well, so a failure found once is a failure found
+//! for good: `millstream-sim --seed N --trace` replays it.
+//!
+//! - [`executor`]: tasks, virtual time, blocking jobs, who dies with whom.
+//! - [`network`]: byte streams with delays.
+//! - [`disk`]: sectors and names that are durable only once synced.
+//!
+//! Invariants: the same seed gives the same trace hash; virtual time moves only when nothing is ready; a dead process
+//! runs no more code.
+//!
+//! Deliberately absent: threads (interleavings inside one lock are for loom and shuttle), kernel behaviour beyond what
+//! POSIX promises for files and TCP promises for streams, anything that production code could depend on.
+
+pub mod disk;
+pub mod executor;
+pub mod network;
+pub mod random;
+pub mod trace;
