@@ -1,1 +1,13 @@
-//! (being built)
+//! # Broker: the async shell
+//!
+//! (being built) [`Broker`] implements [`millstream_protocol::Service`]: it takes decoded requests from any door, asks the
+//! machines of `millstream-machine` what to do, and performs what they answer on `millstream-storage` and through
+//! `millstream-env`.
+
+mod broker;
+mod config;
+mod error;
+
+pub use broker::Broker;
+pub use config::{BrokerConfig, ListenerEndpoint};
+pub use error::{BrokerError, Result};

@@ -1,0 +1,69 @@
+//! A node: a broker and its doors.
+
+use std::sync::Arc;
+
+use millstream_broker::Broker;
+use millstream_env::Env;
+use millstream_protocol::{Dial, Endpoint};
+use millstream_storage::{Disk, RealDisk};
+
+use crate::embedded::LocalDial;
+use crate::{NodeConfig, Result};
+
+/// A running node. Dropping it ends its tasks at once, as a crash would; [`Node::shutdown`] ends it cleanly.
+pub struct Node {
+    broker: Arc<Broker>,
+    local_addr: Option<String>,
+}
+
+impl Node {
+    /// Starts a node on any env and disk; the simulator comes in here.
+    ///
+    /// # Errors
+    /// When the data directory or the address cannot be used.
+    pub async fn start(env: Env, disk: Arc<dyn Disk>, config: NodeConfig) -> Result<Self> {
+        let broker = Broker::start(env, disk, config.data_dir, config.broker).await?;
+        Ok(Self { broker, local_addr: config.listen })
+    }
+
+    /// Where the node listens, as `host:port`; it tells the port when 0 was asked for. `None` without a listener.
+    #[must_use]
+    pub fn local_addr(&self) -> Option<&str> {
+        self.local_addr.as_deref()
+    }
+
+    /// The door within the process: calls go to the broker directly, whatever endpoint is dialed.
+    #[must_use]
+    pub fn dial(&self) -> Arc<dyn Dial> {
+        Arc::new(LocalDial::new(Arc::clone(&self.broker)))
+    }
+
+    /// Where clients of [`Node::dial`] begin.
+    #[must_use]
+    pub fn bootstrap(&self) -> Vec<Endpoint> {
+        self.broker.config().listeners.iter().map(|listener| listener.endpoint.clone()).collect()
+    }
+
+    /// The broker.
+    #[must_use]
+    pub fn broker(&self) -> &Arc<Broker> {
+        &self.broker
+    }
+
+    /// Stops listening, lets what was admitted finish, flushes and marks the shutdown as clean.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub async fn shutdown(self) -> Result<()> {
+        self.broker.shutdown().await?;
+        Ok(())
+    }
+}
+
+/// Starts a node on the real disk and the tokio runtime of the caller.
+///
+/// # Errors
+/// When the data directory or the address cannot be used.
+pub async fn serve(env: Env, config: NodeConfig) -> Result<Node> {
+    Node::start(env, Arc::new(RealDisk), config).await
+}
