@@ -8,6 +8,7 @@
 //! - [`executor`]: tasks, virtual time, blocking jobs, who dies with whom.
 //! - [`network`]: byte streams with delays.
 //! - [`disk`]: sectors and names that are durable only once synced.
+//! - [`history`]: what clients saw, and the rules that it must obey; it knows nothing of the simulator.
 //!
 //! Invariants: the same seed gives the same trace hash; virtual time moves only when nothing is ready; a dead process
 //! runs no more code.
@@ -17,6 +18,7 @@
 
 pub mod disk;
 pub mod executor;
+pub mod history;
 pub mod network;
 pub mod random;
 pub mod trace;
