@@ -48,11 +48,9 @@ mod tests {
     #[test]
     fn placement_is_that_of_java_string_hash_code() {
         // "polygenelubricants".hashCode() is Integer.MIN_VALUE, whose absolute value overflows; Kafka masks the sign.
-        for (id, expected) in
-            [("", 0), ("a", 97 % 50), ("group-1", 293_428_103 % 50), ("polygenelubricants", 0)]
-        {
+        for (id, expected) in [("", 0), ("a", 47), ("group-1", 49), ("polygenelubricants", 0)] {
             assert_eq!(partition_for(id, 50), expected, "{id}");
         }
-        assert_eq!(partition_for("\u{1F600}", 50), 1_772_899 % 50, "surrogate pairs hash as two units");
+        assert_eq!(partition_for("\u{1F600}", 50), 49, "surrogate pairs hash as two units");
     }
 }

@@ -14,6 +14,8 @@
 
 mod invariant;
 mod machine;
+#[cfg(test)]
+mod tests;
 mod unstable;
 
 pub use machine::{Acks, Effect, Input, MAX_WAITERS, Outcome, Replica, Start, State, TransactionChange};
