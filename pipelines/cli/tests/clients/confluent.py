@@ -1,0 +1,256 @@
+"""librdkafka, through confluent-kafka."""
+
+from confluent_kafka import (Consumer, IsolationLevel, KafkaError, KafkaException, Producer, TopicPartition,
+                             OFFSET_BEGINNING, ConsumerGroupState)
+from confluent_kafka.admin import (AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic,
+                                   OffsetSpec, ResourceType)
+
+from harness import BOOTSTRAP, equal, main, name, test, until
+
+admin = AdminClient({"bootstrap.servers": BOOTSTRAP})
+
+
+def topic(partitions=1, **config):
+    new = name("confluent")
+    admin.create_topics([NewTopic(new, partitions, 1, config=config)])[new].result(20)
+    return new
+
+
+def produce(where, values, partition=-1, **settings):
+    producer = Producer({"bootstrap.servers": BOOTSTRAP, "acks": "all", **settings})
+    offsets = []
+
+    def delivered(error, message):
+        assert error is None, error
+        offsets.append((message.partition(), message.offset()))
+
+    for value in values:
+        producer.produce(where, key=f"k{value}", value=f"v{value}", partition=partition, on_delivery=delivered)
+        producer.poll(0)
+    equal(producer.flush(30), 0, "records left in the producer")
+    equal(len(offsets), len(values), "acknowledged")
+    return offsets
+
+
+def consumer(group=None, **settings):
+    return Consumer({"bootstrap.servers": BOOTSTRAP, "group.id": group or name("group"), "auto.offset.reset": "earliest",
+                     "enable.auto.commit": False, "enable.partition.eof": True, **settings})
+
+
+def read_all(where, partitions=1, **settings):
+    """Every record of a topic, by partition, up to the end of each."""
+    reader = consumer(**settings)
+    reader.assign([TopicPartition(where, p, OFFSET_BEGINNING) for p in range(partitions)])
+    records, ended = [], set()
+
+    def step():
+        message = reader.poll(1.0)
+        if message is None:
+            return False
+        if message.error():
+            equal(message.error().code(), KafkaError._PARTITION_EOF)
+            ended.add(message.partition())
+        else:
+            records.append(message)
+        return len(ended) == partitions
+
+    until(step, f"end of {where}")
+    reader.close()
+    return records
+
+
+@test
+def every_compression_comes_back_as_sent():
+    for codec in ["none", "gzip", "snappy", "lz4", "zstd"]:
+        where = topic()
+        produce(where, range(500), **{"compression.type": codec, "linger.ms": 50})
+        equal([m.value() for m in read_all(where)], [f"v{n}".encode() for n in range(500)], codec)
+
+
+@test
+def idempotent_producer_keeps_order_over_partitions():
+    where = topic(4)
+    produce(where, range(5000), **{"enable.idempotence": True})
+    seen = {}
+    for message in read_all(where, 4):
+        seen.setdefault(message.partition(), []).append((message.offset(), int(message.value()[1:])))
+    equal(sum(map(len, seen.values())), 5000)
+    for records in seen.values():
+        equal([offset for offset, _ in records], list(range(len(records))), "offsets")
+        equal([v for _, v in records], sorted(v for _, v in records), "order of sends")
+
+
+@test
+def headers_keys_nulls_and_timestamps_survive():
+    where = topic()
+    producer = Producer({"bootstrap.servers": BOOTSTRAP})
+    producer.produce(where, key=None, value=None, headers=[("a", b"1"), ("a", b"2"), ("n", None)], timestamp=1234567)
+    producer.flush(20)
+    [message] = read_all(where)
+    equal((message.key(), message.value()), (None, None))
+    equal(message.headers(), [("a", b"1"), ("a", b"2"), ("n", None)])
+    equal(message.timestamp()[1], 1234567)
+
+
+def group_consumes(strategy):
+    where, group = topic(6), name("group")
+    produce(where, range(600))
+    members = [consumer(group, **{"partition.assignment.strategy": strategy, "session.timeout.ms": 10000})
+               for _ in range(3)]
+    seen = []
+    for member in members:
+        member.subscribe([where])
+
+    def step():
+        for member in members:
+            message = member.poll(0.1)
+            if message is not None and not message.error():
+                seen.append(int(message.value()[1:]))
+                member.commit(message, asynchronous=False)
+        shares = [len(member.assignment()) for member in members]
+        return len(set(seen)) == 600 and sorted(shares) == [2, 2, 2]
+
+    until(step, f"600 records and 2 partitions for each of 3 members ({strategy})", 60)
+    members.pop().close()
+
+    def rest():
+        for member in members:
+            member.poll(0.1)
+        return sorted(len(member.assignment()) for member in members) == [3, 3]
+
+    until(rest, f"3 partitions for each of the 2 that stay ({strategy})", 60)
+    for member in members:
+        member.close()
+    watcher = consumer(group)
+    committed = watcher.committed([TopicPartition(where, p) for p in range(6)], 20)
+    equal(sum(p.offset for p in committed), 600, "committed")
+    watcher.close()
+
+
+@test
+def eager_group_shares_rebalances_and_commits():
+    group_consumes("range,roundrobin")
+
+
+@test
+def cooperative_group_shares_rebalances_and_commits():
+    group_consumes("cooperative-sticky")
+
+
+@test
+def static_member_returns_without_a_rebalance():
+    where, group = topic(2), name("group")
+    settings = {"group.instance.id": "one", "session.timeout.ms": 30000}
+    first = consumer(group, **settings)
+    first.subscribe([where])
+    until(lambda: first.poll(0.2) is not None or first.assignment(), "an assignment")
+    until(lambda: (first.poll(0.1), len(first.assignment()) == 2)[1], "both partitions")
+    member = first.memberid()
+    first.close()
+    second = consumer(group, **settings)
+    second.subscribe([where])
+    until(lambda: (second.poll(0.1), len(second.assignment()) == 2)[1], "both partitions again")
+    assert member and second.memberid() != member, (member, second.memberid())
+    second.close()
+
+
+@test
+def transactions_commit_whole_and_abort_unseen():
+    where, source, group = topic(2), topic(), name("group")
+    produce(source, range(10))
+    producer = Producer({"bootstrap.servers": BOOTSTRAP, "transactional.id": name("txn")})
+    producer.init_transactions(30)
+    reader = consumer(group)
+    reader.subscribe([source])
+    until(lambda: (reader.poll(0.1), reader.assignment())[1], "an assignment")
+    for number in range(6):
+        producer.begin_transaction()
+        for partition in range(2):
+            producer.produce(where, value=f"{number}", partition=partition)
+        producer.send_offsets_to_transaction([TopicPartition(source, 0, number + 1)], reader.consumer_group_metadata(), 20)
+        if number % 2 == 0:
+            producer.commit_transaction(30)
+        else:
+            producer.abort_transaction(30)
+    committed = [m.value() for m in read_all(where, 2, **{"isolation.level": "read_committed"})]
+    equal(sorted(committed), [b"0", b"0", b"2", b"2", b"4", b"4"])
+    every = [m.value() for m in read_all(where, 2, **{"isolation.level": "read_uncommitted"})]
+    equal(len(every), 12)
+    [at] = reader.committed([TopicPartition(source, 0)], 20)
+    equal(at.offset, 5, "offset of the last committed transaction")
+    reader.close()
+
+
+@test
+def a_second_producer_fences_the_first():
+    where, txn = topic(), name("txn")
+    old = Producer({"bootstrap.servers": BOOTSTRAP, "transactional.id": txn})
+    old.init_transactions(30)
+    old.begin_transaction()
+    old.produce(where, value="zombie")
+    old.flush(20)
+    new = Producer({"bootstrap.servers": BOOTSTRAP, "transactional.id": txn})
+    new.init_transactions(30)
+    try:
+        old.commit_transaction(30)
+        raise AssertionError("the fenced producer could commit")
+    except KafkaException as error:
+        assert error.args[0].code() in (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH), error
+    new.begin_transaction()
+    new.produce(where, value="alive")
+    new.commit_transaction(30)
+    equal([m.value() for m in read_all(where, **{"isolation.level": "read_committed"})], [b"alive"])
+
+
+@test
+def admin_topics_partitions_and_configs():
+    where = topic(1, **{"retention.ms": "123456"})
+    admin.create_partitions([NewPartitions(where, 3)])[where].result(20)
+    until(lambda: len(admin.list_topics(where, 10).topics[where].partitions) == 3, "three partitions")
+    resource = ConfigResource(ResourceType.TOPIC, where)
+    config = admin.describe_configs([resource])[resource].result(20)
+    equal(config["retention.ms"].value, "123456")
+    equal(config["cleanup.policy"].value, "delete")
+    change = ConfigResource(ResourceType.TOPIC, where, incremental_configs=[
+        ConfigEntry("retention.ms", "654321", incremental_operation=AlterConfigOpType.SET)])
+    admin.incremental_alter_configs([change])[change].result(20)
+    equal(admin.describe_configs([resource])[resource].result(20)["retention.ms"].value, "654321")
+    try:
+        admin.create_topics([NewTopic(where, 1, 1)])[where].result(20)
+        raise AssertionError("the topic could be created twice")
+    except KafkaException as error:
+        equal(error.args[0].code(), KafkaError.TOPIC_ALREADY_EXISTS)
+    admin.delete_topics([where])[where].result(20)
+    until(lambda: where not in admin.list_topics(timeout=10).topics, "the topic is gone")
+    cluster = admin.describe_cluster().result(20)
+    equal(len(cluster.nodes), 1)
+
+
+@test
+def admin_offsets_and_groups():
+    where, group = topic(), name("group")
+    produce(where, range(30))
+    partition = TopicPartition(where, 0)
+    equal(admin.list_offsets({partition: OffsetSpec.latest()})[partition].result(20).offset, 30)
+    equal(admin.list_offsets({partition: OffsetSpec.earliest()})[partition].result(20).offset, 0)
+    by_time = admin.list_offsets({partition: OffsetSpec.for_timestamp(1)})[partition].result(20)
+    equal(by_time.offset, 0)
+    reader = consumer(group)
+    reader.subscribe([where])
+    until(lambda: (reader.poll(0.1), reader.assignment())[1], "an assignment")
+    reader.commit(offsets=[TopicPartition(where, 0, 7, metadata="note")], asynchronous=False)
+    described = admin.describe_consumer_groups([group])[group].result(20)
+    equal(described.state, ConsumerGroupState.STABLE)
+    equal(len(described.members), 1)
+    assert group in [g.group_id for g in admin.list_consumer_groups().result(20).valid]
+    reader.close()
+    watcher = consumer(group)
+    [at] = watcher.committed([TopicPartition(where, 0)], 20)
+    equal((at.offset, at.metadata), (7, "note"))
+    watcher.close()
+    until(lambda: admin.describe_consumer_groups([group])[group].result(20).state == ConsumerGroupState.EMPTY, "empty")
+    admin.delete_consumer_groups([group])[group].result(20)
+    assert group not in [g.group_id for g in admin.list_consumer_groups().result(20).valid]
+
+
+main("confluent-kafka")
