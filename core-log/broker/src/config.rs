@@ -1,8 +1,8 @@
 //! What a broker is told at start.
 
-use std::collections::BTreeMap;
-
 use bytestring::ByteString;
+use millstream_machine::config::{Effective, Static};
+use millstream_machine::metadata::Image;
 use millstream_protocol::Endpoint;
 use millstream_record::NodeId;
 
@@ -15,14 +15,14 @@ pub struct ListenerEndpoint {
     pub endpoint: Endpoint,
 }
 
-/// What a broker is told at start. Names and defaults are Kafka's; times end in their unit.
+/// What a broker is told at start. Every property has Kafka's name and, but for [`BrokerConfig::SINGLE_NODE`], its default.
 #[derive(Clone, Debug)]
 pub struct BrokerConfig {
     /// `node.id`.
     pub node_id: NodeId,
     /// `broker.rack`.
     pub rack: Option<ByteString>,
-    /// `advertised.listeners`, the first one being the default for a listener without an entry of its own.
+    /// `advertised.listeners`; the first is told to clients of a listener without an entry of its own.
     pub listeners: Vec<ListenerEndpoint>,
     /// `num.partitions`: partitions of a topic whose creator did not say.
     pub num_partitions: i32,
@@ -32,66 +32,74 @@ pub struct BrokerConfig {
     pub auto_create_topics_enable: bool,
     /// `delete.topic.enable`.
     pub delete_topic_enable: bool,
-    /// `fetch.max.bytes`: the most that one fetch may return, beyond its first batch.
+    /// `fetch.max.bytes`: the most that one fetch returns, beyond its first batch.
     pub fetch_max_bytes: i32,
     /// `offsets.topic.num.partitions`.
     pub offsets_topic_num_partitions: i32,
     /// `offsets.topic.replication.factor`.
     pub offsets_topic_replication_factor: i16,
-    /// `offset.metadata.max.bytes`.
-    pub offset_metadata_max_bytes: i32,
-    /// `offsets.retention.minutes`, in milliseconds.
-    pub offsets_retention_ms: i64,
-    /// `group.initial.rebalance.delay.ms`.
-    pub group_initial_rebalance_delay_ms: i32,
-    /// `group.min.session.timeout.ms`.
-    pub group_min_session_timeout_ms: i32,
-    /// `group.max.session.timeout.ms`.
-    pub group_max_session_timeout_ms: i32,
-    /// `group.max.size`.
-    pub group_max_size: i32,
     /// `transaction.state.log.num.partitions`.
     pub transaction_state_log_num_partitions: i32,
     /// `transaction.state.log.replication.factor`.
     pub transaction_state_log_replication_factor: i16,
-    /// `transaction.max.timeout.ms`.
-    pub transaction_max_timeout_ms: i32,
-    /// `transactional.id.expiration.ms`.
-    pub transactional_id_expiration_ms: i64,
     /// `log.retention.check.interval.ms`.
     pub log_retention_check_interval_ms: i64,
-    /// Broker-level values of topic configs, under the topic configs' names (`segment.bytes`, `retention.ms`, ...).
-    pub topic_defaults: BTreeMap<String, String>,
-    /// Every property that was given, as text, for DescribeConfigs.
-    pub given: BTreeMap<String, String>,
+    /// Every property that was given, as text; where a topic or a tool asks for more than the fields above, it is read here.
+    pub properties: Static,
+}
+
+impl BrokerConfig {
+    /// Where a single node must differ from Kafka's defaults, which ask for three brokers.
+    pub const SINGLE_NODE: &'static [(&'static str, &'static str)] = &[
+        ("offsets.topic.replication.factor", "1"),
+        ("transaction.state.log.min.isr", "1"),
+        ("transaction.state.log.replication.factor", "1"),
+    ];
+
+    /// Reads validated properties; what is not among them has its default.
+    #[must_use]
+    pub fn from_properties(mut properties: Static, listeners: Vec<ListenerEndpoint>) -> Self {
+        for (name, value) in Self::SINGLE_NODE {
+            properties.entry((*name).to_owned()).or_insert_with(|| (*value).to_owned());
+        }
+        let image = Image::default();
+        let read = Effective::new(&image, NodeId(-1), &properties);
+        let long = |name: &str| read.broker_number(name, 0);
+        let int = |name: &str| i32::try_from(long(name)).unwrap_or(i32::MAX);
+        let short = |name: &str| i16::try_from(long(name)).unwrap_or(i16::MAX);
+        Self {
+            node_id: NodeId(properties.get("node.id").and_then(|id| id.parse().ok()).unwrap_or(0)),
+            rack: read.broker_value("broker.rack").map(ByteString::from),
+            listeners,
+            num_partitions: int("num.partitions"),
+            default_replication_factor: short("default.replication.factor"),
+            auto_create_topics_enable: read.broker_flag("auto.create.topics.enable"),
+            delete_topic_enable: read.broker_flag("delete.topic.enable"),
+            fetch_max_bytes: int("fetch.max.bytes"),
+            offsets_topic_num_partitions: int("offsets.topic.num.partitions"),
+            offsets_topic_replication_factor: short("offsets.topic.replication.factor"),
+            transaction_state_log_num_partitions: int("transaction.state.log.num.partitions"),
+            transaction_state_log_replication_factor: short("transaction.state.log.replication.factor"),
+            log_retention_check_interval_ms: long("log.retention.check.interval.ms"),
+            properties,
+        }
+    }
+
+    /// A property that is a number, in its own unit.
+    #[must_use]
+    pub fn number(&self, name: &str) -> i64 {
+        Effective::new(&Image::default(), self.node_id, &self.properties).broker_number(name, 0)
+    }
+
+    /// A property that is a 32-bit number, in its own unit.
+    #[must_use]
+    pub fn int(&self, name: &str) -> i32 {
+        i32::try_from(self.number(name)).unwrap_or(i32::MAX)
+    }
 }
 
 impl Default for BrokerConfig {
     fn default() -> Self {
-        Self {
-            node_id: NodeId(0),
-            rack: None,
-            listeners: Vec::new(),
-            num_partitions: 1,
-            default_replication_factor: 1,
-            auto_create_topics_enable: true,
-            delete_topic_enable: true,
-            fetch_max_bytes: 55 << 20,
-            offsets_topic_num_partitions: 50,
-            offsets_topic_replication_factor: 1,
-            offset_metadata_max_bytes: 4096,
-            offsets_retention_ms: 7 * 24 * 3_600_000,
-            group_initial_rebalance_delay_ms: 3000,
-            group_min_session_timeout_ms: 6000,
-            group_max_session_timeout_ms: 1_800_000,
-            group_max_size: i32::MAX,
-            transaction_state_log_num_partitions: 50,
-            transaction_state_log_replication_factor: 1,
-            transaction_max_timeout_ms: 900_000,
-            transactional_id_expiration_ms: 604_800_000,
-            log_retention_check_interval_ms: 300_000,
-            topic_defaults: BTreeMap::new(),
-            given: BTreeMap::new(),
-        }
+        Self::from_properties(Static::new(), Vec::new())
     }
 }

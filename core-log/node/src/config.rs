@@ -2,26 +2,52 @@
 
 use std::path::PathBuf;
 
-use millstream_broker::BrokerConfig;
+use millstream_broker::{BrokerConfig, ListenerEndpoint};
+use millstream_machine::config::{Static, broker_definition, broker_definitions};
+use millstream_protocol::Endpoint;
 
+use crate::properties;
 use crate::{NodeError, Result};
 
-/// What a node is told at start, parsed from Kafka's properties.
+/// Names that differ in more characters than this are not worth suggesting.
+const SUGGESTION_DISTANCE: usize = 6;
+/// What a listener is called that was given as `host:port` only.
+const PLAINTEXT: &str = "PLAINTEXT";
+
+/// What a node is told at start: Kafka's properties, each checked as it is set.
 #[derive(Clone, Debug)]
 pub struct NodeConfig {
-    /// `log.dirs`: where everything is kept.
-    pub data_dir: PathBuf,
-    /// `listeners`: the address to listen on, as `host:port`; `None` for a node that is reached in process only.
-    pub listen: Option<String>,
-    /// What concerns the broker itself.
-    pub broker: BrokerConfig,
+    data_dir: PathBuf,
+    listen: Vec<Listen>,
+    properties: Static,
+}
+
+/// An address that the node listens on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// Name of the listener.
+    pub name: String,
+    /// `host:port`; port 0 picks a free one.
+    pub address: Endpoint,
 }
 
 impl NodeConfig {
     /// Kafka's defaults on `data_dir`, without a listener.
     #[must_use]
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
-        Self { data_dir: data_dir.into(), listen: None, broker: BrokerConfig::default() }
+        Self { data_dir: data_dir.into(), listen: Vec::new(), properties: Static::new() }
+    }
+
+    /// Where everything is kept (`log.dirs`).
+    #[must_use]
+    pub fn data_dir(&self) -> &PathBuf {
+        &self.data_dir
+    }
+
+    /// What the node listens on (`listeners`); empty for a node that is reached in process only.
+    #[must_use]
+    pub fn listen(&self) -> &[Listen] {
+        &self.listen
     }
 
     /// Sets one property, by Kafka's name.
@@ -29,20 +55,192 @@ impl NodeConfig {
     /// # Errors
     /// [`NodeError::Config`] for a name that is not known, with the nearest one that is, and for a value that does not fit.
     pub fn set(&mut self, key: &str, value: &str) -> Result<()> {
-        Err(NodeError::Config(vec![format!("`{key} = {value}`: no property is known yet")]))
+        let wrong = |why: String| NodeError::Config(vec![why]);
+        let key = if key == "broker.id" { "node.id" } else { key };
+        let Some(definition) = broker_definition(key) else { return Err(wrong(unknown(key))) };
+        definition.validate(value).map_err(wrong)?;
+        check_served(key, value.trim()).map_err(wrong)?;
+        match key {
+            "log.dirs" | "log.dir" => self.data_dir = one_directory(value).map_err(wrong)?,
+            "listeners" => self.listen = parse_listeners(value).map_err(wrong)?,
+            "advertised.listeners" => drop(parse_listeners(value).map_err(wrong)?),
+            _ => {}
+        }
+        self.properties.insert(key.to_owned(), value.trim().to_owned());
+        Ok(())
     }
 
-    /// Reads the text of a properties file over this config.
+    /// Reads the text of a properties file over this config; `name` is said in errors.
     ///
     /// # Errors
-    /// [`NodeError::Config`] with everything that is wrong.
-    pub fn apply_properties(&mut self, text: &str) -> Result<()> {
-        let wrong: Vec<String> = text
-            .lines()
-            .filter_map(|line| line.split_once('='))
-            .filter_map(|(key, value)| self.set(key.trim(), value.trim()).err())
-            .map(|error| error.to_string())
-            .collect();
+    /// [`NodeError::Config`] with everything that is wrong, each with its line.
+    pub fn apply_properties(&mut self, name: &str, text: &str) -> Result<()> {
+        let mut wrong = Vec::new();
+        for property in properties::parse(text) {
+            if let Err(NodeError::Config(whys)) = self.set(&property.key, &property.value) {
+                wrong.extend(whys.into_iter().map(|why| format!("{name}:{}: {why}", property.line)));
+            }
+        }
         if wrong.is_empty() { Ok(()) } else { Err(NodeError::Config(wrong)) }
+    }
+
+    /// The listeners that serve clients: all but those that `controller.listener.names` keeps for controllers.
+    pub(crate) fn client_listeners(&self) -> Vec<Listen> {
+        let controllers = self.properties.get("controller.listener.names").map_or("", String::as_str);
+        let is_client = |listen: &&Listen| !controllers.split(',').any(|name| name.trim() == listen.name);
+        self.listen.iter().filter(is_client).cloned().collect()
+    }
+
+    /// The broker's part, for a node that listens on `bound`: what it advertises is `advertised.listeners`, or else that.
+    pub(crate) fn broker_config(&self, bound: &[Listen]) -> BrokerConfig {
+        let advertised =
+            self.properties.get("advertised.listeners").and_then(|text| parse_listeners(text).ok());
+        let of_bound = |name: &str| bound.iter().find(|listen| listen.name == name);
+        let listeners = advertised.unwrap_or_else(|| bound.to_vec()).into_iter().map(|listen| {
+            let mut endpoint = listen.address;
+            if endpoint.port == 0 {
+                endpoint.port = of_bound(&listen.name).map_or(0, |bound| bound.address.port);
+            }
+            if matches!(&*endpoint.host, "0.0.0.0" | "::") {
+                endpoint.host = "localhost".into(); // nobody can connect to "any address"
+            }
+            ListenerEndpoint { name: listen.name.into(), endpoint }
+        });
+        BrokerConfig::from_properties(self.properties.clone(), listeners.collect())
+    }
+}
+
+fn unknown(key: &str) -> String {
+    let names = broker_definitions().iter().map(|definition| definition.name);
+    let nearest = names.map(|name| (strsim::levenshtein(key, name), name)).min();
+    match nearest {
+        Some((distance, name)) if distance <= SUGGESTION_DISTANCE.min(key.len() / 2) => {
+            format!("unknown property `{key}`; did you mean `{name}`?")
+        }
+        _ => format!("unknown property `{key}`; Kafka's broker properties are known by Kafka's names"),
+    }
+}
+
+/// Refuses what would be dangerous to accept and not do.
+fn check_served(key: &str, value: &str) -> Result<(), String> {
+    let refuse = |mend: &str| Err(format!("`{key} = {value}` is not served; {mend}"));
+    match key {
+        "authorizer.class.name" if !value.is_empty() => {
+            refuse("there are no ACLs yet, so leave it out and guard the port")
+        }
+        "listener.security.protocol.map" => {
+            let insecure =
+                |entry: &str| entry.split_once(':').is_some_and(|(_, protocol)| protocol == PLAINTEXT);
+            let named = |entry: &&str| entry.split_once(':').is_none_or(|(name, protocol)| name != protocol);
+            match value.split(',').map(str::trim).filter(named).find(|entry| !insecure(entry)) {
+                Some(_) => refuse("listeners speak PLAINTEXT only"),
+                None => Ok(()),
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
+fn one_directory(value: &str) -> Result<PathBuf, String> {
+    let mut directories = value.split(',').map(str::trim).filter(|dir| !dir.is_empty());
+    match (directories.next(), directories.next()) {
+        (Some(one), None) => Ok(one.into()),
+        (None, _) => Err("`log.dirs` is empty; name the directory to keep the logs in".to_owned()),
+        (Some(_), Some(_)) => {
+            Err(format!("`log.dirs = {value}` names several directories; one is served, so name one"))
+        }
+    }
+}
+
+/// Reads `NAME://host:port,...`; `host:port` alone is a listener called PLAINTEXT, and an empty host is every address.
+fn parse_listeners(value: &str) -> Result<Vec<Listen>, String> {
+    let mut listeners: Vec<Listen> = Vec::new();
+    for text in value.split(',').map(str::trim).filter(|text| !text.is_empty()) {
+        let (name, address) = text.split_once("://").unwrap_or((PLAINTEXT, text));
+        let address = if address.starts_with(':') { format!("0.0.0.0{address}") } else { address.to_owned() };
+        let endpoint = Endpoint::parse(&address)
+            .ok_or_else(|| format!("`{text}` is not an address; write it as NAME://host:port"))?;
+        let name = name.to_ascii_uppercase();
+        if matches!(name.as_str(), "SSL" | "SASL_PLAINTEXT" | "SASL_SSL") {
+            return Err(format!("`{text}`: listeners speak PLAINTEXT only; write PLAINTEXT://{endpoint}"));
+        }
+        if listeners.iter().any(|known| known.name == name) {
+            return Err(format!("`{text}`: there are two listeners of the name {name}; give each its own"));
+        }
+        listeners.push(Listen { name, address: endpoint });
+    }
+    Ok(listeners)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(key: &str, value: &str) -> String {
+        NodeConfig::new("/data")
+            .set(key, value)
+            .map_or_else(|error| error.to_string(), |()| "taken".to_owned())
+    }
+
+    #[test]
+    fn properties_are_judged_when_set() {
+        for (key, value, expected) in [
+            ("node.id", "0", "taken"),
+            ("num.partitions", "3", "taken"),
+            ("log.retention.hours", "1", "taken"),
+            ("num.partition", "3", "did you mean `num.partitions`?"),
+            ("colour", "red", "unknown property `colour`; Kafka's"),
+            ("num.partitions", "many", "must be a number of 32 bits"),
+            ("num.partitions", "0", "at least 1"),
+            ("log.dirs", "/a,/b", "several directories"),
+            ("listeners", "PLAINTEXT://:9092,CONTROLLER://:9093", "taken"),
+            ("listeners", "SSL://:9093", "PLAINTEXT only"),
+            ("listeners", "localhost", "write it as NAME://host:port"),
+            ("listeners", "A://:1,A://:2", "two listeners"),
+            ("authorizer.class.name", "x.Y", "no ACLs yet"),
+            ("listener.security.protocol.map", "A:PLAINTEXT,SSL:SSL", "taken"),
+            ("listener.security.protocol.map", "A:SSL", "PLAINTEXT only"),
+        ] {
+            let found = refused(key, value);
+            assert!(found.contains(expected), "{key}={value}: {found}");
+        }
+    }
+
+    #[test]
+    fn a_file_tells_all_that_is_wrong_with_its_lines() {
+        let mut config = NodeConfig::new("/data");
+        let error = config
+            .apply_properties("s.properties", "node.id=7\nnum.partition=1\n\nlog.dirs=,\n")
+            .unwrap_err();
+        let lines: Vec<String> = error.to_string().lines().map(str::to_owned).collect();
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[0].starts_with("s.properties:2: unknown property"));
+        assert!(lines[1].starts_with("s.properties:4: "));
+        assert_eq!(config.broker_config(&[]).node_id.0, 7);
+    }
+
+    #[test]
+    fn what_is_advertised_is_what_is_bound_unless_said_otherwise() {
+        let bound = parse_listeners("PLAINTEXT://0.0.0.0:4711").unwrap();
+        let check = |advertised: Option<&str>, expected: &str| {
+            let mut config = NodeConfig::new("/data");
+            if let Some(text) = advertised {
+                config.set("advertised.listeners", text).unwrap();
+            }
+            let listeners = config.broker_config(&bound).listeners;
+            assert_eq!(listeners[0].endpoint.to_string(), expected);
+        };
+        check(None, "localhost:4711");
+        check(Some("PLAINTEXT://example.org:9092"), "example.org:9092");
+        check(Some("PLAINTEXT://example.org:0"), "example.org:4711");
+    }
+
+    #[test]
+    fn controllers_listeners_are_not_for_clients() {
+        let mut config = NodeConfig::new("/data");
+        config.set("listeners", "PLAINTEXT://:9092,CONTROLLER://:9093").unwrap();
+        config.set("controller.listener.names", "CONTROLLER").unwrap();
+        let names: Vec<String> = config.client_listeners().into_iter().map(|listen| listen.name).collect();
+        assert_eq!(names, ["PLAINTEXT"]);
     }
 }

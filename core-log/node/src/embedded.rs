@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use millstream_broker::{Broker, ListenerEndpoint};
+use millstream_broker::Broker;
 use millstream_env::{Env, HostRuntime};
 use millstream_protocol::{ApiKey, Ctx, Dial, DialError, Endpoint, Link, Receipt, Request, Service};
 use millstream_storage::RealDisk;
@@ -54,9 +54,6 @@ pub async fn embedded(config: EmbeddedConfig) -> Result<Embedded> {
     for (key, value) in &config.properties {
         node_config.set(key, value)?;
     }
-    node_config.listen = None;
-    node_config.broker.listeners =
-        vec![ListenerEndpoint { name: LISTENER.into(), endpoint: Endpoint::new(LISTENER, 0) }];
     let (runtime, env) = HostRuntime::start("millstream", THREADS).map_err(NodeError::Threads)?;
     let (send, started) = futures::channel::oneshot::channel();
     let inside = env.clone();
@@ -118,7 +115,7 @@ impl Drop for Embedded {
 }
 
 /// Name of the listener within the process.
-const LISTENER: &str = "embedded";
+pub(crate) const LISTENER: &str = "embedded";
 
 /// The door within the process.
 pub(crate) struct LocalDial(Arc<Broker>);

@@ -6,8 +6,9 @@ mod config;
 mod embedded;
 mod error;
 mod node;
+mod properties;
 
-pub use config::NodeConfig;
+pub use config::{Listen, NodeConfig};
 pub use embedded::{Embedded, EmbeddedConfig, embedded};
 pub use error::{NodeError, Result};
 pub use node::{Node, serve};

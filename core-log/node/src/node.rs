@@ -7,8 +7,9 @@ use millstream_env::Env;
 use millstream_protocol::{Dial, Endpoint};
 use millstream_storage::{Disk, RealDisk};
 
-use crate::embedded::LocalDial;
-use crate::{NodeConfig, Result};
+use crate::config::Listen;
+use crate::embedded::{LISTENER, LocalDial};
+use crate::{NodeConfig, NodeError, Result};
 
 /// A running node. Dropping it ends its tasks at once, as a crash would; [`Node::shutdown`] ends it cleanly.
 pub struct Node {
@@ -20,10 +21,22 @@ impl Node {
     /// Starts a node on any env and disk; the simulator comes in here.
     ///
     /// # Errors
-    /// When the data directory or the address cannot be used.
+    /// When the data directory or an address cannot be used.
     pub async fn start(env: Env, disk: Arc<dyn Disk>, config: NodeConfig) -> Result<Self> {
-        let broker = Broker::start(env, disk, config.data_dir, config.broker).await?;
-        Ok(Self { broker, local_addr: config.listen })
+        let mut bound = Vec::new();
+        for listen in config.client_listeners() {
+            let address = listen.address.to_string();
+            let listener = env
+                .listen(&address)
+                .await
+                .map_err(|source| NodeError::Listen { address: address.clone(), source })?;
+            let local = Endpoint::parse(&listener.local_addr()).unwrap_or(listen.address);
+            bound.push(Listen { name: listen.name, address: local });
+        }
+        let local_addr = bound.first().map(|listen| listen.address.to_string());
+        let broker_config = config.broker_config(&bound);
+        let broker = Broker::start(env, disk, config.data_dir().clone(), broker_config).await?;
+        Ok(Self { broker, local_addr })
     }
 
     /// Where the node listens, as `host:port`; it tells the port when 0 was asked for. `None` without a listener.
@@ -38,10 +51,11 @@ impl Node {
         Arc::new(LocalDial::new(Arc::clone(&self.broker)))
     }
 
-    /// Where clients of [`Node::dial`] begin.
+    /// Where clients of [`Node::dial`] begin. The door within the process has one end, so the address only has to be one.
     #[must_use]
     pub fn bootstrap(&self) -> Vec<Endpoint> {
-        self.broker.config().listeners.iter().map(|listener| listener.endpoint.clone()).collect()
+        let advertised = self.broker.config().listeners.first().map(|listener| listener.endpoint.clone());
+        vec![advertised.unwrap_or_else(|| Endpoint::new(LISTENER, 0))]
     }
 
     /// The broker.
@@ -60,10 +74,10 @@ impl Node {
     }
 }
 
-/// Starts a node on the real disk and the tokio runtime of the caller.
+/// Starts a node on the real disk.
 ///
 /// # Errors
-/// When the data directory or the address cannot be used.
+/// When the data directory or an address cannot be used.
 pub async fn serve(env: Env, config: NodeConfig) -> Result<Node> {
     Node::start(env, Arc::new(RealDisk), config).await
 }
