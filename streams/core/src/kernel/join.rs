@@ -1,0 +1,83 @@
+//! Stream-table join.
+
+use bytes::Bytes;
+
+use super::{KeyColumn, split_stored};
+use crate::chunk::Chunk;
+use crate::counter::Counter;
+use crate::error::Result;
+use crate::operator::{Operator, OperatorContext};
+use crate::rule::{JoinKind, JoinOutcome, join_outcome};
+
+/// How stream rows meet table rows. One instance serves one task.
+pub trait Lookup: Send + 'static {
+    /// Writes the key to look up for each row; null when there is none.
+    ///
+    /// # Errors
+    /// Rows of the wrong kind, or a key that cannot be encoded.
+    fn keys(&mut self, chunk: &Chunk, keys: &mut KeyColumn) -> Result<()>;
+
+    /// Makes the joined rows, one for each row of `chunk`, in order: `found[row]` is the stored form of its table row
+    /// (as [`super::TableRows::save`] wrote it), none when it is unmatched. Timestamps, offsets and headers must stay those of the stream.
+    ///
+    /// # Errors
+    /// What user code says.
+    fn join(&mut self, chunk: Chunk, found: Vec<Option<Bytes>>) -> Result<Chunk>;
+
+    /// Whether a stored row is visible through the table's filters. By default every row is.
+    ///
+    /// # Errors
+    /// A stored row that cannot be decoded.
+    fn is_visible(&mut self, key: &[u8], stored: &Bytes) -> Result<bool> {
+        let _ = (key, stored);
+        Ok(true)
+    }
+}
+
+/// Joins each stream row with the row that the table holds now; only the stream side triggers, and the result carries the
+/// stream row's timestamp. Declares one store: that of the table.
+pub struct StreamTableJoin<L: Lookup> {
+    lookup: L,
+    kind: JoinKind,
+    keys: KeyColumn,
+}
+
+impl<L: Lookup> StreamTableJoin<L> {
+    /// Joins as `lookup` says.
+    pub fn new(lookup: L, kind: JoinKind) -> Self {
+        Self { lookup, kind, keys: KeyColumn::default() }
+    }
+
+    fn find(&mut self, ctx: &mut OperatorContext<'_>, row: usize) -> Result<Option<Bytes>> {
+        let Some(key) = self.keys.get(row) else { return Ok(None) };
+        let Some(stored) = ctx.store(0).get(key)? else { return Ok(None) };
+        let (_, found) = split_stored(&stored)?;
+        Ok(self.lookup.is_visible(key, &found)?.then_some(found))
+    }
+}
+
+impl<L: Lookup> Operator for StreamTableJoin<L> {
+    fn on_chunk(&mut self, ctx: &mut OperatorContext<'_>, mut chunk: Chunk) -> Result<()> {
+        self.keys.clear();
+        self.lookup.keys(&chunk, &mut self.keys)?;
+        let mut matches = Vec::with_capacity(chunk.len());
+        let mut keep = Vec::with_capacity(chunk.len());
+        let mut dropped = 0;
+        for row in 0..chunk.len() {
+            let found = self.find(ctx, row)?;
+            let outcome = join_outcome(self.kind, self.keys.get(row).is_some(), found.is_some());
+            keep.push(matches!(outcome, JoinOutcome::Matched | JoinOutcome::Unmatched));
+            dropped += u64::from(outcome == JoinOutcome::Dropped);
+            if keep[row] {
+                matches.push(found);
+            }
+        }
+        ctx.count(Counter::Dropped, dropped);
+        chunk.retain(&keep)?;
+        if !chunk.is_empty() {
+            let joined = self.lookup.join(chunk, matches)?;
+            ctx.forward(joined);
+        }
+        Ok(())
+    }
+}

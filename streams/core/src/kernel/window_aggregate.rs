@@ -1,0 +1,262 @@
+//! Aggregation by key and window.
+
+use std::ops::Bound;
+
+use bytes::Bytes;
+use millstream_record::{Millis, Offset};
+
+use super::groups::Groups;
+use super::{Fold, Group, KeyColumn, LATE_PORT, split_stored};
+use crate::chunk::{Chunk, Columns};
+use crate::counter::Counter;
+use crate::error::{Result, StreamsError};
+use crate::operator::{Epoch, Operator, OperatorContext, Times};
+use crate::rule::{TimeWindows, Window, is_closed};
+use crate::{BEGINNING_OF_TIME, END_OF_TIME};
+
+/// When a window's result is emitted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Emit {
+    /// With every chunk that changes it.
+    #[default]
+    OnUpdate,
+    /// Once, when it closes. Unlike Kafka's `EmitStrategy.onWindowClose`, no result is lost when stream time jumps.
+    OnClose,
+}
+
+/// The windows of a [`WindowAggregate`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowOptions {
+    /// Length and distance.
+    pub windows: TimeWindows,
+    /// How long after its end a window still takes rows, in stream time.
+    pub grace_ms: i64,
+    /// When to emit.
+    pub emit: Emit,
+}
+
+/// Rows in one chunk of results when many windows close at once.
+const CLOSE_CHUNK_ROWS: usize = 4096;
+/// The store key under which an operator keeps its stream time. Keys of windows are longer than a window's start.
+const TIME_KEY: &[u8] = &[0xff];
+const START_BYTES: usize = 8;
+
+/// Folds rows by key and window. Declares one store, whose keys are window start (so that windows close by a scan from the
+/// front) and key bytes.
+///
+/// A row is late when at least one of its windows has closed; it is counted once and sent to [`LATE_PORT`], and its other windows
+/// still take it. Stream time and the end of the last closed window are kept in the store: after a restart the same rows
+/// are late, and windows closed by the end of a finite input never open again.
+pub struct WindowAggregate<F: Fold> {
+    fold: F,
+    options: WindowOptions,
+    time: StreamTime,
+    saved: StreamTime,
+    /// No window in the store begins before this; none when the store has no window.
+    first_start: Option<Millis>,
+    keys: KeyColumn,
+}
+
+/// What lateness is judged by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct StreamTime {
+    /// The maximum timestamp of the rows taken so far.
+    now: Millis,
+    /// Windows that end here or earlier were closed by the end of input.
+    closed_to: Millis,
+}
+
+impl<F: Fold> WindowAggregate<F> {
+    /// Aggregates with `fold` over `options.windows`.
+    pub fn new(fold: F, options: WindowOptions) -> Self {
+        let time = StreamTime { now: BEGINNING_OF_TIME, closed_to: BEGINNING_OF_TIME };
+        Self { fold, options, time, saved: time, first_start: None, keys: KeyColumn::default() }
+    }
+
+    /// Distributes the rows over their windows; the mask tells which rows are late.
+    fn assign(
+        &mut self,
+        ctx: &mut OperatorContext<'_>,
+        chunk: &Chunk,
+    ) -> Result<(Groups<F::State>, Vec<bool>)> {
+        let mut groups = Groups::new();
+        let mut late = vec![false; chunk.len()];
+        let mut store_key = Vec::new();
+        let mut dropped = 0;
+        for (row, is_late) in late.iter_mut().enumerate() {
+            let Some(key) = self.keys.get(row) else {
+                dropped += 1;
+                continue;
+            };
+            let timestamp = chunk.timestamps[row];
+            self.time.now = self.time.now.max(timestamp);
+            for window in self.options.windows.of(timestamp) {
+                if self.time.is_closed(window, self.options.grace_ms) {
+                    *is_late = true;
+                    continue;
+                }
+                store_key.clear();
+                store_key.extend_from_slice(&start_bytes(window.start));
+                store_key.extend_from_slice(key);
+                groups.add(&mut self.fold, ctx.store(0), &store_key, row, timestamp)?;
+                self.first_start =
+                    Some(self.first_start.map_or(window.start, |first| first.min(window.start)));
+            }
+        }
+        ctx.count(Counter::Dropped, dropped);
+        ctx.count(Counter::Late, late.iter().filter(|late| **late).count() as u64);
+        Ok((groups, late))
+    }
+
+    /// Takes windows that stream time has passed out of the store, in order of start and key, and emits them if so asked.
+    fn close(&mut self, ctx: &mut OperatorContext<'_>, stream_time: Millis) -> Result<()> {
+        while let Some(first) = self.first_start {
+            if !is_closed(self.options.windows.at(first).end, stream_time, self.options.grace_ms) {
+                return Ok(());
+            }
+            let (due, next) = self.due(ctx, first, stream_time)?;
+            for (store_key, _) in &due {
+                ctx.store(0).delete(store_key)?;
+            }
+            self.first_start = next;
+            if self.options.emit == Emit::OnClose && !due.is_empty() {
+                let results = self.emit_closed(&due)?;
+                ctx.forward(results);
+            }
+        }
+        Ok(())
+    }
+
+    /// The first entries of closed windows, at most one chunk of them, and the start of the entry after them.
+    #[expect(clippy::type_complexity, reason = "entries of a store and where to go on")]
+    fn due(
+        &self,
+        ctx: &mut OperatorContext<'_>,
+        first: Millis,
+        stream_time: Millis,
+    ) -> Result<(Vec<(Bytes, Bytes)>, Option<Millis>)> {
+        let mut due = Vec::new();
+        let from = start_bytes(first); // not from the front: that is full of what this epoch deleted
+        for entry in ctx.store(0).range(Bound::Included(&from), Bound::Unbounded) {
+            let (store_key, stored) = entry?;
+            let Some(start) = start_of(&store_key) else { continue };
+            let open = !is_closed(self.options.windows.at(start).end, stream_time, self.options.grace_ms);
+            if open || due.len() == CLOSE_CHUNK_ROWS {
+                return Ok((due, Some(start)));
+            }
+            due.push((store_key, stored));
+        }
+        Ok((due, None))
+    }
+
+    fn emit_closed(&mut self, due: &[(Bytes, Bytes)]) -> Result<Chunk> {
+        let mut columns = Columns::with_capacity(due.len());
+        let mut states = Vec::with_capacity(due.len());
+        for (_, stored) in due {
+            let (timestamp, bytes) = split_stored(stored)?;
+            columns.timestamps.push(timestamp);
+            columns.offsets.push(Offset(-1));
+            states.push(self.fold.load(&bytes)?);
+        }
+        let windows = self.options.windows;
+        let groups = due.iter().zip(&mut states).map(|((store_key, _), state)| {
+            let (key, window) = describe(windows, store_key);
+            Group { key, window, state, old: None }
+        });
+        let groups = groups.collect();
+        Ok(columns.with(self.fold.emit(groups)?))
+    }
+}
+
+impl<F: Fold> Operator for WindowAggregate<F> {
+    fn restore(&mut self, ctx: &mut OperatorContext<'_>) -> Result<()> {
+        if let Some(bytes) = ctx.store(0).get(TIME_KEY)? {
+            self.time = StreamTime::decode(&bytes)?;
+            self.saved = self.time;
+        }
+        self.first_start = None;
+        for entry in ctx.store(0).range(Bound::Unbounded, Bound::Unbounded) {
+            if let Some(start) = start_of(&entry?.0) {
+                self.first_start = Some(start);
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn on_chunk(&mut self, ctx: &mut OperatorContext<'_>, mut chunk: Chunk) -> Result<()> {
+        self.keys.clear();
+        self.fold.keys(&chunk, &mut self.keys)?;
+        let (mut groups, late) = self.assign(ctx, &chunk)?;
+        if !groups.is_empty() {
+            groups.fold_and_save(&mut self.fold, ctx.store(0), &chunk)?;
+            if self.options.emit == Emit::OnUpdate {
+                let windows = self.options.windows;
+                let results = groups.emit(&mut self.fold, &chunk, |key| describe(windows, key))?;
+                ctx.forward(results);
+            }
+        }
+        if late.contains(&true) {
+            chunk.retain(&late)?;
+            ctx.forward_to(LATE_PORT, chunk);
+        }
+        self.close(ctx, self.time.now)
+    }
+
+    fn on_time(&mut self, ctx: &mut OperatorContext<'_>, times: Times) -> Result<()> {
+        if times.stream != END_OF_TIME {
+            return Ok(()); // windows close by this operator's own stream time, row by row
+        }
+        if self.time.now != BEGINNING_OF_TIME {
+            let last = self.options.windows.of(self.time.now).last();
+            self.time.closed_to = self.time.closed_to.max(last.map_or(self.time.now, |window| window.end));
+        }
+        self.close(ctx, END_OF_TIME)
+    }
+
+    fn on_epoch(&mut self, ctx: &mut OperatorContext<'_>, _epoch: Epoch) -> Result<()> {
+        if self.saved != self.time {
+            ctx.store(0).put(TIME_KEY, &self.time.encode())?;
+            self.saved = self.time;
+        }
+        Ok(())
+    }
+}
+
+impl StreamTime {
+    fn is_closed(self, window: Window, grace_ms: i64) -> bool {
+        is_closed(window.end, self.now, grace_ms) || window.end <= self.closed_to
+    }
+
+    fn encode(self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&self.now.0.to_be_bytes());
+        bytes[8..].copy_from_slice(&self.closed_to.0.to_be_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self> {
+        let both: [u8; 16] = bytes.try_into().map_err(|_| StreamsError::Decode {
+            what: "stream time",
+            reason: format!("{} bytes instead of 16", bytes.len()),
+        })?;
+        let (now, closed_to) = both.split_at(8);
+        let number = |half: &[u8]| Millis(i64::from_be_bytes(half.try_into().expect("half of 16 bytes")));
+        Ok(Self { now: number(now), closed_to: number(closed_to) })
+    }
+}
+
+/// A window's start such that bytes sort as times do.
+fn start_bytes(start: Millis) -> [u8; START_BYTES] {
+    (start.0 ^ i64::MIN).to_be_bytes()
+}
+
+fn start_of(store_key: &[u8]) -> Option<Millis> {
+    store_key.first_chunk::<START_BYTES>().map(|bytes| Millis(i64::from_be_bytes(*bytes) ^ i64::MIN))
+}
+
+/// Splits a store key into key bytes and window.
+fn describe(windows: TimeWindows, store_key: &[u8]) -> (&[u8], Option<Window>) {
+    let key = store_key.get(START_BYTES..).unwrap_or_default();
+    (key, start_of(store_key).map(|start| windows.at(start)))
+}

@@ -1,0 +1,114 @@
+//! The operator trait, and what an operator may do.
+
+use millstream_record::Millis;
+
+use crate::chunk::Chunk;
+use crate::counter::{Counter, NodeCounters};
+use crate::error::Result;
+use crate::store::Store;
+
+/// One step of a topology, in one task. Built anew for each task by the factory in its `OperatorSpec`; its state is in its
+/// stores, all else is cache that a restart may lose.
+///
+/// Calls come from one thread at a time, in this order: `restore` once, then any number of `on_chunk`, `on_time` and
+/// `on_epoch`. An error stops the task; with exactly-once its epoch is aborted.
+pub trait Operator: Send {
+    /// The stores hold what was last committed: read back what this operator keeps in them besides rows (its stream time).
+    ///
+    /// # Errors
+    /// A store that fails or holds what this operator did not write.
+    fn restore(&mut self, ctx: &mut OperatorContext<'_>) -> Result<()> {
+        let _ = ctx;
+        Ok(())
+    }
+
+    /// Rows arrive; what comes of them goes to [`OperatorContext::forward`].
+    ///
+    /// # Errors
+    /// A store that fails, rows of the wrong kind, or user code that fails.
+    fn on_chunk(&mut self, ctx: &mut OperatorContext<'_>, chunk: Chunk) -> Result<()>;
+
+    /// Time has passed. Stream time [`crate::END_OF_TIME`] says that the inputs have ended: emit what waits for time.
+    ///
+    /// # Errors
+    /// As [`Operator::on_chunk`].
+    fn on_time(&mut self, ctx: &mut OperatorContext<'_>, times: Times) -> Result<()> {
+        let _ = (ctx, times);
+        Ok(())
+    }
+
+    /// The task is about to commit: write to the stores what must survive. Forwarding is still allowed.
+    ///
+    /// # Errors
+    /// As [`Operator::on_chunk`].
+    fn on_epoch(&mut self, ctx: &mut OperatorContext<'_>, epoch: Epoch) -> Result<()> {
+        let _ = (ctx, epoch);
+        Ok(())
+    }
+}
+
+/// The number of a commit of a task, from 1 since the task started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Epoch(pub u64);
+
+/// The three clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
+    /// The highest timestamp that the task has processed; [`crate::END_OF_TIME`] once its inputs have ended. Operators judge
+    /// lateness by their own stream time, not by this one (it runs ahead of what a filter let through).
+    pub stream: Millis,
+    /// The least over the input partitions of the highest timestamp processed: no partition is behind this, if each is in order.
+    pub watermark: Millis,
+    /// Wall clock.
+    pub wall: Millis,
+}
+
+/// What an operator acts through.
+pub struct OperatorContext<'a> {
+    stores: StoreAccess<'a>,
+    counters: &'a mut NodeCounters,
+    outputs: &'a mut Vec<(u16, Chunk)>,
+}
+
+/// The stores of a task with the positions of those that one operator declared.
+pub(crate) struct StoreAccess<'a> {
+    pub(crate) all: &'a mut [Box<dyn Store>],
+    pub(crate) mine: &'a [usize],
+}
+
+impl<'a> OperatorContext<'a> {
+    pub(crate) fn new(
+        stores: StoreAccess<'a>,
+        counters: &'a mut NodeCounters,
+        outputs: &'a mut Vec<(u16, Chunk)>,
+    ) -> Self {
+        Self { stores, counters, outputs }
+    }
+
+    /// Hands `chunk` to every node behind the main port (0).
+    pub fn forward(&mut self, chunk: Chunk) {
+        self.forward_to(0, chunk);
+    }
+
+    /// Hands `chunk` to every node behind `port`. Nobody behind it: the chunk is dropped. Empty chunks go nowhere.
+    pub fn forward_to(&mut self, port: u16, chunk: Chunk) {
+        if !chunk.is_empty() {
+            chunk.debug_check();
+            self.outputs.push((port, chunk));
+        }
+    }
+
+    /// The `index`-th store that this operator declared.
+    ///
+    /// # Panics
+    /// When the operator declared fewer stores: an error of whoever wrote its `OperatorSpec`.
+    pub fn store(&mut self, index: usize) -> &mut dyn Store {
+        let at = *self.stores.mine.get(index).expect("the operator declared this store in its OperatorSpec");
+        self.stores.all[at].as_mut()
+    }
+
+    /// Counts `count` rows.
+    pub fn count(&mut self, counter: Counter, count: u64) {
+        self.counters.add(counter, count);
+    }
+}
