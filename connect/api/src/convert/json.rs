@@ -1,0 +1,114 @@
+//! JSON, one object for a row.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow_json::ReaderBuilder;
+use arrow_json::reader::Decoder;
+use arrow_json::writer::{LineDelimited, WriterBuilder};
+use bytes::Bytes;
+
+use super::{Converter, Decoded};
+use crate::{ConnectError, Result};
+
+/// Bytes that a row is guessed to take.
+const ROW_BYTES: usize = 256;
+
+/// One JSON object for a row. A null is left out; a key that the schema does not have is ignored.
+///
+/// Binary is written as hex, timestamps as RFC 3339, decimals as numbers. JSON has no infinity and no NaN: those become null.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct JsonConverter;
+
+impl Converter for JsonConverter {
+    fn encode(&self, rows: &RecordBatch) -> Result<Vec<Bytes>> {
+        let mut writer = WriterBuilder::new()
+            .with_explicit_nulls(false)
+            .build::<_, LineDelimited>(Vec::with_capacity(rows.num_rows() * ROW_BYTES));
+        let failed = |error| ConnectError::fatal("writing rows as JSON", error);
+        writer.write(rows).map_err(failed)?;
+        writer.finish().map_err(failed)?;
+        Ok(lines(Bytes::from(writer.into_inner())))
+    }
+
+    fn decode(&self, schema: &SchemaRef, values: &[Bytes]) -> Result<Decoded> {
+        if let Some(rows) = decode_all(schema, values)? {
+            return Ok(Decoded { rows, bad: Vec::new() });
+        }
+        decode_each(schema, values)
+    }
+}
+
+/// Splits text at newlines. JSON escapes the ones inside of strings.
+fn lines(text: Bytes) -> Vec<Bytes> {
+    let mut from = 0;
+    let mut lines = Vec::new();
+    for (at, byte) in text.iter().enumerate() {
+        if *byte == b'\n' {
+            lines.push(text.slice(from..at));
+            from = at + 1;
+        }
+    }
+    lines
+}
+
+fn decoder(schema: &SchemaRef, rows: usize) -> Result<Decoder> {
+    ReaderBuilder::new(Arc::clone(schema))
+        .with_batch_size(rows.max(1))
+        .build_decoder()
+        .map_err(|error| ConnectError::fatal("reading rows from JSON", error))
+}
+
+/// The fast way: all values through one decoder. `None` when any of them is not exactly one row.
+fn decode_all(schema: &SchemaRef, values: &[Bytes]) -> Result<Option<RecordBatch>> {
+    let mut decoder = decoder(schema, values.len())?;
+    for (at, value) in values.iter().enumerate() {
+        match decoder.decode(value) {
+            Ok(read) if read == value.len() && decoder.len() == at + 1 && !decoder.has_partial_record() => {}
+            _ => return Ok(None),
+        }
+    }
+    match decoder.flush() {
+        Ok(rows) => Ok(Some(rows.unwrap_or_else(|| RecordBatch::new_empty(Arc::clone(schema))))),
+        Err(_) => Ok(None),
+    }
+}
+
+/// The slow way, taken when a value is bad: each value by itself.
+fn decode_each(schema: &SchemaRef, values: &[Bytes]) -> Result<Decoded> {
+    let (mut good, mut bad) = (Vec::new(), Vec::new());
+    for (at, value) in values.iter().enumerate() {
+        match decode_one(schema, value)? {
+            Ok(row) => good.push(row),
+            Err(reason) => bad.push((at, reason)),
+        }
+    }
+    let rows = arrow::compute::concat_batches(schema, &good)
+        .map_err(|error| ConnectError::fatal("joining rows", error))?;
+    Ok(Decoded { rows, bad })
+}
+
+fn decode_one(schema: &SchemaRef, value: &[u8]) -> Result<Result<RecordBatch, String>> {
+    let mut decoder = decoder(schema, 2)?;
+    let read = match decoder.decode(value) {
+        Ok(read) => read,
+        Err(error) => return Ok(Err(reason(&error.to_string()))),
+    };
+    if decoder.has_partial_record() {
+        return Ok(Err("the JSON object is not complete".to_owned()));
+    }
+    if read < value.len() || decoder.len() > 1 {
+        return Ok(Err("more than one JSON value where one object was expected".to_owned()));
+    }
+    match decoder.flush() {
+        Ok(Some(row)) => Ok(Ok(row)),
+        Ok(None) => Ok(Err("no JSON object".to_owned())),
+        Err(error) => Ok(Err(reason(&error.to_string()))),
+    }
+}
+
+/// Without the library's name for its own error.
+fn reason(text: &str) -> String {
+    text.trim_start_matches("Json error: ").to_owned()
+}
