@@ -6,11 +6,16 @@
 mod error;
 mod error_code;
 mod facts;
+#[rustfmt::skip] // as the generator wrote it
+#[allow(clippy::field_reassign_with_default)] // a decoder fills in what the version has
+mod generated;
 pub mod messages;
 mod service;
+pub mod wire;
 
 pub use error::{CallError, CodecError, DialError};
 pub use error_code::ErrorCode;
 pub use facts::{Facts, facts};
-pub use messages::{ApiKey, Request, Response};
+pub use messages::{ApiKey, Request, Response, Rpc};
 pub use service::{ANONYMOUS, Completer, Ctx, Dial, Endpoint, Link, Receipt, Service};
+pub use wire::Message;
