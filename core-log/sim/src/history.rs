@@ -1,0 +1,377 @@
+//! What clients saw, and whether a correct log could have shown it.
+//!
+//! The checker knows nothing of the simulator: workloads on real processes record into the same [`History`]. Every value is
+//! written at most once by its workload, so a value names its send.
+//!
+//! Rules, each a [`Breach`] when broken:
+//! 1. A record acknowledged with acks=all is in the log at the offset it was acknowledged with.
+//! 2. An idempotent producer's record is there at most once, and records of one producer in one partition stand in send order.
+//! 3. What one reader saw at an offset, every reader sees there, to the end: nothing read vanishes or changes.
+//! 4. Nothing is read that nobody sent.
+//! 5. A committed transaction is there whole, an aborted one is never read by a read-committed reader.
+//! 6. A group's committed offset, once acknowledged, is never answered lower.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+/// A partition, numbered by the workload.
+pub type Partition = u32;
+/// The payload of a record: unique in a history.
+pub type Value = u64;
+/// A transaction, numbered by the workload.
+pub type Txn = u64;
+
+/// How a record was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Send {
+    /// Where to.
+    pub partition: Partition,
+    /// Which producer; its sends to one partition are ordered by `order`.
+    pub producer: u32,
+    /// Position among the producer's sends.
+    pub order: u64,
+    /// Whether the broker drops repeats of it.
+    pub idempotent: bool,
+    /// Whether an answer promises durability (acks=all).
+    pub durable: bool,
+    /// The transaction that it belongs to.
+    pub txn: Option<Txn>,
+}
+
+/// How a transaction ended, as its producer knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// EndTxn(commit) was answered without an error.
+    Committed,
+    /// EndTxn(abort) was answered, or the producer was fenced before it asked to commit.
+    Aborted,
+}
+
+/// A broken promise.
+#[allow(missing_docs)] // each variant says what its fields name
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Breach {
+    /// Rule 1: acknowledged as durable, and not in the log.
+    Lost { value: Value, partition: Partition, offset: i64, found: Option<Value> },
+    /// Rule 2: the same record twice.
+    Repeated { value: Value, partition: Partition, offsets: Vec<i64> },
+    /// Rule 2: two records of one producer in the wrong order.
+    Reordered { partition: Partition, earlier: Value, later: Value },
+    /// Rule 3: an offset that showed two values.
+    Changed { partition: Partition, offset: i64, was: Value, is: Option<Value> },
+    /// Rule 4: a value that nobody sent there.
+    Invented { partition: Partition, offset: i64, value: Value },
+    /// Rule 5: a value of an aborted transaction.
+    AbortedRead { partition: Partition, offset: i64, value: Value },
+    /// Rule 5: a committed transaction with a part missing.
+    Torn { txn: Txn, missing: Value },
+    /// Rule 6: a committed offset that went back.
+    WentBack { group: String, partition: Partition, committed: i64, answered: i64 },
+}
+
+impl fmt::Display for Breach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lost { value, partition, offset, found } => write!(
+                f,
+                "lost: record {value} was acknowledged at {partition}@{offset}, where the log has {found:?}"
+            ),
+            Self::Repeated { value, partition, offsets } => {
+                write!(f, "repeated: record {value} stands in partition {partition} at {offsets:?}")
+            }
+            Self::Reordered { partition, earlier, later } => {
+                write!(f, "reordered: in partition {partition} record {later} stands before {earlier}")
+            }
+            Self::Changed { partition, offset, was, is } => {
+                write!(f, "changed: {partition}@{offset} was read as {was}, and later as {is:?}")
+            }
+            Self::Invented { partition, offset, value } => {
+                write!(f, "invented: {partition}@{offset} holds {value}, which nobody sent there")
+            }
+            Self::AbortedRead { partition, offset, value } => {
+                write!(f, "aborted read: {partition}@{offset} gave {value} of an aborted transaction")
+            }
+            Self::Torn { txn, missing } => {
+                write!(f, "torn: transaction {txn} committed, yet its record {missing} is not there")
+            }
+            Self::WentBack { group, partition, committed, answered } => write!(
+                f,
+                "went back: group {group} committed {committed} in partition {partition}, and was answered {answered}"
+            ),
+        }
+    }
+}
+
+/// Everything that the clients of one run did and saw.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    sends: BTreeMap<Value, Send>,
+    acks: BTreeMap<Value, i64>,
+    outcomes: BTreeMap<Txn, Outcome>,
+    reads: BTreeMap<(Partition, i64), Value>,
+    commits: BTreeMap<(String, Partition), i64>,
+    log_start: BTreeMap<Partition, i64>,
+    breaches: Vec<Breach>,
+}
+
+impl History {
+    /// A record is about to be sent. Call it before the send: an unanswered one may still be in the log.
+    pub fn sent(&mut self, value: Value, send: Send) {
+        let again = self.sends.insert(value, send);
+        assert!(again.is_none(), "the workload sent {value} twice");
+    }
+
+    /// The broker acknowledged a record.
+    pub fn acked(&mut self, value: Value, offset: i64) {
+        self.acks.insert(value, offset);
+    }
+
+    /// A transaction ended, and its producer knows how. One that it does not know about may have ended either way.
+    pub fn ended(&mut self, txn: Txn, outcome: Outcome) {
+        self.outcomes.insert(txn, outcome);
+    }
+
+    /// A consumer was given a record.
+    pub fn read(&mut self, partition: Partition, offset: i64, value: Value, read_committed: bool) {
+        match self.sends.get(&value) {
+            Some(send) if send.partition == partition => {
+                let aborted = send.txn.is_some_and(|txn| self.outcomes.get(&txn) == Some(&Outcome::Aborted));
+                if aborted && read_committed {
+                    self.breaches.push(Breach::AbortedRead { partition, offset, value });
+                }
+            }
+            _ => self.breaches.push(Breach::Invented { partition, offset, value }),
+        }
+        match self.reads.insert((partition, offset), value) {
+            Some(was) if was != value => {
+                self.breaches.push(Breach::Changed { partition, offset, was, is: Some(value) });
+            }
+            _ => {}
+        }
+    }
+
+    /// A group's offset commit was acknowledged.
+    pub fn committed(&mut self, group: &str, partition: Partition, offset: i64) {
+        let known = self.commits.entry((group.to_owned(), partition)).or_insert(offset);
+        *known = offset.max(*known);
+    }
+
+    /// A group's committed offset was asked for; -1 is none.
+    pub fn answered(&mut self, group: &str, partition: Partition, answered: i64) {
+        let committed = self.commits.get(&(group.to_owned(), partition)).copied().unwrap_or(-1);
+        if answered < committed {
+            let group = group.to_owned();
+            self.breaches.push(Breach::WentBack { group, partition, committed, answered });
+        }
+    }
+
+    /// Retention moved the start of a partition: offsets before it are no longer promised.
+    pub fn log_start(&mut self, partition: Partition, offset: i64) {
+        let start = self.log_start.entry(partition).or_insert(offset);
+        *start = offset.max(*start);
+    }
+
+    /// How many records were sent and acknowledged.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.sends.len(), self.acks.len())
+    }
+
+    /// Judges the run against the final content of every partition, each read to its end after all faults healed:
+    /// `committed` by a read-committed reader, `all` by a read-uncommitted one.
+    pub fn check(&self, all: &Contents, committed: &Contents) -> Vec<Breach> {
+        let mut breaches = self.breaches.clone();
+        self.check_acks(all, committed, &mut breaches);
+        self.check_reads(all, &mut breaches);
+        self.check_order(all, &mut breaches);
+        self.check_transactions(committed, &mut breaches);
+        breaches
+    }
+
+    fn start_of(&self, partition: Partition) -> i64 {
+        self.log_start.get(&partition).copied().unwrap_or(0)
+    }
+
+    fn aborted(&self, send: &Send) -> bool {
+        send.txn.is_some_and(|txn| self.outcomes.get(&txn) == Some(&Outcome::Aborted))
+    }
+
+    fn check_acks(&self, all: &Contents, committed: &Contents, breaches: &mut Vec<Breach>) {
+        for (value, offset) in &self.acks {
+            let Some(send) = self.sends.get(value) else { continue };
+            if !send.durable || *offset < self.start_of(send.partition) {
+                continue;
+            }
+            // A transaction's record may be dropped from view by an abort, never from the log itself.
+            let view = match send.txn {
+                Some(txn) if self.outcomes.get(&txn) == Some(&Outcome::Committed) => committed,
+                _ => all,
+            };
+            let found = view.at(send.partition, *offset);
+            if found != Some(*value) {
+                let (value, offset, partition) = (*value, *offset, send.partition);
+                breaches.push(Breach::Lost { value, partition, offset, found });
+            }
+        }
+    }
+
+    fn check_reads(&self, all: &Contents, breaches: &mut Vec<Breach>) {
+        for (&(partition, offset), &was) in &self.reads {
+            let is = all.at(partition, offset);
+            if offset >= self.start_of(partition) && is != Some(was) {
+                breaches.push(Breach::Changed { partition, offset, was, is });
+            }
+        }
+    }
+
+    fn check_order(&self, all: &Contents, breaches: &mut Vec<Breach>) {
+        for (&partition, records) in &all.0 {
+            let mut places: BTreeMap<Value, Vec<i64>> = BTreeMap::new();
+            let mut last: BTreeMap<u32, (u64, Value)> = BTreeMap::new();
+            for (&offset, &value) in records {
+                let Some(send) = self.sends.get(&value).filter(|send| send.partition == partition) else {
+                    breaches.push(Breach::Invented { partition, offset, value });
+                    continue;
+                };
+                let seen = places.entry(value).or_default();
+                seen.push(offset);
+                if !send.idempotent || seen.len() > 1 {
+                    continue;
+                }
+                match last.insert(send.producer, (send.order, value)) {
+                    Some((order, later)) if order > send.order => {
+                        breaches.push(Breach::Reordered { partition, earlier: value, later });
+                    }
+                    _ => {}
+                }
+            }
+            for (value, offsets) in places {
+                if offsets.len() > 1 && self.sends.get(&value).is_some_and(|send| send.idempotent) {
+                    breaches.push(Breach::Repeated { value, partition, offsets });
+                }
+            }
+        }
+    }
+
+    fn check_transactions(&self, committed: &Contents, breaches: &mut Vec<Breach>) {
+        let visible: BTreeMap<Value, (Partition, i64)> =
+            committed.iter().map(|(p, o, v)| (v, (p, o))).collect();
+        let mut shown: BTreeSet<Txn> = BTreeSet::new();
+        for (&value, &(partition, offset)) in &visible {
+            let Some(send) = self.sends.get(&value) else { continue };
+            if self.aborted(send) {
+                breaches.push(Breach::AbortedRead { partition, offset, value });
+            }
+            shown.extend(send.txn);
+        }
+        // One whose outcome its producer never learned is all or nothing too: of what was acknowledged, all shows or none.
+        for (value, send) in &self.sends {
+            let Some(txn) = send.txn else { continue };
+            let known = self.outcomes.get(&txn) == Some(&Outcome::Committed);
+            let Some(offset) = self.acks.get(value) else { continue };
+            let whole = known || shown.contains(&txn);
+            if whole && *offset >= self.start_of(send.partition) && !visible.contains_key(value) {
+                breaches.push(Breach::Torn { txn, missing: *value });
+            }
+        }
+    }
+}
+
+/// What partitions hold, by offset.
+#[derive(Clone, Debug, Default)]
+pub struct Contents(BTreeMap<Partition, BTreeMap<i64, Value>>);
+
+impl Contents {
+    /// Puts in one record.
+    pub fn put(&mut self, partition: Partition, offset: i64, value: Value) {
+        self.0.entry(partition).or_default().insert(offset, value);
+    }
+
+    fn at(&self, partition: Partition, offset: i64) -> Option<Value> {
+        self.0.get(&partition)?.get(&offset).copied()
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (Partition, i64, Value)> + '_ {
+        self.0.iter().flat_map(|(p, records)| records.iter().map(move |(o, v)| (*p, *o, *v)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn send(order: u64) -> Send {
+        Send { partition: 0, producer: 1, order, idempotent: true, durable: true, txn: None }
+    }
+
+    fn contents(records: &[(i64, Value)]) -> Contents {
+        let mut all = Contents::default();
+        for (offset, value) in records {
+            all.put(0, *offset, *value);
+        }
+        all
+    }
+
+    fn check(
+        build: impl FnOnce(&mut History),
+        all: &[(i64, Value)],
+        committed: &[(i64, Value)],
+    ) -> Vec<String> {
+        let mut history = History::default();
+        for value in 0..3 {
+            history.sent(value, send(value));
+        }
+        for value in 10..12 {
+            history.sent(value, Send { txn: Some(1), producer: 2, ..send(value) });
+        }
+        build(&mut history);
+        let name = |b: &Breach| b.to_string().split(':').next().unwrap_or_default().to_owned();
+        history.check(&contents(all), &contents(committed)).iter().map(name).collect()
+    }
+
+    #[test]
+    fn each_rule_catches_its_breach_and_nothing_else() {
+        let whole = [(0, 0), (1, 1), (2, 2)];
+        assert!(check(|h| (0..3).for_each(|v| h.acked(v, v as i64)), &whole, &whole).is_empty());
+        assert_eq!(check(|h| h.acked(2, 2), &whole[..2], &whole[..2]), ["lost"]);
+        assert_eq!(check(|_| (), &[(0, 0), (1, 1), (2, 1)], &[]), ["repeated"]);
+        assert_eq!(check(|_| (), &[(0, 1), (1, 0)], &[]), ["reordered"]);
+        assert_eq!(check(|h| h.read(0, 2, 2, false), &whole[..2], &[]), ["changed"]);
+        assert_eq!(check(|_| (), &[(0, 77)], &[]), ["invented"]);
+        let back = |h: &mut History| {
+            h.committed("g", 0, 5);
+            h.answered("g", 0, 5);
+            h.answered("g", 0, 4);
+        };
+        assert_eq!(check(back, &[], &[]), ["went back"]);
+        let gone = |h: &mut History| {
+            h.acked(0, 0);
+            h.log_start(0, 1);
+        };
+        assert!(check(gone, &whole[1..], &whole[1..]).is_empty());
+    }
+
+    #[test]
+    fn transactions_are_whole_or_unseen() {
+        let acked = |h: &mut History| {
+            h.acked(10, 0);
+            h.acked(11, 1);
+        };
+        let log = [(0, 10), (1, 11)];
+        let with = |outcome: Option<Outcome>, seen: &[(i64, Value)]| {
+            check(
+                |h| {
+                    acked(h);
+                    outcome.into_iter().for_each(|o| h.ended(1, o));
+                },
+                &log,
+                seen,
+            )
+        };
+        assert!(with(Some(Outcome::Committed), &log).is_empty());
+        assert!(with(Some(Outcome::Aborted), &[]).is_empty());
+        assert!(with(None, &log).is_empty() && with(None, &[]).is_empty());
+        assert_eq!(with(None, &log[..1]), ["torn"]);
+        assert_eq!(with(Some(Outcome::Committed), &log[..1]), ["lost", "torn"]);
+        assert_eq!(with(Some(Outcome::Aborted), &log), ["aborted read", "aborted read"]);
+    }
+}
