@@ -130,7 +130,8 @@ impl fmt::Display for Uuid {
         let value = u128::from_be_bytes(self.0);
         for at in 0..22u32 {
             let six = if at == 21 { (value << 4) & 0x3f } else { (value >> (122 - 6 * at)) & 0x3f };
-            write!(f, "{}", ALPHABET[six as usize] as char)?;
+            let letter = ALPHABET.get(six as usize).copied().unwrap_or(b'-'); // six bits always name one of 64
+            write!(f, "{}", char::from(letter))?;
         }
         Ok(())
     }
