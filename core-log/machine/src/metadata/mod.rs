@@ -13,8 +13,7 @@
 
 mod image;
 mod log;
-mod record;
 
 pub use image::{Broker, ConfigScope, Image, Listener, Partition, Topic};
 pub use log::{BoxFuture, Committed, MetadataLog, ProposeError};
-pub use record::Record;
+pub use millstream_protocol::messages::MetadataRecord as Record;
