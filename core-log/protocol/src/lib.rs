@@ -6,11 +6,14 @@
 mod error;
 mod error_code;
 mod facts;
+pub mod frames;
 #[rustfmt::skip] // as the generator wrote it
 #[allow(clippy::field_reassign_with_default)] // a decoder fills in what the version has
 mod generated;
 pub mod messages;
 mod service;
+mod shape;
+pub mod versions;
 pub mod wire;
 
 pub use error::{CallError, CodecError, DialError};

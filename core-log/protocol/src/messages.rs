@@ -21,7 +21,7 @@ pub trait Rpc: Message + Into<Request> {
 
 /// Expands the list of APIs into [`ApiKey`], [`Request`] and [`Response`].
 macro_rules! apis {
-    ($($name:ident = $key:literal, $request:ident, $response:ident;)*) => {
+    ($($name:ident = $key:literal, $request:ident, $response:ident, $unstable:literal;)*) => {
         /// The kind of a request.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
         #[repr(i16)]
@@ -52,6 +52,12 @@ macro_rules! apis {
             #[must_use]
             pub fn defined(self) -> (i16, i16) {
                 match self { $(Self::$name => <$request as $crate::wire::Message>::VERSIONS,)* }
+            }
+
+            /// Whether the last version may still change, and so is neither served nor asked for.
+            #[must_use]
+            pub fn newest_is_unstable(self) -> bool {
+                match self { $(Self::$name => $unstable,)* }
             }
 
             /// The first flexible version.

@@ -266,25 +266,33 @@ struct Member {
 
 impl Member {
     fn put(&self) -> Result<String> {
-        let name = &self.name;
-        let value = match (&self.null_when, self.tag) {
-            (None, None) => format!("self.{name}.put(w)?;"),
-            (Some(null), None) => format!("w.put_nullable(&self.{name}, {null}, \"{}\")?;", self.label),
-            (None, Some(tag)) => format!("tags.put({tag}, &self.{name})?;"),
-            (Some(_), Some(_)) => bail!("{name} is tagged, and nullable in some versions only"),
+        let (name, label, differs) = (&self.name, &self.label, &self.differs);
+        let when = self.when.as_deref();
+        if let Some(tag) = self.tag {
+            if self.null_when.is_some() {
+                bail!("{name} is tagged, and nullable in some versions only");
+            }
+            return Ok(match when {
+                None => format!("        if {differs} {{ tags.put({tag}, &self.{name})?; }}\n"),
+                Some(when) if self.ignorable => {
+                    format!("        if {when} && {differs} {{ tags.put({tag}, &self.{name})?; }}\n")
+                }
+                Some(when) => {
+                    format!(
+                        "        if {differs} {{ tags.put_if({when}, {tag}, &self.{name}, \"{label}\")?; }}\n"
+                    )
+                }
+            });
+        }
+        let value = match &self.null_when {
+            None => format!("self.{name}.put(w)?;"),
+            Some(null) => format!("w.put_nullable(&self.{name}, {null}, \"{label}\")?;"),
         };
-        let value = match self.tag {
-            Some(_) => format!("if {} {{ {value} }}", self.differs),
-            None => value,
-        };
-        Ok(match &self.when {
+        Ok(match when {
             None => format!("        {value}\n"),
             Some(when) if self.ignorable => format!("        if {when} {{ {value} }}\n"),
             Some(when) => {
-                format!(
-                    "        if {when} {{ {value} }} else {{ w.absent({}, \"{}\")?; }}\n",
-                    self.differs, self.label
-                )
+                format!("        if {when} {{ {value} }} else {{ w.absent({differs}, \"{label}\")?; }}\n")
             }
         })
     }
@@ -406,7 +414,7 @@ fn join_file(families: &BTreeMap<String, Vec<&Message>>) -> Result<String> {
         for message in messages {
             match (message.kind, message.key) {
                 (Kind::Request, Some(key)) => {
-                    apis.insert(key, message.name.trim_end_matches("Request").to_owned());
+                    apis.insert(key, (message.name.trim_end_matches("Request"), message.unstable));
                 }
                 (Kind::Metadata, Some(key)) => {
                     records.insert(key, message.name.clone());
@@ -416,8 +424,8 @@ fn join_file(families: &BTreeMap<String, Vec<&Message>>) -> Result<String> {
         }
     }
     write!(out, "\n{exports}\ncrate::messages::apis! {{\n")?;
-    for (key, name) in apis {
-        writeln!(out, "    {name} = {key}, {name}Request, {name}Response;")?;
+    for (key, (name, unstable)) in apis {
+        writeln!(out, "    {name} = {key}, {name}Request, {name}Response, {unstable};")?;
     }
     out.push_str("}\n\ncrate::messages::metadata_types! {\n");
     for (key, name) in records {

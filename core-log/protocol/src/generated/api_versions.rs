@@ -76,10 +76,10 @@ impl Wire for ApiVersionsResponse {
         self.error_code.put(w)?;
         self.api_keys.put(w)?;
         if v >= 1 { self.throttle_time_ms.put(w)?; }
-        if v >= 3 { if !self.supported_features.is_empty() { tags.put(0, &self.supported_features)?; } }
-        if v >= 3 { if self.finalized_features_epoch != -1 { tags.put(1, &self.finalized_features_epoch)?; } }
-        if v >= 3 { if !self.finalized_features.is_empty() { tags.put(2, &self.finalized_features)?; } }
-        if v >= 3 { if self.zk_migration_ready { tags.put(3, &self.zk_migration_ready)?; } }
+        if v >= 3 && !self.supported_features.is_empty() { tags.put(0, &self.supported_features)?; }
+        if v >= 3 && self.finalized_features_epoch != -1 { tags.put(1, &self.finalized_features_epoch)?; }
+        if v >= 3 && !self.finalized_features.is_empty() { tags.put(2, &self.finalized_features)?; }
+        if v >= 3 && self.zk_migration_ready { tags.put(3, &self.zk_migration_ready)?; }
         w.put_tags(tags)?;
         Ok(())
     }

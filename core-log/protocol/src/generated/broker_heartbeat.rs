@@ -46,8 +46,8 @@ impl Wire for BrokerHeartbeatRequest {
         self.current_metadata_offset.put(w)?;
         self.want_fence.put(w)?;
         self.want_shut_down.put(w)?;
-        if v >= 1 { if !self.offline_log_dirs.is_empty() { tags.put(0, &self.offline_log_dirs)?; } } else { w.absent(!self.offline_log_dirs.is_empty(), "OfflineLogDirs")?; }
-        if v >= 2 { if self.cordoned_log_dirs.is_some() { tags.put(1, &self.cordoned_log_dirs)?; } } else { w.absent(self.cordoned_log_dirs.is_some(), "CordonedLogDirs")?; }
+        if !self.offline_log_dirs.is_empty() { tags.put_if(v >= 1, 0, &self.offline_log_dirs, "OfflineLogDirs")?; }
+        if self.cordoned_log_dirs.is_some() { tags.put_if(v >= 2, 1, &self.cordoned_log_dirs, "CordonedLogDirs")?; }
         w.put_tags(tags)?;
         Ok(())
     }

@@ -58,9 +58,9 @@ impl Wire for FetchRequest {
     fn put(&self, w: &mut Writer) -> Result<(), CodecError> {
         let v = w.version();
         let mut tags = w.tags();
-        if v >= 12 { if self.cluster_id.is_some() { tags.put(0, &self.cluster_id)?; } }
+        if v >= 12 && self.cluster_id.is_some() { tags.put(0, &self.cluster_id)?; }
         if v <= 14 { self.replica_id.put(w)?; } else { w.absent(self.replica_id != -1, "ReplicaId")?; }
-        if v >= 15 { if self.replica_state != ReplicaState::default() { tags.put(1, &self.replica_state)?; } } else { w.absent(self.replica_state != ReplicaState::default(), "ReplicaState")?; }
+        if self.replica_state != ReplicaState::default() { tags.put_if(v >= 15, 1, &self.replica_state, "ReplicaState")?; }
         self.max_wait_ms.put(w)?;
         self.min_bytes.put(w)?;
         self.max_bytes.put(w)?;
@@ -210,8 +210,8 @@ impl Wire for FetchPartition {
         if v >= 12 { self.last_fetched_epoch.put(w)?; } else { w.absent(self.last_fetched_epoch != -1, "LastFetchedEpoch")?; }
         if v >= 5 { self.log_start_offset.put(w)?; }
         self.partition_max_bytes.put(w)?;
-        if v >= 17 { if self.replica_directory_id != Uuid::ZERO { tags.put(0, &self.replica_directory_id)?; } }
-        if v >= 18 { if self.high_watermark != 9223372036854775807 { tags.put(1, &self.high_watermark)?; } }
+        if v >= 17 && self.replica_directory_id != Uuid::ZERO { tags.put(0, &self.replica_directory_id)?; }
+        if v >= 18 && self.high_watermark != 9223372036854775807 { tags.put(1, &self.high_watermark)?; }
         w.put_tags(tags)?;
         Ok(())
     }
@@ -288,7 +288,7 @@ impl Wire for FetchResponse {
         if v >= 7 { self.error_code.put(w)?; }
         if v >= 7 { self.session_id.put(w)?; } else { w.absent(self.session_id != 0, "SessionId")?; }
         self.responses.put(w)?;
-        if v >= 16 { if !self.node_endpoints.is_empty() { tags.put(0, &self.node_endpoints)?; } } else { w.absent(!self.node_endpoints.is_empty(), "NodeEndpoints")?; }
+        if !self.node_endpoints.is_empty() { tags.put_if(v >= 16, 0, &self.node_endpoints, "NodeEndpoints")?; }
         w.put_tags(tags)?;
         Ok(())
     }
@@ -398,9 +398,9 @@ impl Wire for PartitionData {
         self.high_watermark.put(w)?;
         self.last_stable_offset.put(w)?;
         if v >= 5 { self.log_start_offset.put(w)?; }
-        if v >= 12 { if self.diverging_epoch != EpochEndOffset::default() { tags.put(0, &self.diverging_epoch)?; } } else { w.absent(self.diverging_epoch != EpochEndOffset::default(), "DivergingEpoch")?; }
-        if v >= 12 { if self.current_leader != LeaderIdAndEpoch::default() { tags.put(1, &self.current_leader)?; } } else { w.absent(self.current_leader != LeaderIdAndEpoch::default(), "CurrentLeader")?; }
-        if v >= 12 { if self.snapshot_id != SnapshotId::default() { tags.put(2, &self.snapshot_id)?; } } else { w.absent(self.snapshot_id != SnapshotId::default(), "SnapshotId")?; }
+        if self.diverging_epoch != EpochEndOffset::default() { tags.put_if(v >= 12, 0, &self.diverging_epoch, "DivergingEpoch")?; }
+        if self.current_leader != LeaderIdAndEpoch::default() { tags.put_if(v >= 12, 1, &self.current_leader, "CurrentLeader")?; }
+        if self.snapshot_id != SnapshotId::default() { tags.put_if(v >= 12, 2, &self.snapshot_id, "SnapshotId")?; }
         self.aborted_transactions.put(w)?;
         if v >= 11 { self.preferred_read_replica.put(w)?; } else { w.absent(self.preferred_read_replica != -1, "PreferredReadReplica")?; }
         self.records.put(w)?;

@@ -108,7 +108,7 @@ impl Wire for FetchSnapshotRequestPartitionSnapshot {
         self.current_leader_epoch.put(w)?;
         self.snapshot_id.put(w)?;
         self.position.put(w)?;
-        if v >= 1 { if self.replica_directory_id != Uuid::ZERO { tags.put(0, &self.replica_directory_id)?; } }
+        if v >= 1 && self.replica_directory_id != Uuid::ZERO { tags.put(0, &self.replica_directory_id)?; }
         w.put_tags(tags)?;
         Ok(())
     }
@@ -173,7 +173,7 @@ impl Wire for FetchSnapshotResponse {
         self.throttle_time_ms.put(w)?;
         self.error_code.put(w)?;
         self.topics.put(w)?;
-        if v >= 1 { if !self.node_endpoints.is_empty() { tags.put(0, &self.node_endpoints)?; } } else { w.absent(!self.node_endpoints.is_empty(), "NodeEndpoints")?; }
+        if !self.node_endpoints.is_empty() { tags.put_if(v >= 1, 0, &self.node_endpoints, "NodeEndpoints")?; }
         w.put_tags(tags)?;
         Ok(())
     }

@@ -661,7 +661,7 @@ impl Wire for OffsetCommitValue {
         self.metadata.put(w)?;
         self.commit_timestamp.put(w)?;
         if v == 1 { self.expire_timestamp.put(w)?; }
-        if v >= 4 { if self.topic_id != Uuid::ZERO { tags.put(0, &self.topic_id)?; } }
+        if v >= 4 && self.topic_id != Uuid::ZERO { tags.put(0, &self.topic_id)?; }
         w.put_tags(tags)?;
         Ok(())
     }

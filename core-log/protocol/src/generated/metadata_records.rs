@@ -64,8 +64,8 @@ impl Wire for RegisterBrokerRecord {
         self.rack.put(w)?;
         self.fenced.put(w)?;
         if v >= 1 { self.in_controlled_shutdown.put(w)?; } else { w.absent(self.in_controlled_shutdown, "InControlledShutdown")?; }
-        if v >= 3 { if !self.log_dirs.is_empty() { tags.put(0, &self.log_dirs)?; } } else { w.absent(!self.log_dirs.is_empty(), "LogDirs")?; }
-        if v >= 4 { if self.cordoned_log_dirs.is_some() { tags.put(1, &self.cordoned_log_dirs)?; } } else { w.absent(self.cordoned_log_dirs.is_some(), "CordonedLogDirs")?; }
+        if !self.log_dirs.is_empty() { tags.put_if(v >= 3, 0, &self.log_dirs, "LogDirs")?; }
+        if self.cordoned_log_dirs.is_some() { tags.put_if(v >= 4, 1, &self.cordoned_log_dirs, "CordonedLogDirs")?; }
         w.put_tags(tags)?;
         Ok(())
     }
@@ -591,8 +591,8 @@ impl Wire for PartitionRecord {
         self.leader_epoch.put(w)?;
         self.partition_epoch.put(w)?;
         if v >= 1 { self.directories.put(w)?; } else { w.absent(!self.directories.is_empty(), "Directories")?; }
-        if v >= 2 { if self.eligible_leader_replicas.is_some() { tags.put(1, &self.eligible_leader_replicas)?; } } else { w.absent(self.eligible_leader_replicas.is_some(), "EligibleLeaderReplicas")?; }
-        if v >= 2 { if self.last_known_elr.is_some() { tags.put(2, &self.last_known_elr)?; } } else { w.absent(self.last_known_elr.is_some(), "LastKnownElr")?; }
+        if self.eligible_leader_replicas.is_some() { tags.put_if(v >= 2, 1, &self.eligible_leader_replicas, "EligibleLeaderReplicas")?; }
+        if self.last_known_elr.is_some() { tags.put_if(v >= 2, 2, &self.last_known_elr, "LastKnownElr")?; }
         w.put_tags(tags)?;
         Ok(())
     }
@@ -827,9 +827,9 @@ impl Wire for PartitionChangeRecord {
         if self.removing_replicas.is_some() { tags.put(3, &self.removing_replicas)?; }
         if self.adding_replicas.is_some() { tags.put(4, &self.adding_replicas)?; }
         if self.leader_recovery_state != -1 { tags.put(5, &self.leader_recovery_state)?; }
-        if v >= 1 { if self.directories.is_some() { tags.put(8, &self.directories)?; } } else { w.absent(self.directories.is_some(), "Directories")?; }
-        if v >= 2 { if self.eligible_leader_replicas.is_some() { tags.put(6, &self.eligible_leader_replicas)?; } } else { w.absent(self.eligible_leader_replicas.is_some(), "EligibleLeaderReplicas")?; }
-        if v >= 2 { if self.last_known_elr.is_some() { tags.put(7, &self.last_known_elr)?; } } else { w.absent(self.last_known_elr.is_some(), "LastKnownElr")?; }
+        if self.directories.is_some() { tags.put_if(v >= 1, 8, &self.directories, "Directories")?; }
+        if self.eligible_leader_replicas.is_some() { tags.put_if(v >= 2, 6, &self.eligible_leader_replicas, "EligibleLeaderReplicas")?; }
+        if self.last_known_elr.is_some() { tags.put_if(v >= 2, 7, &self.last_known_elr, "LastKnownElr")?; }
         w.put_tags(tags)?;
         Ok(())
     }
@@ -1211,9 +1211,9 @@ impl Wire for BrokerRegistrationChangeRecord {
         self.broker_id.put(w)?;
         self.broker_epoch.put(w)?;
         if self.fenced != 0 { tags.put(0, &self.fenced)?; }
-        if v >= 1 { if self.in_controlled_shutdown != 0 { tags.put(1, &self.in_controlled_shutdown)?; } } else { w.absent(self.in_controlled_shutdown != 0, "InControlledShutdown")?; }
-        if v >= 2 { if !self.log_dirs.is_empty() { tags.put(2, &self.log_dirs)?; } } else { w.absent(!self.log_dirs.is_empty(), "LogDirs")?; }
-        if v >= 3 { if self.cordoned_log_dirs.is_some() { tags.put(3, &self.cordoned_log_dirs)?; } } else { w.absent(self.cordoned_log_dirs.is_some(), "CordonedLogDirs")?; }
+        if self.in_controlled_shutdown != 0 { tags.put_if(v >= 1, 1, &self.in_controlled_shutdown, "InControlledShutdown")?; }
+        if !self.log_dirs.is_empty() { tags.put_if(v >= 2, 2, &self.log_dirs, "LogDirs")?; }
+        if self.cordoned_log_dirs.is_some() { tags.put_if(v >= 3, 3, &self.cordoned_log_dirs, "CordonedLogDirs")?; }
         w.put_tags(tags)?;
         Ok(())
     }

@@ -116,7 +116,7 @@ impl Wire for ProduceResponse {
         let mut tags = w.tags();
         self.responses.put(w)?;
         self.throttle_time_ms.put(w)?;
-        if v >= 10 { if !self.node_endpoints.is_empty() { tags.put(0, &self.node_endpoints)?; } } else { w.absent(!self.node_endpoints.is_empty(), "NodeEndpoints")?; }
+        if !self.node_endpoints.is_empty() { tags.put_if(v >= 10, 0, &self.node_endpoints, "NodeEndpoints")?; }
         w.put_tags(tags)?;
         Ok(())
     }
@@ -217,7 +217,7 @@ impl Wire for PartitionProduceResponse {
         if v >= 5 { self.log_start_offset.put(w)?; }
         if v >= 8 { self.record_errors.put(w)?; }
         if v >= 8 { self.error_message.put(w)?; }
-        if v >= 10 { if self.current_leader != LeaderIdAndEpoch::default() { tags.put(0, &self.current_leader)?; } } else { w.absent(self.current_leader != LeaderIdAndEpoch::default(), "CurrentLeader")?; }
+        if self.current_leader != LeaderIdAndEpoch::default() { tags.put_if(v >= 10, 0, &self.current_leader, "CurrentLeader")?; }
         w.put_tags(tags)?;
         Ok(())
     }

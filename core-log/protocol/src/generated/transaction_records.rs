@@ -78,16 +78,16 @@ impl Wire for TransactionLogValue {
         let v = w.version();
         let mut tags = w.tags();
         self.producer_id.put(w)?;
-        if v >= 1 { if self.previous_producer_id != -1 { tags.put(0, &self.previous_producer_id)?; } } else { w.absent(self.previous_producer_id != -1, "PreviousProducerId")?; }
-        if v >= 1 { if self.next_producer_id != -1 { tags.put(1, &self.next_producer_id)?; } } else { w.absent(self.next_producer_id != -1, "NextProducerId")?; }
+        if self.previous_producer_id != -1 { tags.put_if(v >= 1, 0, &self.previous_producer_id, "PreviousProducerId")?; }
+        if self.next_producer_id != -1 { tags.put_if(v >= 1, 1, &self.next_producer_id, "NextProducerId")?; }
         self.producer_epoch.put(w)?;
-        if v >= 1 { if self.next_producer_epoch != -1 { tags.put(3, &self.next_producer_epoch)?; } } else { w.absent(self.next_producer_epoch != -1, "NextProducerEpoch")?; }
+        if self.next_producer_epoch != -1 { tags.put_if(v >= 1, 3, &self.next_producer_epoch, "NextProducerEpoch")?; }
         self.transaction_timeout_ms.put(w)?;
         self.transaction_status.put(w)?;
         self.transaction_partitions.put(w)?;
         self.transaction_last_update_timestamp_ms.put(w)?;
         self.transaction_start_timestamp_ms.put(w)?;
-        if v >= 1 { if self.client_transaction_version != 0 { tags.put(2, &self.client_transaction_version)?; } } else { w.absent(self.client_transaction_version != 0, "ClientTransactionVersion")?; }
+        if self.client_transaction_version != 0 { tags.put_if(v >= 1, 2, &self.client_transaction_version, "ClientTransactionVersion")?; }
         w.put_tags(tags)?;
         Ok(())
     }

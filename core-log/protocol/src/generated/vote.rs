@@ -142,7 +142,7 @@ impl Wire for VoteResponse {
         let mut tags = w.tags();
         self.error_code.put(w)?;
         self.topics.put(w)?;
-        if v >= 1 { if !self.node_endpoints.is_empty() { tags.put(0, &self.node_endpoints)?; } } else { w.absent(!self.node_endpoints.is_empty(), "NodeEndpoints")?; }
+        if !self.node_endpoints.is_empty() { tags.put_if(v >= 1, 0, &self.node_endpoints, "NodeEndpoints")?; }
         w.put_tags(tags)?;
         Ok(())
     }

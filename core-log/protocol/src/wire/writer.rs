@@ -160,6 +160,18 @@ pub struct Tags {
 }
 
 impl Tags {
+    /// Adds a field that is not ignorable, where the version has it.
+    pub(crate) fn put_if(
+        &mut self,
+        present: bool,
+        tag: u32,
+        value: &impl Wire,
+        field: &'static str,
+    ) -> Result<(), CodecError> {
+        self.body.absent(!present, field)?;
+        self.put(tag, value)
+    }
+
     /// Adds a field.
     pub(crate) fn put(&mut self, tag: u32, value: &impl Wire) -> Result<(), CodecError> {
         let mut field = Writer::new();
