@@ -1,0 +1,55 @@
+//! Dead letters: input that is no row, kept as rows of their own.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMillisecondArray, UInt64Array};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use millstream_connect_api::convert::{Converter, JsonConverter};
+use millstream_connect_api::types::UTC;
+use millstream_connect_api::{BadRecord, Result};
+use millstream_record::Millis;
+
+use crate::log::{NewRecord, Placement};
+
+/// Columns of a dead letter: `connector`, `origin` (file, or topic and partition), `line` (or offset), `reason`, `raw` (the input as
+/// text; bytes that are no UTF-8 are replaced) and `at`.
+pub fn bad_record_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("connector", DataType::Utf8, false),
+        Field::new("origin", DataType::Utf8, false),
+        Field::new("line", DataType::UInt64, true),
+        Field::new("reason", DataType::Utf8, false),
+        Field::new("raw", DataType::Utf8, false),
+        Field::new("at", DataType::Timestamp(TimeUnit::Millisecond, Some(UTC.into())), false),
+    ]))
+}
+
+/// Dead letters as rows of [`bad_record_schema`].
+pub fn bad_record_columns(connector: &str, bad: &[BadRecord], at: Millis) -> RecordBatch {
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter_values(bad.iter().map(|_| connector))),
+        Arc::new(StringArray::from_iter_values(bad.iter().map(|record| record.origin.as_str()))),
+        Arc::new(bad.iter().map(|record| record.line).collect::<UInt64Array>()),
+        Arc::new(StringArray::from_iter_values(bad.iter().map(|record| record.reason.as_str()))),
+        Arc::new(StringArray::from_iter_values(
+            bad.iter().map(|record| String::from_utf8_lossy(&record.raw)),
+        )),
+        Arc::new(TimestampMillisecondArray::from_iter_values(bad.iter().map(|_| at.0)).with_timezone(UTC)),
+    ];
+    RecordBatch::try_new(bad_record_schema(), columns).expect("the columns are those of the schema")
+}
+
+/// Dead letters as records of `topic`. Those of one origin keep their order.
+pub(crate) fn records(topic: &str, connector: &str, bad: &[BadRecord], at: Millis) -> Result<Vec<NewRecord>> {
+    let topic: Arc<str> = topic.into();
+    let values = JsonConverter.encode(&bad_record_columns(connector, bad, at))?;
+    let record = |(record, value): (&BadRecord, _)| NewRecord {
+        topic: Arc::clone(&topic),
+        placement: Placement::Like(bytes::Bytes::copy_from_slice(record.origin.as_bytes())),
+        key: None,
+        value: Some(value),
+        timestamp: Some(at),
+        headers: Vec::new(),
+    };
+    Ok(bad.iter().zip(values).map(record).collect())
+}

@@ -1,0 +1,252 @@
+//! Runs one sink: it says where what it holds ends, reading starts there, offsets are committed after.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use arrow::array::{Array, BooleanArray, Int8Array, RecordBatch};
+use arrow::compute::{filter, filter_record_batch};
+use millstream_connect_api::convert::{Converter, converter};
+use millstream_connect_api::{
+    BadRecord, ConnectError, SinkBatch, SinkInput, SinkOpen, SinkPartition, SinkTask,
+};
+use millstream_record::{Offset, TopicPartition};
+
+use crate::backoff::{After, Backoff};
+use crate::host::task_context;
+use crate::log::{Fetched, LogReader, LogWriter, TopicSpec};
+use crate::{
+    Ends, OnError, Outcome, Result, RuntimeError, SinkSpec, Status, Stop, WorkerEnv, dead_letters, rows,
+};
+
+/// Longest wait for records in one poll; bounds how late the end of the input is noticed.
+const POLL_WAIT: Duration = Duration::from_millis(200);
+
+/// Runs a sink until its input has ended, it is asked to stop, or it fails for good. Failures that may go away are retried by
+/// the spec's policy, each time from what the sink holds.
+///
+/// # Errors
+/// The last failure.
+pub async fn run_sink(spec: SinkSpec, worker: WorkerEnv, stop: Stop, status: Status) -> Result<Outcome> {
+    let mut backoff = Backoff::new(spec.retry);
+    loop {
+        let attempt = Attempt { spec: &spec, worker: &worker, stop: &stop, status: &status };
+        match attempt.run(&mut backoff).await {
+            Ok(outcome) => return Ok(outcome),
+            Err(error) => {
+                status.failed(&error);
+                match backoff.after(error, &worker.env, &stop).await {
+                    After::TryAgain => {}
+                    After::Stop => return Ok(Outcome::Stopped),
+                    After::GiveUp(error) => return Err(error),
+                }
+            }
+        }
+    }
+}
+
+/// One life of a task, from what the sink holds to the first failure.
+struct Attempt<'a> {
+    spec: &'a SinkSpec,
+    worker: &'a WorkerEnv,
+    stop: &'a Stop,
+    status: &'a Status,
+}
+
+/// What an attempt works with.
+struct Hands {
+    task: Box<dyn SinkTask>,
+    reader: Box<dyn LogReader>,
+    converter: Box<dyn Converter>,
+    dead_letters: Option<Box<dyn LogWriter>>,
+    /// Rows, bytes and bad records since the last commit.
+    since_commit: (u64, u64, u64),
+}
+
+impl Attempt<'_> {
+    async fn run(&self, backoff: &mut Backoff) -> Result<Outcome> {
+        let mut hands = self.open().await?;
+        let result = self.pump(&mut hands, backoff).await;
+        hands.task.close().await;
+        result
+    }
+
+    async fn open(&self) -> Result<Hands> {
+        let SinkSpec { name, connector, config, table, topics, .. } = self.spec;
+        let failed = RuntimeError::connector(name);
+        let log = &*self.worker.log;
+        let group = format!("connect-{}-{name}", self.worker.namespace);
+        let mut reader = log.reader(group.clone(), topics.clone()).await?;
+        let mut partitions = Vec::new();
+        for (partition, committed) in reader.committed().await? {
+            let facts = log.topic(partition.topic.to_string()).await?;
+            let topic_id = facts.map(|facts| facts.id).unwrap_or_default();
+            partitions.push(SinkPartition { partition, topic_id, committed });
+        }
+        let input = SinkInput {
+            name: name.clone(),
+            schema: table.schema.clone(),
+            key: table.key.clone(),
+            changelog: table.changelog,
+        };
+        let mut from: BTreeMap<_, _> =
+            partitions.iter().map(|at| (at.partition.clone(), at.committed)).collect();
+        let mut task = connector.task(config, &input).map_err(&failed)?;
+        let context = task_context(&self.worker.env, self.stop);
+        let held = task.open(SinkOpen { partitions, context }).await.map_err(&failed)?;
+        from.extend(held.into_iter().map(|(partition, offset)| (partition, Some(offset))));
+        reader.seek(from).await?;
+        let converter = converter(&self.spec.converter).ok_or_else(|| {
+            let reason = format!("there is no converter '{}'", self.spec.converter);
+            failed(ConnectError::fatal("opening", reason))
+        })?;
+        let dead_letters = match &self.spec.on_error {
+            OnError::DeadLetters(topic) => {
+                log.ensure_topic(TopicSpec { name: topic.clone(), partitions: Some(1), compacted: false })
+                    .await?;
+                Some(log.writer(format!("{group}-dead-letters")).await?)
+            }
+            _ => None,
+        };
+        Ok(Hands { task, reader, converter, dead_letters, since_commit: (0, 0, 0) })
+    }
+
+    async fn pump(&self, hands: &mut Hands, backoff: &mut Backoff) -> Result<Outcome> {
+        let env = &self.worker.env;
+        let mut commit_at = env.elapsed() + self.spec.commit_interval;
+        loop {
+            if self.is_drained(&hands.reader.positions()) {
+                self.finish(hands, backoff).await?;
+                return Ok(Outcome::Drained);
+            }
+            let wait = POLL_WAIT.min(commit_at.saturating_sub(env.elapsed()));
+            let Some(fetched) = self.stop.or(hands.reader.poll(wait)).await else {
+                self.finish(hands, backoff).await?;
+                return Ok(Outcome::Stopped);
+            };
+            for fetched in fetched? {
+                self.put(hands, fetched).await?;
+            }
+            if env.elapsed() >= commit_at {
+                let safe = hands.task.flush().await.map_err(RuntimeError::connector(&self.spec.name))?;
+                self.commit(hands, safe, backoff).await?;
+                commit_at = env.elapsed() + self.spec.commit_interval;
+            }
+        }
+    }
+
+    /// Whether the input's ends are known and all of it has been read.
+    fn is_drained(&self, positions: &BTreeMap<TopicPartition, Offset>) -> bool {
+        let Some(ends) = &self.spec.ends else { return false };
+        let ends = ends.borrow();
+        let Some(ends) = ends.as_ref() else { return false };
+        reached(ends, positions)
+    }
+
+    async fn put(&self, hands: &mut Hands, fetched: Fetched) -> Result<()> {
+        let failed = RuntimeError::connector(&self.spec.name);
+        let bytes: usize = fetched.values.iter().flatten().map(bytes::Bytes::len).sum();
+        let (mut batch, bad) =
+            rows::from_records(fetched, &self.spec.table, &*hands.converter).map_err(&failed)?;
+        self.bury(hands, bad).await?;
+        hands.since_commit.0 += batch.offsets.len() as u64;
+        hands.since_commit.1 += bytes as u64;
+        while !batch.offsets.is_empty() {
+            match hands.task.put(batch.clone()).await {
+                Ok(()) => return Ok(()),
+                Err(ConnectError::BadRow { row, reason }) if row < batch.offsets.len() => {
+                    let letter = refused_row(&batch, row, reason);
+                    self.bury(hands, vec![letter]).await?;
+                    hands.since_commit.0 -= 1;
+                    batch = without(&batch, row).map_err(&failed)?;
+                }
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Deals with records that are no rows, as `on_error` says. They are durable before the offsets behind them are committed; after
+    /// a failure in between they may be kept twice.
+    async fn bury(&self, hands: &mut Hands, bad: Vec<BadRecord>) -> Result<()> {
+        let name = &self.spec.name;
+        let Some(first) = bad.first() else { return Ok(()) };
+        hands.since_commit.2 += bad.len() as u64;
+        match (&self.spec.on_error, &mut hands.dead_letters) {
+            (OnError::DeadLetters(topic), Some(writer)) => {
+                let records = dead_letters::records(topic, name, &bad, self.worker.env.now());
+                writer.append(records.map_err(RuntimeError::connector(name))?).await?;
+                writer.commit().await
+            }
+            (OnError::Skip, _) => {
+                for bad in &bad {
+                    tracing::warn!(sink = %name, origin = %bad.origin, offset = bad.line, reason = %bad.reason, "skipped");
+                }
+                Ok(())
+            }
+            _ => Err(RuntimeError::BadRecord {
+                connector: name.clone(),
+                origin: first.origin.clone(),
+                line: first.line,
+                reason: first.reason.clone(),
+            }),
+        }
+    }
+
+    /// Makes everything durable and commits all that was read: records that hold no rows count too.
+    async fn finish(&self, hands: &mut Hands, backoff: &mut Backoff) -> Result<()> {
+        hands.task.finish().await.map_err(RuntimeError::connector(&self.spec.name))?;
+        let read = hands.reader.positions();
+        self.commit(hands, read, backoff).await
+    }
+
+    async fn commit(
+        &self,
+        hands: &mut Hands,
+        safe: BTreeMap<TopicPartition, Offset>,
+        backoff: &mut Backoff,
+    ) -> Result<()> {
+        if !safe.is_empty() {
+            hands.reader.commit(safe).await?;
+        }
+        backoff.reset();
+        let (rows, bytes, bad) = std::mem::take(&mut hands.since_commit);
+        if (rows, bad) != (0, 0) {
+            self.status.committed(rows, bytes, bad);
+        }
+        Ok(())
+    }
+}
+
+/// Whether every partition has been read up to its end.
+fn reached(ends: &Ends, positions: &BTreeMap<TopicPartition, Offset>) -> bool {
+    ends.iter().all(|(partition, end)| positions.get(partition).is_some_and(|at| at >= end))
+}
+
+/// The dead letter of a row that the sink refuses: the row as JSON.
+fn refused_row(batch: &SinkBatch, row: usize, reason: String) -> BadRecord {
+    use millstream_connect_api::convert::JsonConverter;
+    let raw = JsonConverter.encode(&batch.rows.slice(row, 1)).unwrap_or_default();
+    BadRecord {
+        origin: batch.partition.to_string(),
+        line: batch.offsets.get(row).and_then(|offset| u64::try_from(offset.0).ok()),
+        reason,
+        raw: raw.first().map(|json| json.to_vec()).unwrap_or_default(),
+    }
+}
+
+/// The batch without one row.
+fn without(batch: &SinkBatch, row: usize) -> Result<SinkBatch, ConnectError> {
+    let failed = |error| ConnectError::fatal("leaving out a row", error);
+    let keep: BooleanArray = (0..batch.rows.num_rows()).map(|at| Some(at != row)).collect();
+    let rows: RecordBatch = filter_record_batch(&batch.rows, &keep).map_err(failed)?;
+    let operation = match &batch.operation {
+        Some(codes) => {
+            let kept = filter(codes, &keep).map_err(failed)?;
+            Some(kept.as_any().downcast_ref::<Int8Array>().expect("filtering keeps the type").clone())
+        }
+        None => None,
+    };
+    let mut offsets = batch.offsets.clone();
+    offsets.remove(row);
+    Ok(SinkBatch { partition: batch.partition.clone(), offsets, rows, operation })
+}
