@@ -1,9 +1,9 @@
 //! # Streams core: the pure half of stream processing
 //!
 //! What a Kafka-Streams-class program *means*, without a network, a disk, a clock or a thread. Two front ends stand on it:
-//! the Rust DSL (`dsl`, typed rows) and the TOML/SQL pipelines (Arrow record batches, in `pipelines/plan`). Both lower to
-//! one [`Topology`] of sources, [`Operator`]s, stores, repartitions and sinks; a `task::Task` runs one partition of it, and
-//! whoever drives the task (`TestDriver` here, the `millstream-streams` runtime on a log) only moves records and commits.
+//! the Rust DSL ([`dsl`], typed rows) and the TOML/SQL pipelines (Arrow record batches, in `pipelines/plan`). Both lower to
+//! one [`Topology`] of sources, [`Operator`]s, stores, repartitions and sinks; a [`task::Task`] runs one partition of it, and
+//! whoever drives the task ([`TestDriver`] here, the `millstream-streams` runtime on a log) only moves records and commits.
 //!
 //! ## How a front end plugs in
 //! 1. Give each input a [`Deserializer`] (records of one partition -> [`Chunk`], with the rows' event times) and each output a
@@ -33,18 +33,23 @@
 
 pub mod chunk;
 pub mod counter;
+pub mod driver;
+pub mod dsl;
 pub mod error;
 pub mod kernel;
 pub mod operator;
 pub mod rule;
 pub mod store;
+pub mod task;
 pub mod topology;
 
 pub use chunk::{Chunk, Data, Header, Headers, Pairs, Rows, TypedRows};
 pub use counter::{Counter, NodeCounters};
+pub use driver::TestDriver;
 pub use error::{Result, StreamsError};
 pub use operator::{Epoch, Operator, OperatorContext, Times};
 pub use store::{MemoryStore, Store, StoreSpec};
+pub use task::{Task, TaskCommit, TaskId};
 pub use topology::{
     Decoded, Deserializer, InputRecord, OperatorSpec, OutputRecord, Port, Serializer, SinkSpec, SourceSpec,
     TopicName, Topology, TopologyBuilder,

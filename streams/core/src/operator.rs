@@ -5,7 +5,7 @@ use millstream_record::Millis;
 use crate::chunk::Chunk;
 use crate::counter::{Counter, NodeCounters};
 use crate::error::Result;
-use crate::store::Store;
+use crate::store::{Layered, Store};
 
 /// One step of a topology, in one task. Built anew for each task by the factory in its `OperatorSpec`; its state is in its
 /// stores, all else is cache that a restart may lose.
@@ -72,7 +72,7 @@ pub struct OperatorContext<'a> {
 
 /// The stores of a task with the positions of those that one operator declared.
 pub(crate) struct StoreAccess<'a> {
-    pub(crate) all: &'a mut [Box<dyn Store>],
+    pub(crate) all: &'a mut [Layered],
     pub(crate) mine: &'a [usize],
 }
 
@@ -92,6 +92,12 @@ impl<'a> OperatorContext<'a> {
 
     /// Hands `chunk` to every node behind `port`. Nobody behind it: the chunk is dropped. Empty chunks go nowhere.
     pub fn forward_to(&mut self, port: u16, chunk: Chunk) {
+        self.counters.rows_out += chunk.len() as u64;
+        self.side_output(port, chunk);
+    }
+
+    /// As [`OperatorContext::forward_to`], for rows beside the results (late rows): they do not count as rows out.
+    pub fn side_output(&mut self, port: u16, chunk: Chunk) {
         if !chunk.is_empty() {
             chunk.debug_check();
             self.outputs.push((port, chunk));
@@ -104,7 +110,7 @@ impl<'a> OperatorContext<'a> {
     /// When the operator declared fewer stores: an error of whoever wrote its `OperatorSpec`.
     pub fn store(&mut self, index: usize) -> &mut dyn Store {
         let at = *self.stores.mine.get(index).expect("the operator declared this store in its OperatorSpec");
-        self.stores.all[at].as_mut()
+        &mut self.stores.all[at]
     }
 
     /// Counts `count` rows.

@@ -79,6 +79,7 @@ pub struct SourceSpec {
     pub(crate) topics: Vec<TopicName>,
     pub(crate) deserializer: DeserializerFactory,
     pub(crate) bootstrap: bool,
+    pub(crate) skip_bad: bool,
 }
 
 impl SourceSpec {
@@ -91,14 +92,23 @@ impl SourceSpec {
             topics: topics.into_iter().map(|topic| TopicName::User(topic.into())).collect(),
             deserializer: Arc::new(move || Box::new(deserializer())),
             bootstrap: false,
+            skip_bad: false,
         }
     }
 
-    /// A task reads this input up to the end it had when the task first started, before it takes rows of any other input:
-    /// for tables that must be complete before the first row is joined. After that, the lowest timestamp goes first.
+    /// A task reads this input up to the end it had when the task started (for a finite input: up to its end), before it
+    /// takes rows of any other input: for tables that must be complete before the first row is joined. After that, the lowest
+    /// timestamp goes first.
     #[must_use]
     pub fn bootstrap(mut self) -> Self {
         self.bootstrap = true;
+        self
+    }
+
+    /// Leaves broken records out, counted and logged. Without this the first one stops the task, as in Kafka Streams.
+    #[must_use]
+    pub fn skip_bad(mut self) -> Self {
+        self.skip_bad = true;
         self
     }
 }

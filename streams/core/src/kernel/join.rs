@@ -11,27 +11,28 @@ use crate::rule::{JoinKind, JoinOutcome, join_outcome};
 
 /// How stream rows meet table rows. One instance serves one task.
 pub trait Lookup: Send + 'static {
+    /// A decoded table row; plain bytes will do.
+    type Row;
+
     /// Writes the key to look up for each row; null when there is none.
     ///
     /// # Errors
     /// Rows of the wrong kind, or a key that cannot be encoded.
     fn keys(&mut self, chunk: &Chunk, keys: &mut KeyColumn) -> Result<()>;
 
-    /// Makes the joined rows, one for each row of `chunk`, in order: `found[row]` is the stored form of its table row
-    /// (as [`super::TableRows::save`] wrote it), none when it is unmatched. Timestamps, offsets and headers must stay those of the stream.
-    ///
-    /// # Errors
-    /// What user code says.
-    fn join(&mut self, chunk: Chunk, found: Vec<Option<Bytes>>) -> Result<Chunk>;
-
-    /// Whether a stored row is visible through the table's filters. By default every row is.
+    /// Decodes a table row from its stored form (as [`super::TableRows::save`] or [`super::Fold::save`] wrote it). `None` when the
+    /// table's filters hide it: then the stream row is unmatched.
     ///
     /// # Errors
     /// A stored row that cannot be decoded.
-    fn is_visible(&mut self, key: &[u8], stored: &Bytes) -> Result<bool> {
-        let _ = (key, stored);
-        Ok(true)
-    }
+    fn load(&mut self, key: &[u8], stored: Bytes) -> Result<Option<Self::Row>>;
+
+    /// Makes the joined rows, one for each row of `chunk`, in order: `found[row]` is its table row, none when it is unmatched
+    /// (left joins only). Timestamps, offsets and headers stay those of the stream.
+    ///
+    /// # Errors
+    /// What user code says.
+    fn join(&mut self, chunk: Chunk, found: Vec<Option<Self::Row>>) -> Result<Chunk>;
 }
 
 /// Joins each stream row with the row that the table holds now; only the stream side triggers, and the result carries the
@@ -48,11 +49,11 @@ impl<L: Lookup> StreamTableJoin<L> {
         Self { lookup, kind, keys: KeyColumn::default() }
     }
 
-    fn find(&mut self, ctx: &mut OperatorContext<'_>, row: usize) -> Result<Option<Bytes>> {
+    fn find(&mut self, ctx: &mut OperatorContext<'_>, row: usize) -> Result<Option<L::Row>> {
         let Some(key) = self.keys.get(row) else { return Ok(None) };
         let Some(stored) = ctx.store(0).get(key)? else { return Ok(None) };
         let (_, found) = split_stored(&stored)?;
-        Ok(self.lookup.is_visible(key, &found)?.then_some(found))
+        self.lookup.load(key, found)
     }
 }
 

@@ -198,7 +198,7 @@ impl<F: Fold> Operator for WindowAggregate<F> {
         }
         if late.contains(&true) {
             chunk.retain(&late)?;
-            ctx.forward_to(LATE_PORT, chunk);
+            ctx.side_output(LATE_PORT, chunk);
         }
         self.close(ctx, self.time.now)
     }

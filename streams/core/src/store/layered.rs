@@ -66,6 +66,12 @@ impl Layered {
         self.bytes = 0;
     }
 
+    /// The committed base, without the changes.
+    #[must_use]
+    pub fn into_base(self) -> Box<dyn Store> {
+        self.base
+    }
+
     fn record(&mut self, key: &[u8], value: Option<Bytes>) {
         let added = value.as_ref().map_or(0, Bytes::len);
         if let Some(slot) = self.changes.get_mut(key) {

@@ -99,6 +99,7 @@ impl TopologyBuilder {
             topics: vec![topic],
             deserializer: Arc::new(move || Box::new(deserializer()) as Box<dyn Deserializer>),
             bootstrap: false,
+            skip_bad: false,
         };
         self.add(format!("{name}-repartition-source").into(), NodeKind::Source(source), &[])
     }

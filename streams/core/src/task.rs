@@ -1,0 +1,382 @@
+//! A task: one subtopology on one partition.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use millstream_record::{Millis, Offset};
+
+mod input;
+
+pub use input::Gate;
+use input::{Input, Inputs};
+
+use crate::chunk::Chunk;
+use crate::counter::{Counter, NodeCounters};
+use crate::error::{Result, StreamsError};
+use crate::operator::{Epoch, Operator, OperatorContext, StoreAccess, Times};
+use crate::store::{Layered, Store};
+use crate::topology::{InputRecord, NodeKind, OutputRecord, Serializer, TopicName, Topology};
+use crate::{BEGINNING_OF_TIME, END_OF_TIME};
+
+/// Rows in one run of an input partition, at most.
+pub const MAX_RUN_ROWS: usize = 4096;
+
+/// Names a task. Shown as Kafka Streams does: `subtopology_partition`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TaskId {
+    /// Number of the subtopology.
+    pub subtopology: usize,
+    /// Partition of each of its inputs.
+    pub partition: i32,
+}
+
+impl std::fmt::Display for TaskId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}_{}", self.subtopology, self.partition)
+    }
+}
+
+/// What a commit of a task must make durable, all or nothing.
+#[derive(Debug, Default)]
+pub struct TaskCommit {
+    /// Records for topics, in the order of their making.
+    pub outputs: Vec<(TopicName, Vec<OutputRecord>)>,
+    /// One record for each store entry that changed: store, key, value.
+    pub changelog: Vec<(Arc<str>, Bytes, Option<Bytes>)>,
+    /// The position up to which each input has been consumed.
+    pub offsets: Vec<(TopicName, Offset)>,
+}
+
+/// One subtopology on one partition: takes records, runs operators, collects outputs. No I/O: whoever drives it moves
+/// records in with [`Task::add_records`], calls [`Task::process`] while that says there was work, and commits with
+/// [`Task::prepare_commit`] and then [`Task::fold`] or [`Task::take_changes`]. After an error the task must be dropped and built anew.
+pub struct Task {
+    id: TaskId,
+    application_id: Arc<str>,
+    topology: Arc<Topology>,
+    runners: BTreeMap<usize, Runner>,
+    stores: Vec<Layered>,
+    store_names: Vec<Arc<str>>,
+    inputs: Inputs,
+    outputs: Vec<(TopicName, Vec<OutputRecord>)>,
+    counters: BTreeMap<usize, NodeCounters>,
+    epoch: Epoch,
+    closed: bool,
+}
+
+/// The working part of a node that is not a source.
+enum Runner {
+    Operator { operator: Box<dyn Operator>, stores: Vec<usize> },
+    Sink { topic: TopicName, full_name: Arc<str>, serializer: Box<dyn Serializer> },
+}
+
+impl Task {
+    /// Builds the task. `bases` holds its committed stores, in the order of `Subtopology::stores`. `inputs` names its
+    /// inputs with the offset to go on from: topics that lack partition `id.partition` are left out.
+    ///
+    /// # Errors
+    /// What an operator says on reading back its state.
+    pub fn new(
+        topology: Arc<Topology>,
+        id: TaskId,
+        application_id: impl Into<Arc<str>>,
+        bases: Vec<Box<dyn Store>>,
+        inputs: &[(TopicName, Offset)],
+    ) -> Result<Self> {
+        let application_id = application_id.into();
+        let part = topology.subtopologies().get(id.subtopology).ok_or_else(|| StreamsError::Unknown {
+            kind: "subtopology",
+            name: id.subtopology.to_string(),
+            known: format!("{} of them", topology.subtopologies().len()),
+        })?;
+        let store_names = part.stores.clone();
+        let nodes = part.nodes.clone();
+        let mut runners = BTreeMap::new();
+        for &at in &nodes {
+            if let Some(runner) = Runner::new(&topology, at, &store_names, &application_id) {
+                runners.insert(at, runner);
+            }
+        }
+        let mut task = Self {
+            id,
+            inputs: Inputs::new(&topology, id.partition, inputs),
+            runners,
+            stores: bases.into_iter().map(Layered::new).collect(),
+            store_names,
+            outputs: Vec::new(),
+            counters: nodes.into_iter().map(|at| (at, NodeCounters::default())).collect(),
+            epoch: Epoch(0),
+            closed: false,
+            application_id,
+            topology,
+        };
+        task.each_operator(|operator, ctx| operator.restore(ctx))?;
+        Ok(task)
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn id(&self) -> TaskId {
+        self.id
+    }
+
+    /// The application it belongs to.
+    #[must_use]
+    pub fn application_id(&self) -> &Arc<str> {
+        &self.application_id
+    }
+
+    /// Records arrive, in offset order. `next` is the offset after them, past any control records.
+    ///
+    /// # Errors
+    /// An input that this task does not have, or a broken record where the source does not skip them.
+    pub fn add_records(&mut self, topic: &TopicName, records: Vec<InputRecord>, next: Offset) -> Result<()> {
+        let (node, added) = self.inputs.get_mut(topic)?.add(records, next)?;
+        let counters = self.counters.entry(node).or_default();
+        counters.rows_in += added.records;
+        counters.rows_out += added.records - added.dropped - added.bad;
+        counters.add(Counter::Dropped, added.dropped);
+        counters.add(Counter::Bad, added.bad);
+        Ok(())
+    }
+
+    /// The log of an input ends at `end` now (its last stable offset). An empty input that has reached it is not waited for.
+    ///
+    /// # Errors
+    /// An input that this task does not have.
+    pub fn observe_log_end(&mut self, topic: &TopicName, end: Offset) -> Result<()> {
+        self.inputs.get_mut(topic)?.log_end = Some(end);
+        Ok(())
+    }
+
+    /// The input is finite and ends at `end`: the task is drained when it has consumed all its inputs to their ends.
+    ///
+    /// # Errors
+    /// An input that this task does not have.
+    pub fn end_input(&mut self, topic: &TopicName, end: Offset) -> Result<()> {
+        let input = self.inputs.get_mut(topic)?;
+        input.end = Some(end);
+        input.log_end = Some(end);
+        input.gate = Gate::At(end).only_if(input.gate);
+        Ok(())
+    }
+
+    /// How far a bootstrap input must be read before other inputs are.
+    ///
+    /// # Errors
+    /// An input that this task does not have.
+    pub fn set_gate(&mut self, topic: &TopicName, gate: Gate) -> Result<()> {
+        self.inputs.get_mut(topic)?.gate = gate;
+        Ok(())
+    }
+
+    /// Rows that wait to be processed; whoever drives the task stops fetching above a bound.
+    #[must_use]
+    pub fn buffered_rows(&self, topic: &TopicName) -> usize {
+        self.inputs.get(topic).map_or(0, |input| input.buffered)
+    }
+
+    /// Processes one run of rows, from the input whose head is oldest. False when nothing can be processed now: every
+    /// input is empty, or one is empty that is known to have more.
+    ///
+    /// # Errors
+    /// An error of a node, with its name.
+    pub fn process(&mut self, wall: Millis) -> Result<bool> {
+        let Some((node, chunk)) = self.inputs.next_run(MAX_RUN_ROWS) else { return Ok(false) };
+        self.fan_out(node, 0, chunk)?;
+        self.tell_time(self.inputs.times(wall))?;
+        Ok(true)
+    }
+
+    /// Tells the operators the time, without new rows.
+    ///
+    /// # Errors
+    /// An error of a node, with its name.
+    pub fn advance(&mut self, wall: Millis) -> Result<()> {
+        if self.closed {
+            return Ok(());
+        }
+        self.tell_time(self.inputs.times(wall))
+    }
+
+    /// Whether all inputs are finite and consumed to their ends.
+    #[must_use]
+    pub fn is_drained(&self) -> bool {
+        self.inputs.all(Input::is_drained)
+    }
+
+    /// Moves event time to its end, so that windows close. Once is enough; call it when the task is drained, then commit.
+    ///
+    /// # Errors
+    /// An error of a node, with its name.
+    pub fn close(&mut self, wall: Millis) -> Result<()> {
+        if std::mem::replace(&mut self.closed, true) {
+            return Ok(());
+        }
+        self.tell_time(Times { stream: END_OF_TIME, watermark: END_OF_TIME, wall })
+    }
+
+    /// Whether [`Task::close`] was called.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Memory that changes and outputs take since the last commit; commit early when it outgrows its bound.
+    #[must_use]
+    pub fn uncommitted_bytes(&self) -> usize {
+        self.stores.iter().map(Layered::uncommitted_bytes).sum()
+    }
+
+    /// Takes the outputs made so far: with transactions they may be sent before the commit.
+    pub fn take_outputs(&mut self) -> Vec<(TopicName, Vec<OutputRecord>)> {
+        std::mem::take(&mut self.outputs)
+    }
+
+    /// Ends the epoch: what must become durable together. Stores keep their changes until [`Task::fold`].
+    ///
+    /// # Errors
+    /// An error of a node, with its name.
+    pub fn prepare_commit(&mut self) -> Result<TaskCommit> {
+        self.epoch = Epoch(self.epoch.0 + 1);
+        let epoch = self.epoch;
+        self.each_operator(|operator, ctx| operator.on_epoch(ctx, epoch))?;
+        let mut changelog = Vec::new();
+        for (name, store) in self.store_names.iter().zip(&self.stores) {
+            if self.topology.store(name).is_some_and(|spec| spec.changelog) {
+                let changes =
+                    store.changes().map(|(key, value)| (Arc::clone(name), key.clone(), value.cloned()));
+                changelog.extend(changes);
+            }
+        }
+        Ok(TaskCommit { outputs: self.take_outputs(), changelog, offsets: self.positions() })
+    }
+
+    /// The position up to which each input has been consumed.
+    #[must_use]
+    pub fn positions(&self) -> Vec<(TopicName, Offset)> {
+        self.inputs.iter().map(|input| (input.topic.clone(), input.position())).collect()
+    }
+
+    /// The commit is durable: moves changes into the stores.
+    ///
+    /// # Errors
+    /// What a store says.
+    pub fn fold(&mut self) -> Result<()> {
+        self.stores.iter_mut().try_for_each(Layered::fold)
+    }
+
+    /// The commit is durable: takes the changes of every store out, by store, for a driver that applies them in one batch.
+    pub fn take_changes(&mut self) -> Vec<(Arc<str>, BTreeMap<Bytes, Option<Bytes>>)> {
+        let names = self.store_names.iter().map(Arc::clone);
+        names.zip(self.stores.iter_mut().map(Layered::take_changes)).collect()
+    }
+
+    /// Reads a store, uncommitted changes included.
+    #[must_use]
+    pub fn store(&self, name: &str) -> Option<&dyn Store> {
+        let at = self.store_names.iter().position(|known| &**known == name)?;
+        self.stores.get(at).map(|store| store as &dyn Store)
+    }
+
+    /// Ends the task and hands back its committed stores, without what was not committed.
+    #[must_use]
+    pub fn into_bases(self) -> Vec<Box<dyn Store>> {
+        self.stores.into_iter().map(Layered::into_base).collect()
+    }
+
+    /// Counters of each node, by name.
+    pub fn counters(&self) -> impl Iterator<Item = (&Arc<str>, &NodeCounters)> {
+        self.counters.iter().map(|(at, counters)| (&self.topology.nodes()[*at].name, counters))
+    }
+
+    fn tell_time(&mut self, times: Times) -> Result<()> {
+        if times.stream == BEGINNING_OF_TIME {
+            return Ok(()); // nothing has been processed, so no event time has passed
+        }
+        self.each_operator(|operator, ctx| operator.on_time(ctx, times))
+    }
+
+    /// Calls every operator, parents before children, and passes on what each one forwards before the next is called.
+    fn each_operator(
+        &mut self,
+        mut call: impl FnMut(&mut dyn Operator, &mut OperatorContext<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let nodes: Vec<usize> = self.runners.keys().copied().collect();
+        for at in nodes {
+            self.run(at, &mut call)?;
+        }
+        Ok(())
+    }
+
+    /// Calls one operator and delivers its outputs.
+    fn run(
+        &mut self,
+        at: usize,
+        call: &mut dyn FnMut(&mut dyn Operator, &mut OperatorContext<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let mut outputs = Vec::new();
+        if let Some(Runner::Operator { operator, stores }) = self.runners.get_mut(&at) {
+            let access = StoreAccess { all: &mut self.stores, mine: stores };
+            let counters = self.counters.entry(at).or_default();
+            let mut ctx = OperatorContext::new(access, counters, &mut outputs);
+            call(operator.as_mut(), &mut ctx).map_err(|error| error.at(&self.topology.nodes()[at].name))?;
+        }
+        for (port, chunk) in outputs {
+            self.fan_out(at, port, chunk)?;
+        }
+        Ok(())
+    }
+
+    /// Hands a chunk to each node behind a port; the last one gets it without a copy.
+    fn fan_out(&mut self, from: usize, port: u16, chunk: Chunk) -> Result<()> {
+        let topology = Arc::clone(&self.topology);
+        let mut children = topology.nodes()[from].children.iter().filter(|(p, _)| *p == port).peekable();
+        let mut chunk = Some(chunk);
+        while let Some((_, child)) = children.next() {
+            let rows = if children.peek().is_some() { chunk.clone() } else { chunk.take() };
+            self.deliver(*child, rows.expect("taken for the last child only"))?;
+        }
+        Ok(())
+    }
+
+    fn deliver(&mut self, at: usize, chunk: Chunk) -> Result<()> {
+        let rows = chunk.len() as u64;
+        let counters = self.counters.entry(at).or_default();
+        counters.rows_in += rows;
+        if let Some(Runner::Sink { topic, full_name, serializer }) = self.runners.get_mut(&at) {
+            if self.outputs.last().is_none_or(|(last, _)| last != topic) {
+                self.outputs.push((topic.clone(), Vec::new()));
+            }
+            let (_, records) = self.outputs.last_mut().expect("pushed above when empty");
+            let before = records.len();
+            let written = serializer.serialize(full_name, chunk, records);
+            counters.rows_out += (records.len() - before) as u64;
+            return written.map_err(|error| error.at(&self.topology.nodes()[at].name));
+        }
+        let mut chunk = Some(chunk);
+        self.run(at, &mut |operator, ctx| {
+            operator.on_chunk(ctx, chunk.take().expect("an operator is called once for a chunk"))
+        })
+    }
+}
+
+impl Runner {
+    fn new(topology: &Topology, at: usize, stores: &[Arc<str>], application_id: &str) -> Option<Self> {
+        match &topology.nodes()[at].kind {
+            NodeKind::Source(_) => None,
+            NodeKind::Operator(spec) => {
+                let position = |name: &Arc<str>| stores.iter().position(|known| known == name);
+                let stores = spec.stores.iter().map(position).collect::<Option<Vec<_>>>();
+                let stores = stores.expect("a subtopology lists the stores of all its nodes");
+                Some(Self::Operator { operator: (spec.factory)(), stores })
+            }
+            NodeKind::Sink(spec) => Some(Self::Sink {
+                topic: spec.topic.clone(),
+                full_name: spec.topic.resolve(application_id),
+                serializer: (spec.serializer)(),
+            }),
+        }
+    }
+}
