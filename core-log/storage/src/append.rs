@@ -1,0 +1,167 @@
+//! What an append takes and gives, and the checks that need no log.
+
+use millstream_record::{LeaderEpoch, Millis, Offset, TimestampType};
+
+use crate::batch::{self, HEADER_BYTES, Header, Stamp};
+use crate::config::LogConfig;
+use crate::error::{Result, StorageError};
+
+/// On whose word batches are appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppendOrigin {
+    /// A client, at the leader: offsets and epoch are assigned, sequences and producer epochs are checked.
+    Leader {
+        /// The leader's epoch.
+        epoch: LeaderEpoch,
+    },
+    /// The transaction coordinator or another part of the broker, at the leader: as for a client, and markers are fenced by
+    /// coordinator epoch.
+    Coordinator {
+        /// The leader's epoch.
+        epoch: LeaderEpoch,
+    },
+    /// A leader's log, at a follower: offsets and epochs are kept, nothing is checked but that offsets ascend.
+    Follower,
+}
+
+impl AppendOrigin {
+    pub(crate) fn leader_epoch(self) -> Option<LeaderEpoch> {
+        match self {
+            Self::Leader { epoch } | Self::Coordinator { epoch } => Some(epoch),
+            Self::Follower => None,
+        }
+    }
+}
+
+/// What became of an append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppendInfo {
+    /// Offset of the first record; for a duplicate that of the original.
+    pub base_offset: Offset,
+    /// Offset of the last record; for a duplicate that of the original. An answer waits until this one is replicated.
+    pub last_offset: Offset,
+    /// The time that was stamped on the batches, under `LogAppendTime`.
+    pub log_append_time: Option<Millis>,
+    /// First offset of the log.
+    pub log_start_offset: Offset,
+    /// Nothing was written: the batch is one of the last five of its producer and is in the log already. It may not be durable yet.
+    pub duplicate: bool,
+    /// Bytes written.
+    pub bytes: u64,
+}
+
+/// What [`validate_for_append`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppendSummary {
+    /// Number of batches.
+    pub batches: usize,
+    /// Number of records, as the headers claim.
+    pub records: u64,
+    /// The largest timestamp.
+    pub max_timestamp: Millis,
+}
+
+/// Checks what a client wants appended: whole batches of format v2, their CRCs, `max.message.bytes`, record counts, timestamps. The
+/// records themselves stay opaque.
+///
+/// # Errors
+/// [`StorageError::MalformedBatch`], [`StorageError::BatchTooLarge`] or [`StorageError::InvalidTimestamp`].
+pub fn validate_for_append(batches: &[u8], config: &LogConfig, now: Millis) -> Result<AppendSummary> {
+    let mut summary = AppendSummary { batches: 0, records: 0, max_timestamp: Millis::NONE };
+    for found in parse(batches)? {
+        let (at, header) = (found.at, found.header);
+        let malformed = |what| StorageError::MalformedBatch { what, position: at as u64 };
+        let (size, max) = (header.size_bytes() as u64, config.max_message_bytes);
+        if size > max {
+            return Err(StorageError::BatchTooLarge { size, max });
+        }
+        if !batch::crc_holds(&header, &batches[at..at + header.size_bytes()]) {
+            return Err(malformed("the CRC is wrong"));
+        }
+        if !header.is_dense() {
+            return Err(malformed("the record count does not fit the last offset"));
+        }
+        if config.message_timestamp_type == TimestampType::CreateTime {
+            check_timestamp(header.max_timestamp, config, now)?;
+        }
+        summary.batches += 1;
+        summary.records += u64::from(header.record_count.unsigned_abs());
+        summary.max_timestamp = summary.max_timestamp.max(header.max_timestamp);
+    }
+    Ok(summary)
+}
+
+fn check_timestamp(timestamp: Millis, config: &LogConfig, now: Millis) -> Result<()> {
+    let behind_ms = now.since_ms(timestamp);
+    let limit_ms = match behind_ms {
+        _ if timestamp == Millis::NONE => return Ok(()),
+        0.. if behind_ms > config.message_timestamp_before_max_ms => config.message_timestamp_before_max_ms,
+        ..0 if behind_ms.saturating_neg() > config.message_timestamp_after_max_ms => {
+            config.message_timestamp_after_max_ms
+        }
+        _ => return Ok(()),
+    };
+    Err(StorageError::InvalidTimestamp { timestamp_ms: timestamp.0, now_ms: now.0, limit_ms })
+}
+
+/// A batch among those handed over.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Incoming {
+    /// Where it begins.
+    pub(crate) at: usize,
+    pub(crate) header: Header,
+}
+
+/// A batch with the header that goes to disk.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Stamped {
+    pub(crate) at: usize,
+    pub(crate) head: [u8; HEADER_BYTES],
+    pub(crate) header: Header,
+}
+
+/// Splits `bytes` into batches; there must be at least one, and nothing else.
+pub(crate) fn parse(bytes: &[u8]) -> Result<Vec<Incoming>> {
+    let mut found = Vec::with_capacity(1);
+    let mut at = 0;
+    while at < bytes.len() || at == 0 {
+        let malformed = |what| StorageError::MalformedBatch { what, position: at as u64 };
+        let header = batch::header(bytes.get(at..).unwrap_or_default()).map_err(malformed)?;
+        if header.size_bytes() > bytes.len() - at {
+            return Err(malformed("a batch that is longer than the bytes handed over"));
+        }
+        found.push(Incoming { at, header });
+        at += header.size_bytes();
+    }
+    Ok(found)
+}
+
+/// The headers as they go to disk: with offsets from `next` on and the leader's epoch, or as they are on a follower.
+pub(crate) fn stamp(
+    bytes: &[u8],
+    incoming: &[Incoming],
+    origin: AppendOrigin,
+    mut next: Offset,
+    log_append_time: Option<Millis>,
+) -> Result<Vec<Stamped>> {
+    let mut stamped = Vec::with_capacity(incoming.len());
+    for &Incoming { at, header } in incoming {
+        let malformed = |what| StorageError::MalformedBatch { what, position: at as u64 };
+        let stamp = match origin.leader_epoch() {
+            Some(leader_epoch) => Stamp { base_offset: next, leader_epoch, log_append_time },
+            None if header.base_offset < next => {
+                return Err(StorageError::OffsetsOutOfOrder { expected: next, found: header.base_offset });
+            }
+            None => Stamp {
+                base_offset: header.base_offset,
+                leader_epoch: header.leader_epoch,
+                log_append_time: None,
+            },
+        };
+        let (header, head) =
+            batch::stamped(&bytes[at..at + header.size_bytes()], &stamp).map_err(malformed)?;
+        next = header.next_offset();
+        stamped.push(Stamped { at, head, header });
+    }
+    Ok(stamped)
+}

@@ -1,0 +1,70 @@
+//! Kafka's checkpoint files: a version, a count and that many lines of text.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use millstream_record::{Offset, TopicPartition};
+
+use crate::disk::{self, Disk};
+use crate::error::{Result, StorageError};
+
+const VERSION: &str = "0";
+
+/// The text of a checkpoint file with `lines`.
+pub(crate) fn to_text(lines: impl ExactSizeIterator<Item = String>) -> String {
+    let mut text = format!("{VERSION}\n{}\n", lines.len());
+    for line in lines {
+        text.push_str(&line);
+        text.push('\n');
+    }
+    text
+}
+
+/// The lines of a checkpoint file behind its version and count.
+pub(crate) fn lines(text: &str) -> Result<Vec<&str>, String> {
+    let mut lines = text.lines();
+    let version = lines.next().unwrap_or_default();
+    if version != VERSION {
+        return Err(format!("version `{version}` where `{VERSION}` was expected"));
+    }
+    let count: usize =
+        lines.next().and_then(|line| line.parse().ok()).ok_or("no count in the second line")?;
+    let lines: Vec<&str> = lines.collect();
+    if lines.len() != count {
+        return Err(format!("{} lines where the second line says {count}", lines.len()));
+    }
+    Ok(lines)
+}
+
+/// Offsets by partition, as in `recovery-point-offset-checkpoint`.
+pub type Offsets = BTreeMap<TopicPartition, Offset>;
+
+/// Reads an offset checkpoint; a missing file has no entries.
+pub(crate) fn read_offsets(disk: &dyn Disk, path: &Path) -> Result<Offsets> {
+    let bytes = match disk::read_file(disk, path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Offsets::new()),
+        Err(error) => return Err(StorageError::io(path)(error)),
+    };
+    let text = String::from_utf8_lossy(&bytes);
+    let bad = |what: String| StorageError::corrupt(path, 0, format!("not an offset checkpoint: {what}"));
+    let mut offsets = Offsets::new();
+    for line in lines(&text).map_err(bad)? {
+        let mut words = line.split(' ');
+        let entry = (|| {
+            let partition = TopicPartition::new(words.next()?, words.next()?.parse().ok()?);
+            Some((partition, Offset(words.next()?.parse().ok()?)))
+        })();
+        let (partition, offset) =
+            entry.ok_or_else(|| bad(format!("`{line}` is not `topic partition offset`")))?;
+        offsets.insert(partition, offset);
+    }
+    Ok(offsets)
+}
+
+/// Replaces an offset checkpoint, durably and in one step.
+pub(crate) fn write_offsets(disk: &dyn Disk, path: &Path, offsets: &Offsets) -> Result<()> {
+    let line = |(at, offset): (&TopicPartition, &Offset)| format!("{} {} {offset}", at.topic, at.partition);
+    let text = to_text(offsets.iter().map(line));
+    disk::replace_file(disk, path, text.as_bytes()).map_err(StorageError::io(path))
+}

@@ -1,0 +1,154 @@
+//! Where each leader epoch begins (KIP-101): what a follower needs to find the point where its log and its leader's part.
+
+use millstream_record::{LeaderEpoch, Offset};
+
+use crate::checkpoint;
+
+/// The leader epochs of a log with their first offsets, both strictly ascending.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeaderEpochs {
+    starts: Vec<(LeaderEpoch, Offset)>,
+}
+
+impl LeaderEpochs {
+    /// The newest epoch, if any batch carried one.
+    #[must_use]
+    pub fn latest(&self) -> Option<LeaderEpoch> {
+        self.starts.last().map(|&(epoch, _)| epoch)
+    }
+
+    /// All epochs with their first offsets, oldest first.
+    #[must_use]
+    pub fn starts(&self) -> &[(LeaderEpoch, Offset)] {
+        &self.starts
+    }
+
+    /// Notes that `epoch` begins at `start`; true when that is news. Entries that contradict it (a start at or behind this
+    /// one, or an epoch that is not older) come from a log that was cut, and go.
+    pub(crate) fn assign(&mut self, epoch: LeaderEpoch, start: Offset) -> bool {
+        if epoch.0 < 0 || self.starts.last().is_some_and(|&(e, s)| e == epoch && start >= s) {
+            return false;
+        }
+        self.starts.retain(|&(e, s)| e < epoch && s < start);
+        self.starts.push((epoch, start));
+        true
+    }
+
+    /// The largest epoch at or below `epoch` and the offset where it ends: where the next one begins, or the log's end.
+    /// `None` when the log knows neither (then the follower cannot be told anything).
+    #[must_use]
+    pub fn end_offset(&self, epoch: LeaderEpoch, log_end: Offset) -> Option<(LeaderEpoch, Offset)> {
+        let newest = self.latest()?;
+        if epoch.0 < 0 || epoch > newest {
+            return None;
+        }
+        if epoch == newest {
+            return Some((epoch, log_end));
+        }
+        let after = self.starts.partition_point(|&(e, _)| e <= epoch);
+        let &(_, end) = self.starts.get(after)?;
+        match after.checked_sub(1).and_then(|at| self.starts.get(at)) {
+            Some(&(floor, _)) => Some((floor, end)),
+            // Kafka answers with the epoch asked for: all of the log is newer.
+            None => Some((epoch, end)),
+        }
+    }
+
+    /// The epoch of the record at `offset`, if known.
+    #[must_use]
+    pub fn epoch_at(&self, offset: Offset) -> Option<LeaderEpoch> {
+        let after = self.starts.partition_point(|&(_, start)| start <= offset);
+        after.checked_sub(1).and_then(|at| self.starts.get(at)).map(|&(epoch, _)| epoch)
+    }
+
+    /// Forgets what begins at or behind `end`; true when something did.
+    pub(crate) fn truncate_from_end(&mut self, end: Offset) -> bool {
+        let before = self.starts.len();
+        self.starts.retain(|&(_, start)| start < end);
+        self.starts.len() != before
+    }
+
+    /// Forgets epochs that end at or before `start`; the one that holds `start` now begins there. True when that changed
+    /// something.
+    pub(crate) fn truncate_from_start(&mut self, start: Offset) -> bool {
+        let after = self.starts.partition_point(|&(_, s)| s <= start);
+        let Some(holding) = after.checked_sub(1) else { return false };
+        let changed = holding > 0 || self.starts[holding].1 != start;
+        self.starts.drain(..holding);
+        self.starts[0].1 = start;
+        changed
+    }
+
+    /// The text of `leader-epoch-checkpoint`.
+    pub(crate) fn to_text(&self) -> String {
+        checkpoint::to_text(self.starts.iter().map(|(epoch, start)| format!("{epoch} {start}")))
+    }
+
+    /// Reads what [`LeaderEpochs::to_text`], or Kafka, wrote.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let mut epochs = Self::default();
+        for line in checkpoint::lines(text)? {
+            let entry = line.split_once(' ').and_then(|(e, s)| Some((e.parse().ok()?, s.parse().ok()?)));
+            let (epoch, start) = entry.ok_or_else(|| format!("`{line}` is not `epoch offset`"))?;
+            epochs.assign(LeaderEpoch(epoch), Offset(start));
+        }
+        Ok(epochs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn epochs(starts: &[(i32, i64)]) -> LeaderEpochs {
+        let mut epochs = LeaderEpochs::default();
+        for &(epoch, start) in starts {
+            epochs.assign(LeaderEpoch(epoch), Offset(start));
+        }
+        epochs
+    }
+
+    fn pairs(epochs: &LeaderEpochs) -> Vec<(i32, i64)> {
+        epochs.starts().iter().map(|&(e, s)| (e.0, s.0)).collect()
+    }
+
+    #[test]
+    fn end_offsets_follow_kip_101() {
+        let known = epochs(&[(2, 5), (4, 10), (7, 20)]);
+        for (asked, expected) in [
+            (-1, None),
+            (1, Some((1, 5))),
+            (2, Some((2, 10))),
+            (3, Some((2, 10))),
+            (4, Some((4, 20))),
+            (6, Some((4, 20))),
+            (7, Some((7, 33))),
+            (8, None),
+        ] {
+            let found = known.end_offset(LeaderEpoch(asked), Offset(33)).map(|(e, o)| (e.0, o.0));
+            assert_eq!(found, expected, "epoch {asked}");
+        }
+        assert_eq!(LeaderEpochs::default().end_offset(LeaderEpoch(0), Offset(3)), None);
+    }
+
+    #[test]
+    fn assigning_and_truncating_keep_both_columns_ascending() {
+        assert_eq!(pairs(&epochs(&[(0, 0), (0, 3), (1, 4), (3, 4)])), [(0, 0), (3, 4)]);
+        assert_eq!(pairs(&epochs(&[(0, 0), (5, 9), (4, 6)])), [(0, 0), (4, 6)]);
+        let mut cut = epochs(&[(0, 0), (1, 10), (2, 20)]);
+        assert!(cut.truncate_from_end(Offset(20)));
+        assert!(cut.truncate_from_start(Offset(12)));
+        assert_eq!(pairs(&cut), [(1, 12)]);
+        assert!(!cut.truncate_from_start(Offset(12)));
+        assert_eq!(cut.epoch_at(Offset(11)), None);
+        assert_eq!(cut.epoch_at(Offset(12)), Some(LeaderEpoch(1)));
+    }
+
+    #[test]
+    fn text_round_trips() {
+        let known = epochs(&[(0, 0), (1, 10)]);
+        assert_eq!(known.to_text(), "0\n2\n0 0\n1 10\n");
+        assert_eq!(LeaderEpochs::parse(&known.to_text()), Ok(known));
+        assert!(LeaderEpochs::parse("0\n1\nx 1\n").is_err());
+    }
+}

@@ -1,0 +1,186 @@
+//! Open files, few of them: a file is opened when it is used and closed when others need its place.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+use millstream_record::Offset;
+use parking_lot::Mutex;
+
+use crate::disk::{Disk, DiskFile, OpenMode};
+use crate::error::{Result, StorageError};
+
+/// A disk, and the files of it that are open: at most a fixed number, whatever the number of partitions. A file with unsynced
+/// bytes is held open by the log that wrote it, since an fsync error is only told to handles that were open.
+pub struct OpenFiles {
+    disk: Arc<dyn Disk>,
+    capacity: usize,
+    open: Mutex<VecDeque<Weak<LazyFile>>>,
+    /// What failed first, in a way that leaves unknown what is on the disk.
+    failed: OnceLock<(PathBuf, String)>,
+}
+
+impl OpenFiles {
+    /// Keeps at most `capacity` files of `disk` open.
+    pub fn new(disk: Arc<dyn Disk>, capacity: usize) -> Arc<Self> {
+        Arc::new(Self {
+            disk,
+            capacity: capacity.max(1),
+            open: Mutex::new(VecDeque::new()),
+            failed: OnceLock::new(),
+        })
+    }
+
+    /// The disk.
+    pub fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
+    /// How many files are open now.
+    pub fn open_count(&self) -> usize {
+        self.open
+            .lock()
+            .iter()
+            .filter(|file| file.upgrade().is_some_and(|file| file.slot.lock().is_some()))
+            .count()
+    }
+
+    /// Takes the directory offline: after `error` at `path` nobody knows what the disk holds. Gives the error to report.
+    pub fn fail(&self, path: &Path, error: &io::Error) -> StorageError {
+        let (path, message) = self.failed.get_or_init(|| (path.to_owned(), error.to_string()));
+        StorageError::Offline { path: path.clone(), message: message.clone() }
+    }
+
+    /// Whether the directory can be used.
+    ///
+    /// # Errors
+    /// [`StorageError::Offline`] once something has failed for good.
+    pub fn check_online(&self) -> Result<()> {
+        match self.failed.get() {
+            None => Ok(()),
+            Some((path, message)) => {
+                Err(StorageError::Offline { path: path.clone(), message: message.clone() })
+            }
+        }
+    }
+
+    /// Notes that `file` was opened and closes the one that was idle longest (second chance) when there are too many.
+    fn opened(&self, file: &Arc<LazyFile>) {
+        let mut open = self.open.lock();
+        open.push_back(Arc::downgrade(file));
+        let mut chances = open.len();
+        while open.len() > self.capacity {
+            let Some(oldest) = open.pop_front() else { break };
+            let Some(candidate) = oldest.upgrade() else { continue };
+            if chances > 0 && (candidate.used.swap(false, Ordering::Relaxed) || Arc::ptr_eq(&candidate, file))
+            {
+                chances -= 1;
+                open.push_back(oldest);
+            } else if !Arc::ptr_eq(&candidate, file) {
+                candidate.close();
+            }
+        }
+    }
+}
+
+impl fmt::Debug for OpenFiles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpenFiles").field("capacity", &self.capacity).finish_non_exhaustive()
+    }
+}
+
+/// Which of a segment's files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Log,
+    OffsetIndex,
+    TimeIndex,
+    TxnIndex,
+    Snapshot,
+}
+
+impl Kind {
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Log, Self::OffsetIndex, Self::TimeIndex, Self::TxnIndex, Self::Snapshot];
+
+    pub(crate) fn suffix(self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::OffsetIndex => "index",
+            Self::TimeIndex => "timeindex",
+            Self::TxnIndex => "txnindex",
+            Self::Snapshot => "snapshot",
+        }
+    }
+
+    /// The file of this kind for the segment that begins at `base`: twenty digits and the suffix, as in Kafka.
+    pub(crate) fn path(self, dir: &Path, base: Offset) -> PathBuf {
+        dir.join(format!("{:020}.{}", base.0, self.suffix()))
+    }
+
+    /// The kind and base offset that a file name tells.
+    pub(crate) fn parse(name: &str) -> Option<(Self, Offset)> {
+        let (digits, suffix) = name.split_once('.')?;
+        let kind = Self::ALL.into_iter().find(|kind| kind.suffix() == suffix)?;
+        let base = (digits.len() == 20).then(|| digits.parse().ok())??;
+        Some((kind, Offset(base)))
+    }
+}
+
+/// A file of a segment, open or not.
+pub(crate) struct LazyFile {
+    files: Arc<OpenFiles>,
+    dir: Arc<Path>,
+    base: Offset,
+    kind: Kind,
+    slot: Mutex<Option<Arc<dyn DiskFile>>>,
+    used: AtomicBool,
+}
+
+impl LazyFile {
+    pub(crate) fn new(files: &Arc<OpenFiles>, dir: &Arc<Path>, base: Offset, kind: Kind) -> Arc<Self> {
+        let (files, dir) = (Arc::clone(files), Arc::clone(dir));
+        Arc::new(Self { files, dir, base, kind, slot: Mutex::new(None), used: AtomicBool::new(false) })
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        self.kind.path(&self.dir, self.base)
+    }
+
+    /// The handle if the file is open already.
+    pub(crate) fn opened(&self) -> Option<Arc<dyn DiskFile>> {
+        self.used.store(true, Ordering::Relaxed);
+        self.slot.lock().clone()
+    }
+
+    /// The handle; opens the file when it is not open.
+    pub(crate) fn handle(self: &Arc<Self>, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
+        if let Some(file) = self.opened() {
+            return Ok(file);
+        }
+        let file = {
+            let mut slot = self.slot.lock();
+            if let Some(file) = slot.as_ref() {
+                return Ok(Arc::clone(file));
+            }
+            // Opened for writing even by readers, so that one handle serves both.
+            let mode = if mode == OpenMode::Read { OpenMode::Write } else { mode };
+            Arc::clone(slot.insert(self.files.disk.open(&self.path(), mode)?))
+        };
+        self.files.opened(self);
+        Ok(file)
+    }
+
+    pub(crate) fn close(&self) {
+        self.slot.lock().take();
+    }
+}
+
+impl fmt::Debug for LazyFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.path().fmt(f)
+    }
+}

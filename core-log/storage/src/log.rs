@@ -1,0 +1,423 @@
+//! [`Log`]: one partition's log.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::IoSlice;
+use std::path::Path;
+use std::sync::Arc;
+
+use millstream_record::{LeaderEpoch, Millis, Offset, ProducerId, TimestampType, TopicId};
+
+use crate::append::{self, AppendInfo, AppendOrigin, Incoming, Stamped};
+use crate::batch::{self, HEADER_BYTES, Header};
+use crate::config::LogConfig;
+use crate::disk::{DiskFile, OpenMode};
+use crate::epochs::LeaderEpochs;
+use crate::error::{Result, StorageError};
+use crate::flush::{FlushJob, FlushPoint};
+use crate::handle::{LazyFile, OpenFiles};
+use crate::producer::{AbortedTransaction, DataBatch, ProducerState, ProducerStates};
+use crate::segment::Segment;
+use crate::snapshot;
+
+/// One partition's log. It is not `Sync`-clever: its owner keeps it behind a short mutex, appends and plans reads and flushes
+/// under it, and runs the plans outside.
+pub struct Log {
+    pub(crate) files: Arc<OpenFiles>,
+    pub(crate) dir: Arc<Path>,
+    pub(crate) topic_id: TopicId,
+    pub(crate) config: LogConfig,
+    /// Ordered by base offset; never empty; the last one is appended to.
+    pub(crate) segments: VecDeque<Segment>,
+    pub(crate) start: Offset,
+    pub(crate) end: Offset,
+    pub(crate) epochs: LeaderEpochs,
+    pub(crate) producers: ProducerStates,
+    pub(crate) flush: FlushState,
+    /// Segments whose files wait, renamed, for `file.delete.delay.ms` to pass: when they were deleted, and their base.
+    pub(crate) deleted: VecDeque<(Millis, Offset)>,
+}
+
+/// What is not durable yet.
+#[derive(Default)]
+pub(crate) struct FlushState {
+    /// All below is durable.
+    pub(crate) flushed: Offset,
+    /// A job is out. Its point counts only up to where the log was cut meanwhile.
+    pub(crate) in_flight: Option<Offset>,
+    pub(crate) dirty: Vec<(Arc<LazyFile>, Arc<dyn DiskFile>)>,
+    pub(crate) bytes: u64,
+    pub(crate) names: bool,
+    pub(crate) epochs: bool,
+    pub(crate) snapshots: Vec<(Offset, Vec<u8>)>,
+}
+
+impl FlushState {
+    /// Keeps the handle until it is synced: only handles that were open are told of a failed write-back.
+    pub(crate) fn mark(&mut self, file: &Arc<LazyFile>, handle: Arc<dyn DiskFile>) {
+        if !self.dirty.iter().any(|(known, _)| Arc::ptr_eq(known, file)) {
+            self.dirty.push((Arc::clone(file), handle));
+        }
+    }
+}
+
+impl Log {
+    /// First offset that can be read.
+    #[must_use]
+    pub fn start_offset(&self) -> Offset {
+        self.start
+    }
+
+    /// One past the last offset.
+    #[must_use]
+    pub fn end_offset(&self) -> Offset {
+        self.end
+    }
+
+    /// All records below this offset survive a power cut; it is the partition's recovery point.
+    #[must_use]
+    pub fn flushed_offset(&self) -> Offset {
+        self.flush.flushed
+    }
+
+    /// The id of the topic that this log belongs to.
+    #[must_use]
+    pub fn topic_id(&self) -> TopicId {
+        self.topic_id
+    }
+
+    /// The directory of the partition.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The configuration in use.
+    #[must_use]
+    pub fn config(&self) -> &LogConfig {
+        &self.config
+    }
+
+    /// Changes the configuration from the next append on.
+    pub fn set_config(&mut self, config: LogConfig) {
+        self.config = config;
+    }
+
+    /// Bytes in all segments.
+    #[must_use]
+    pub fn size_bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.bytes).sum()
+    }
+
+    /// Base offsets of the segments, oldest first.
+    #[must_use]
+    pub fn segment_bases(&self) -> Vec<Offset> {
+        self.segments.iter().map(|segment| segment.base).collect()
+    }
+
+    /// The leader epochs of the log.
+    #[must_use]
+    pub fn leader_epochs(&self) -> &LeaderEpochs {
+        &self.epochs
+    }
+
+    /// Where `epoch`, or the largest one below it, ends (KIP-101); see [`LeaderEpochs::end_offset`].
+    #[must_use]
+    pub fn epoch_end_offset(&self, epoch: LeaderEpoch) -> Option<(LeaderEpoch, Offset)> {
+        self.epochs.end_offset(epoch, self.end)
+    }
+
+    /// Notes that this broker leads from here on under `epoch`, even before it has appended anything.
+    pub fn begin_epoch(&mut self, epoch: LeaderEpoch) {
+        self.flush.epochs |= self.epochs.assign(epoch, self.end);
+    }
+
+    /// The last stable offset: no transaction that began below it is undecided, given that all below `high_watermark` is
+    /// replicated. Never above `high_watermark`.
+    #[must_use]
+    pub fn last_stable_offset(&self, high_watermark: Offset) -> Offset {
+        self.producers
+            .first_unstable(high_watermark)
+            .map_or(high_watermark, |first| first.min(high_watermark))
+    }
+
+    /// Lets go of what is only kept for transactions that end below `high_watermark`. Call it when the mark moves.
+    pub fn high_watermark_moved(&mut self, high_watermark: Offset) {
+        self.producers.decided_below(high_watermark);
+    }
+
+    /// What the log knows of a producer.
+    #[must_use]
+    pub fn producer(&self, producer: ProducerId) -> Option<&ProducerState> {
+        self.producers.get(producer)
+    }
+
+    /// All producers, ordered by id, as DescribeProducers lists them.
+    #[must_use]
+    pub fn producers(&self) -> Vec<(ProducerId, &ProducerState)> {
+        self.producers.sorted()
+    }
+
+    /// Appends whole batches to the page cache. At the leader offsets, epoch and (under `LogAppendTime`) the time are stamped on
+    /// their headers while they are written; the bytes handed over are not changed and not copied. A batch that repeats one
+    /// of its producer's last five writes nothing and gives the original's offsets. See [`crate::validate_for_append`] for
+    /// the checks that come before.
+    ///
+    /// # Errors
+    /// Any of the first group of [`StorageError`] when the batches may not be appended; [`StorageError::Io`] when the disk
+    /// refused and the log is as before; [`StorageError::Offline`] when it may not be.
+    pub fn append(&mut self, batches: &[u8], origin: AppendOrigin, now: Millis) -> Result<AppendInfo> {
+        self.files.check_online()?;
+        let incoming = append::parse(batches)?;
+        let size = batches.len() as u64;
+        if size > self.config.segment_limit() {
+            return Err(StorageError::AppendTooLarge { size, max: self.config.segment_limit() });
+        }
+        if origin != AppendOrigin::Follower {
+            if let Some(duplicate) = self.find_duplicate(&incoming) {
+                return Ok(duplicate);
+            }
+            self.check_producers(batches, &incoming, origin)?;
+        }
+        let stamped_time = match self.config.message_timestamp_type {
+            TimestampType::LogAppendTime if origin != AppendOrigin::Follower => Some(now),
+            _ => None,
+        };
+        let stamped = append::stamp(batches, &incoming, origin, self.end, stamped_time)?;
+        let (Some(first), Some(last)) = (stamped.first(), stamped.last()) else {
+            return Err(StorageError::MalformedBatch { what: "no batch at all", position: 0 });
+        };
+        let (base_offset, last_offset) = (first.header.base_offset, last.header.last_offset());
+        let newest = stamped.iter().map(|batch| batch.header.max_timestamp).max().unwrap_or(Millis::NONE);
+        if self.active().must_roll(size, last_offset, newest, now, &self.config) {
+            self.roll(last_offset, now)?;
+        }
+        self.active_mut().make_room()?;
+        self.write(batches, &stamped)?;
+        self.take_up(batches, &stamped);
+        Ok(AppendInfo {
+            base_offset,
+            last_offset,
+            log_append_time: stamped_time,
+            log_start_offset: self.start,
+            duplicate: false,
+            bytes: size,
+        })
+    }
+
+    /// The original of what is sent again, if all of it is.
+    fn find_duplicate(&self, incoming: &[Incoming]) -> Option<AppendInfo> {
+        let mut original: Option<(Offset, Offset, Millis)> = None;
+        for batch in incoming {
+            let found = self.producers.duplicate_of(&batch::produced(&batch.header)?)?;
+            let first = original.map_or(found.first_offset(), |(first, ..)| first);
+            original = Some((first, found.last_offset, found.timestamp));
+        }
+        let (base_offset, last_offset, timestamp) = original?;
+        let stamps = self.config.message_timestamp_type == TimestampType::LogAppendTime;
+        Some(AppendInfo {
+            base_offset,
+            last_offset,
+            log_append_time: stamps.then_some(timestamp),
+            log_start_offset: self.start,
+            duplicate: true,
+            bytes: 0,
+        })
+    }
+
+    fn check_producers(&self, batches: &[u8], incoming: &[Incoming], origin: AppendOrigin) -> Result<()> {
+        let mut before: Option<DataBatch> = None;
+        for &Incoming { at, header } in incoming {
+            if let Some(marker) = batch::marker(&header, &batches[at..at + header.size_bytes()]) {
+                if matches!(origin, AppendOrigin::Coordinator { .. }) {
+                    self.producers.check_marker(&marker)?;
+                }
+            } else if let Some(batch) = batch::produced(&header) {
+                match before.replace(batch).filter(|before| before.producer_id == batch.producer_id) {
+                    Some(before) => before.check_followed_by(&batch)?,
+                    None => self.producers.check(&batch)?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes behind the last batch. A write that failed half way is cut off again, since a whole batch of it might otherwise
+    /// come back to life behind a shorter one.
+    fn write(&mut self, batches: &[u8], stamped: &[Stamped]) -> Result<()> {
+        let active = self.active();
+        let handle = active.log.handle(OpenMode::Create).map_err(active.io())?;
+        let mut parts = Vec::with_capacity(2 * stamped.len());
+        for Stamped { at, head, header } in stamped {
+            parts.push(IoSlice::new(head));
+            parts.push(IoSlice::new(&batches[at + HEADER_BYTES..at + header.size_bytes()]));
+        }
+        if let Err(error) = handle.write_at(&parts, active.bytes) {
+            return match handle.truncate(active.bytes) {
+                Ok(()) => Err(active.io()(error)),
+                Err(_) => Err(self.files.fail(&active.log.path(), &error)),
+            };
+        }
+        let file = Arc::clone(&active.log);
+        self.flush.mark(&file, handle);
+        self.flush.bytes += batches.len() as u64;
+        Ok(())
+    }
+
+    /// Takes up what was written into indexes, epochs and producer state. Cannot fail.
+    fn take_up(&mut self, batches: &[u8], stamped: &[Stamped]) {
+        let interval = self.config.index_interval_bytes;
+        for Stamped { at, header, .. } in stamped {
+            self.flush.epochs |= self.epochs.assign(header.leader_epoch, header.base_offset);
+            let aborted = replay(&mut self.producers, header, &batches[*at..at + header.size_bytes()]);
+            let active = self.active_mut();
+            active.note(header, interval);
+            aborted.into_iter().for_each(|aborted| active.aborted.push(aborted));
+            self.end = header.next_offset();
+        }
+    }
+
+    /// Closes the active segment to writes and begins a new one at the log end. Nothing is synced here: the next flush job syncs
+    /// the old segment and the directory before what follows counts as durable.
+    fn roll(&mut self, last_offset: Offset, now: Millis) -> Result<()> {
+        // A follower may be handed offsets so far ahead that four bytes relative to the log end cannot name them.
+        let base = self.end.max(Offset(last_offset.0 - i64::from(i32::MAX)));
+        let sealed = self.active_mut().seal()?;
+        let segment = Segment::empty(&self.files, &self.dir, base, now);
+        let handle = segment.log.handle(OpenMode::Replace).map_err(segment.io())?;
+        for (file, handle) in sealed {
+            self.flush.mark(&file, handle);
+        }
+        self.flush.mark(&segment.log, handle);
+        self.flush.names = true;
+        self.producers.expire(now, self.config.producer_id_expiration_ms);
+        self.flush.snapshots.push((base, snapshot::encode(&self.producers)));
+        if self.active().bytes == 0 {
+            // Only behind a jump in offsets; an empty segment in the middle serves nobody.
+            if let Some(empty) = self.segments.pop_back() {
+                self.remove_files(empty.base)?;
+            }
+        }
+        self.segments.push_back(segment);
+        Ok(())
+    }
+
+    /// Begins a new segment now, whatever the old one's size; for tests and for deletion of the newest records.
+    ///
+    /// # Errors
+    /// As for [`Log::append`].
+    pub fn roll_now(&mut self, now: Millis) -> Result<()> {
+        self.files.check_online()?;
+        if self.active().bytes > 0 { self.roll(self.end, now) } else { Ok(()) }
+    }
+
+    /// Notes the log end and what must be synced so that all below it is durable; `None` when it is already, or when a job is
+    /// out whose result has not come back. Short; nothing is written here.
+    pub fn flush_begin(&mut self) -> Option<FlushJob> {
+        let FlushState { flushed, in_flight, dirty, names, epochs, snapshots, .. } = &self.flush;
+        let nothing = *flushed >= self.end && dirty.is_empty() && !names && !epochs && snapshots.is_empty();
+        if nothing || in_flight.is_some() {
+            return None;
+        }
+        self.flush.in_flight = Some(self.end);
+        Some(FlushJob {
+            files: Arc::clone(&self.files),
+            dir: Arc::clone(&self.dir),
+            point: self.end,
+            bytes: std::mem::take(&mut self.flush.bytes),
+            dirty: std::mem::take(&mut self.flush.dirty),
+            snapshots: std::mem::take(&mut self.flush.snapshots),
+            names: std::mem::take(&mut self.flush.names),
+            epochs: std::mem::take(&mut self.flush.epochs).then(|| self.epochs.to_text()),
+        })
+    }
+
+    /// Takes back the result of the job that is out; gives the offset below which all is durable now.
+    ///
+    /// # Errors
+    /// The job's own error; the directory is then offline.
+    pub fn flush_done(&mut self, result: Result<FlushPoint>) -> Result<Offset> {
+        let valid_up_to = self.flush.in_flight.take();
+        let FlushPoint(point) = result?;
+        let point = valid_up_to.map_or(point, |valid| point.min(valid));
+        self.flush.flushed = self.flush.flushed.max(point);
+        Ok(self.flush.flushed)
+    }
+
+    /// Flushes here and now. Blocks; for closing and for tests.
+    ///
+    /// # Errors
+    /// As for [`FlushJob::run`].
+    pub fn flush_blocking(&mut self) -> Result<Offset> {
+        match self.flush_begin() {
+            Some(job) => self.flush_done(job.run()),
+            None => Ok(self.flush.flushed),
+        }
+    }
+
+    /// Leaves the log so that the next open needs to scan nothing: indexes written, producer snapshot at the log end, all
+    /// synced. Blocks. The log directory then writes its checkpoints and says that the shutdown was clean.
+    ///
+    /// # Errors
+    /// As for [`FlushJob::run`], or [`StorageError::Io`].
+    pub fn close(&mut self) -> Result<()> {
+        self.files.check_online()?;
+        for (file, handle) in self.active_mut().seal()? {
+            self.flush.mark(&file, handle);
+        }
+        self.flush.names = true;
+        self.flush.epochs |= !self.epochs.starts().is_empty();
+        self.flush.snapshots.push((self.end, snapshot::encode(&self.producers)));
+        self.flush_blocking()?;
+        self.close_files();
+        Ok(())
+    }
+
+    /// Closes the files of an idle log; they are opened again when needed. Files with unsynced bytes stay open until synced.
+    pub fn close_files(&self) {
+        self.segments.iter().for_each(Segment::close);
+    }
+
+    pub(crate) fn active(&self) -> &Segment {
+        self.segments
+            .back()
+            .expect("a log has at least one segment: open makes one and deletion keeps the last")
+    }
+
+    pub(crate) fn active_mut(&mut self) -> &mut Segment {
+        self.segments
+            .back_mut()
+            .expect("a log has at least one segment: open makes one and deletion keeps the last")
+    }
+}
+
+/// Takes a batch that is in the log up into the producer state; gives the transaction that it aborts.
+pub(crate) fn replay(
+    producers: &mut ProducerStates,
+    header: &Header,
+    bytes: &[u8],
+) -> Option<AbortedTransaction> {
+    if let Some(data) = batch::produced(header) {
+        producers.apply(&data, header.last_offset());
+        return None;
+    }
+    let marker = batch::marker(header, bytes)?;
+    let completed = producers.apply_marker(&marker, header.last_offset())?;
+    completed.aborted.then(|| AbortedTransaction {
+        producer_id: completed.producer_id,
+        first_offset: completed.first_offset,
+        last_offset: completed.last_offset,
+        last_stable_offset: producers.stable_after(&completed),
+    })
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log")
+            .field("dir", &self.dir)
+            .field("start", &self.start)
+            .field("end", &self.end)
+            .field("segments", &self.segments.len())
+            .finish_non_exhaustive()
+    }
+}

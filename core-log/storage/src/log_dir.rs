@@ -1,0 +1,295 @@
+//! [`LogDir`]: a directory with the logs of many partitions, as one broker owns it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use millstream_record::{Millis, NodeId, Offset, TopicId, TopicPartition, Uuid};
+
+use crate::checkpoint::{self, Offsets};
+use crate::config::LogConfig;
+use crate::disk::{self, DirLock, Disk};
+use crate::error::{Result, StorageError};
+use crate::handle::OpenFiles;
+use crate::log::Log;
+use crate::meta::{self, DirIdentity};
+use crate::recovery::{RecoveryReport, Shutdown};
+use crate::retention;
+
+const LOCK_FILE: &str = ".lock";
+const CLEAN_SHUTDOWN_FILE: &str = ".kafka_cleanshutdown";
+const RECOVERY_POINTS_FILE: &str = "recovery-point-offset-checkpoint";
+const LOG_STARTS_FILE: &str = "log-start-offset-checkpoint";
+const HIGH_WATERMARKS_FILE: &str = "replication-offset-checkpoint";
+/// The suffix of a partition's directory that is being deleted.
+const DELETE_SUFFIX: &str = "-delete";
+
+/// A directory with the logs of many partitions. It is locked for as long as this lives.
+///
+/// What it notes beside the logs is in Kafka's files: `meta.properties`, the offset checkpoints, `.kafka_cleanshutdown`.
+pub struct LogDir {
+    files: Arc<OpenFiles>,
+    path: PathBuf,
+    clean: bool,
+    recovery_points: Offsets,
+    log_starts: Offsets,
+    high_watermarks: Offsets,
+    _lock: DirLock,
+}
+
+/// A partition found on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundLog {
+    /// The partition, by the name of its directory.
+    pub partition: TopicPartition,
+    /// The topic's id, when the directory notes one.
+    pub topic_id: Option<TopicId>,
+}
+
+impl LogDir {
+    /// Makes the directory if there is none, locks it, and reads its checkpoints. At most `open_files` files of its logs are open at
+    /// any time, apart from those with unsynced bytes. From here on it counts as not cleanly shut down.
+    ///
+    /// # Errors
+    /// [`StorageError::Locked`], [`StorageError::Corrupt`] for a checkpoint that cannot be read, [`StorageError::Io`].
+    pub fn open(disk: Arc<dyn Disk>, path: &Path, open_files: usize) -> Result<Self> {
+        disk.create_dir(path).map_err(StorageError::io(path))?;
+        let lock_path = path.join(LOCK_FILE);
+        let lock = disk.lock(&lock_path).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => StorageError::Locked { path: lock_path.clone() },
+            _ => StorageError::io(&lock_path)(error),
+        })?;
+        let clean_path = path.join(CLEAN_SHUTDOWN_FILE);
+        let clean = disk::read_file(&*disk, &clean_path).is_ok();
+        let dir = Self {
+            clean,
+            recovery_points: checkpoint::read_offsets(&*disk, &path.join(RECOVERY_POINTS_FILE))?,
+            log_starts: checkpoint::read_offsets(&*disk, &path.join(LOG_STARTS_FILE))?,
+            high_watermarks: checkpoint::read_offsets(&*disk, &path.join(HIGH_WATERMARKS_FILE))?,
+            files: OpenFiles::new(disk, open_files),
+            path: path.to_owned(),
+            _lock: lock,
+        };
+        dir.remove_deleted()?;
+        Ok(dir)
+    }
+
+    /// Says durably that from now on the directory is in use, so that a crash is not taken for a clean shutdown. Call it after all
+    /// logs are open and before anything is appended.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`].
+    pub fn begin_use(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.clean) {
+            let path = self.path.join(CLEAN_SHUTDOWN_FILE);
+            self.disk().remove(&path).map_err(StorageError::io(&path))?;
+            self.disk().sync_dir(&self.path).map_err(StorageError::io(&self.path))?;
+        }
+        Ok(())
+    }
+
+    fn remove_deleted(&self) -> Result<()> {
+        for entry in self.disk().list(&self.path).map_err(StorageError::io(&self.path))? {
+            if entry.is_dir && entry.name.ends_with(DELETE_SUFFIX) {
+                retention::remove_tree(&**self.disk(), &self.path.join(entry.name))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn disk(&self) -> &Arc<dyn Disk> {
+        self.files.disk()
+    }
+
+    /// The open files of this directory; also knows whether it is offline.
+    #[must_use]
+    pub fn files(&self) -> &Arc<OpenFiles> {
+        &self.files
+    }
+
+    /// Where the directory is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the last owner closed it in order.
+    #[must_use]
+    pub fn was_clean(&self) -> bool {
+        self.clean
+    }
+
+    /// Whose the directory is; `None` when nobody has written that yet.
+    ///
+    /// # Errors
+    /// [`StorageError::Corrupt`] or [`StorageError::Io`].
+    pub fn identity(&self) -> Result<Option<DirIdentity>> {
+        DirIdentity::read(&**self.disk(), &self.path)
+    }
+
+    /// Notes whose the directory is, or checks that it is that cluster's and node's. Gives the identity that holds; a directory that
+    /// has none gets `new_directory_id`.
+    ///
+    /// # Errors
+    /// [`StorageError::Corrupt`] when it belongs to another cluster or node.
+    pub fn claim(&self, cluster_id: &str, node_id: NodeId, new_directory_id: Uuid) -> Result<DirIdentity> {
+        if let Some(found) = self.identity()? {
+            if found.cluster_id != cluster_id || found.node_id != node_id {
+                let what = format!(
+                    "the directory belongs to node {} of cluster {}, not to node {node_id} of cluster {cluster_id}; \
+                     use the directory of this node, or an empty one",
+                    found.node_id, found.cluster_id
+                );
+                return Err(StorageError::corrupt(&self.path.join("meta.properties"), 0, what));
+            }
+            return Ok(found);
+        }
+        let identity =
+            DirIdentity { cluster_id: cluster_id.to_owned(), node_id, directory_id: new_directory_id };
+        identity.write(&**self.disk(), &self.path)?;
+        Ok(identity)
+    }
+
+    /// The partitions that have a directory here, ordered by name.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`].
+    pub fn partitions(&self) -> Result<Vec<FoundLog>> {
+        let mut found = Vec::new();
+        for entry in self.disk().list(&self.path).map_err(StorageError::io(&self.path))? {
+            let Some(partition) = parse_partition(&entry.name).filter(|_| entry.is_dir) else { continue };
+            let topic_id = meta::partition_topic_id(&**self.disk(), &self.path.join(&entry.name))?;
+            found.push(FoundLog { partition, topic_id });
+        }
+        found.sort_by(|a, b| a.partition.cmp(&b.partition));
+        Ok(found)
+    }
+
+    /// Opens the log of a partition, or makes an empty one.
+    ///
+    /// # Errors
+    /// As for [`Log::open`].
+    pub fn open_log(
+        &self,
+        partition: &TopicPartition,
+        topic_id: TopicId,
+        config: LogConfig,
+        now: Millis,
+    ) -> Result<(Log, RecoveryReport)> {
+        let recovery_point = self.recovery_points.get(partition).copied().unwrap_or_default();
+        let shutdown = if self.clean { Shutdown::Clean } else { Shutdown::Crash { recovery_point } };
+        let log_start = self.log_starts.get(partition).copied();
+        Log::open(&self.files, &self.log_path(partition), topic_id, config, now, shutdown, log_start)
+    }
+
+    /// The directory of a partition.
+    #[must_use]
+    pub fn log_path(&self, partition: &TopicPartition) -> PathBuf {
+        self.path.join(partition.to_string())
+    }
+
+    /// The high watermark that the last checkpoint has for a partition.
+    #[must_use]
+    pub fn checkpointed_high_watermark(&self, partition: &TopicPartition) -> Option<Offset> {
+        self.high_watermarks.get(partition).copied()
+    }
+
+    /// Notes, durably and each in one step, the recovery points ([`Log::flushed_offset`]), log starts and high watermarks of all
+    /// partitions. What is not named is forgotten.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`]; the older checkpoint then still holds.
+    pub fn checkpoint(
+        &mut self,
+        recovery_points: Offsets,
+        log_starts: Offsets,
+        high_watermarks: Offsets,
+    ) -> Result<()> {
+        self.files.check_online()?;
+        let write = |name: &str, offsets: &Offsets, known: &Offsets| {
+            if offsets == known {
+                return Ok(());
+            }
+            checkpoint::write_offsets(&**self.files.disk(), &self.path.join(name), offsets)
+        };
+        write(RECOVERY_POINTS_FILE, &recovery_points, &self.recovery_points)?;
+        write(LOG_STARTS_FILE, &log_starts, &self.log_starts)?;
+        write(HIGH_WATERMARKS_FILE, &high_watermarks, &self.high_watermarks)?;
+        self.recovery_points = recovery_points;
+        self.log_starts = log_starts;
+        self.high_watermarks = high_watermarks;
+        Ok(())
+    }
+
+    /// Lowers one recovery point durably: what must follow [`Log::truncate_to`] before new records are appended.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`].
+    pub fn lower_recovery_point(&mut self, partition: &TopicPartition, to: Offset) -> Result<()> {
+        let Some(known) = self.recovery_points.get_mut(partition).filter(|known| **known > to) else {
+            return Ok(());
+        };
+        *known = to;
+        checkpoint::write_offsets(
+            &**self.files.disk(),
+            &self.path.join(RECOVERY_POINTS_FILE),
+            &self.recovery_points,
+        )
+    }
+
+    /// Says durably that all logs were closed. Call it after [`Log::close`] of each and a last [`LogDir::checkpoint`].
+    ///
+    /// # Errors
+    /// [`StorageError::Io`], [`StorageError::Offline`].
+    pub fn mark_clean(&mut self) -> Result<()> {
+        self.files.check_online()?;
+        let path = self.path.join(CLEAN_SHUTDOWN_FILE);
+        let text = br#"{"version":0,"brokerEpoch":-1}"#;
+        disk::replace_file(&**self.disk(), &path, text).map_err(StorageError::io(&path))
+    }
+
+    /// Takes the directory of a deleted partition out of sight, durably, in one step; its bytes go with
+    /// [`LogDir::remove_deleted_log`], or when the directory is opened next. `unique` tells it from others of its name. Forget
+    /// the partition's [`Log`] first.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`].
+    pub fn delete_log(&mut self, partition: &TopicPartition, unique: Uuid) -> Result<DeletedLog> {
+        let hex: String = unique.0.iter().map(|byte| format!("{byte:02x}")).collect();
+        let to = self.path.join(format!("{partition}.{hex}{DELETE_SUFFIX}"));
+        let from = self.log_path(partition);
+        self.disk().rename(&from, &to).map_err(StorageError::io(&from))?;
+        self.disk().sync_dir(&self.path).map_err(StorageError::io(&self.path))?;
+        Ok(DeletedLog { disk: Arc::clone(self.disk()), path: to })
+    }
+}
+
+/// The directory of a deleted partition, out of sight.
+#[must_use = "its bytes stay until it is removed"]
+pub struct DeletedLog {
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+}
+
+impl DeletedLog {
+    /// Removes the bytes. Blocks; needs no lock.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`]; what is left goes when the log directory is opened next.
+    pub fn remove(self) -> Result<()> {
+        retention::remove_tree(&*self.disk, &self.path)
+    }
+}
+
+impl std::fmt::Debug for LogDir {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LogDir").field("path", &self.path).field("clean", &self.clean).finish_non_exhaustive()
+    }
+}
+
+/// The partition that a directory's name tells: all before the last `-` is the topic.
+fn parse_partition(name: &str) -> Option<TopicPartition> {
+    let (topic, index) = name.rsplit_once('-')?;
+    let index: i32 = index.parse().ok().filter(|&index| index >= 0)?;
+    (!topic.is_empty()).then(|| TopicPartition::new(topic, index))
+}

@@ -1,0 +1,459 @@
+//! Opening a log: taking a clean one as it is, and finding out what a crash left.
+//!
+//! After a crash the segments from the recovery point on are read batch by batch. The first batch whose length, offset or CRC
+//! is wrong ends the log there if it lies at or behind the recovery point (a torn tail: it was never durable, so nobody was
+//! promised it). Below the recovery point the same is corruption, which is reported and never cut. Indexes of what was read are
+//! made anew, producer state is replayed from the newest snapshot that is not ahead of them.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use millstream_record::{Millis, Offset, TopicId};
+
+use crate::batch;
+use crate::config::LogConfig;
+use crate::disk::{self, Disk, OpenMode};
+use crate::epochs::LeaderEpochs;
+use crate::error::{Result, StorageError};
+use crate::flush::EPOCHS_FILE;
+use crate::handle::{Kind, OpenFiles};
+use crate::log::{FlushState, Log, replay};
+use crate::producer::ProducerStates;
+use crate::scan::Found;
+use crate::segment::Segment;
+use crate::{meta, snapshot};
+
+/// How far back the batches of producers are looked for that a snapshot has no place for: so many index entries.
+const BACKFILL_ENTRIES: u64 = 16;
+
+/// How the process that wrote the log ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shutdown {
+    /// [`Log::close`] succeeded, and the directory says so: nothing needs to be scanned.
+    Clean,
+    /// In any other way.
+    Crash {
+        /// All records below this offset were durable, by the last checkpoint; 0 when there is none.
+        recovery_point: Offset,
+    },
+}
+
+/// What opening found and did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// Bytes read to find the log end and to rebuild state.
+    pub scanned_bytes: u64,
+    /// Segments whose indexes were made anew.
+    pub rebuilt_indexes: usize,
+    /// Batches that were replayed into the producer state.
+    pub replayed_batches: u64,
+    /// The torn tail that was cut off, if any.
+    pub cut: Option<Cut>,
+}
+
+/// A torn tail that was cut off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// The file that was cut.
+    pub path: PathBuf,
+    /// Where.
+    pub position: u64,
+    /// Bytes that went, with those of later segments.
+    pub bytes: u64,
+    /// What was wrong there.
+    pub what: String,
+    /// A good batch followed: after a power cut that happens, since a disk writes in any order; after a mere crash of the process it
+    /// means that the disk went wrong.
+    pub good_batch_behind: bool,
+}
+
+impl Log {
+    /// Opens the log in `dir`, or makes an empty one that begins at `log_start`.
+    ///
+    /// # Errors
+    /// [`StorageError::TopicIdMismatch`] when the directory is another topic's; [`StorageError::Corrupt`] when records that were
+    /// durable are damaged; [`StorageError::Io`].
+    pub fn open(
+        files: &Arc<OpenFiles>,
+        dir: &Path,
+        topic_id: TopicId,
+        config: LogConfig,
+        now: Millis,
+        shutdown: Shutdown,
+        log_start: Option<Offset>,
+    ) -> Result<(Self, RecoveryReport)> {
+        files.check_online()?;
+        let disk = Arc::clone(files.disk());
+        meta::claim_partition(&*disk, dir, topic_id)?;
+        let names = Names::read(&*disk, dir)?;
+        let log = Self {
+            files: Arc::clone(files),
+            dir: dir.into(),
+            topic_id,
+            config,
+            segments: Default::default(),
+            start: log_start.unwrap_or_default(),
+            end: Offset(0),
+            epochs: LeaderEpochs::default(),
+            producers: ProducerStates::default(),
+            flush: FlushState::default(),
+            deleted: Default::default(),
+        };
+        let recovery =
+            Recovery { log, names, now, shutdown, report: RecoveryReport::default(), scan_all: false };
+        recovery.run()
+    }
+}
+
+/// What a partition's directory holds.
+struct Names {
+    segments: Vec<Offset>,
+    snapshots: Vec<Offset>,
+}
+
+impl Names {
+    /// Lists the directory, and removes what an interrupted step left behind.
+    fn read(disk: &dyn Disk, dir: &Path) -> Result<Self> {
+        let mut names = Self { segments: Vec::new(), snapshots: Vec::new() };
+        let mut others = Vec::new();
+        for entry in disk.list(dir).map_err(StorageError::io(dir))? {
+            match Kind::parse(&entry.name) {
+                Some((Kind::Log, base)) => names.segments.push(base),
+                Some((Kind::Snapshot, offset)) => names.snapshots.push(offset),
+                Some((_, base)) => others.push((base, entry.name)),
+                None if [".deleted", ".tmp"].iter().any(|suffix| entry.name.ends_with(suffix)) => {
+                    others.push((Offset(-1), entry.name));
+                }
+                None => {}
+            }
+        }
+        for (base, name) in others {
+            if !names.segments.contains(&base) {
+                let path = dir.join(name);
+                disk.remove(&path).map_err(StorageError::io(&path))?;
+            }
+        }
+        names.segments.sort_unstable();
+        names.snapshots.sort_unstable();
+        Ok(names)
+    }
+}
+
+struct Recovery {
+    log: Log,
+    names: Names,
+    now: Millis,
+    shutdown: Shutdown,
+    report: RecoveryReport,
+    /// An index or the epoch file is missing, so everything is read.
+    scan_all: bool,
+}
+
+impl Recovery {
+    fn run(mut self) -> Result<(Log, RecoveryReport)> {
+        if self.names.segments.is_empty() {
+            self.create_first(self.log.start)?;
+            return self.finish();
+        }
+        self.load_epochs()?;
+        self.load_segments()?;
+        let scan_from = self.first_to_scan();
+        self.find_clean_end(scan_from)?;
+        let replay_from = self.load_snapshot(scan_from)?;
+        for at in 0..self.log.segments.len() {
+            if at >= self.log.segments.len() {
+                break; // a torn tail took the rest along
+            }
+            let segment_end = self.log.segments.get(at + 1).map_or(Offset(i64::MAX), |next| next.base);
+            if at >= scan_from {
+                self.scan(at, replay_from)?;
+            } else if segment_end > replay_from {
+                self.replay(at, replay_from)?;
+            }
+        }
+        self.finish()
+    }
+
+    fn create_first(&mut self, base: Offset) -> Result<()> {
+        let log = &mut self.log;
+        let segment = Segment::empty(&log.files, &log.dir, base, self.now);
+        let handle = segment.log.handle(OpenMode::Replace).map_err(segment.io())?;
+        log.flush.mark(&segment.log, handle);
+        log.flush.names = true;
+        log.segments.push_back(segment);
+        log.end = base;
+        Ok(())
+    }
+
+    /// Reads the epoch file. A missing or broken one is made anew from the batches.
+    fn load_epochs(&mut self) -> Result<()> {
+        let path = self.log.dir.join(EPOCHS_FILE);
+        let bytes = match disk::read_file(&**self.log.files.disk(), &path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+            Err(error) => return Err(StorageError::io(&path)(error)),
+        };
+        match LeaderEpochs::parse(&String::from_utf8_lossy(&bytes)) {
+            Ok(epochs) => self.log.epochs = epochs,
+            Err(_) => self.scan_all = true,
+        }
+        Ok(())
+    }
+
+    fn load_segments(&mut self) -> Result<()> {
+        let log = &mut self.log;
+        for &base in &self.names.segments {
+            match Segment::load(&log.files, &log.dir, base, self.now)? {
+                Some(segment) => log.segments.push_back(segment),
+                None => {
+                    let mut segment = Segment::empty(&log.files, &log.dir, base, self.now);
+                    segment.bytes = segment.open()?.len().map_err(segment.io())?;
+                    // After a crash the newest segments are scanned anyway.
+                    let scanned =
+                        matches!(self.shutdown, Shutdown::Crash { recovery_point } if recovery_point <= base);
+                    self.scan_all |= !scanned && segment.bytes > 0;
+                    log.segments.push_back(segment);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The number of the first segment whose bytes are checked.
+    fn first_to_scan(&self) -> usize {
+        let segments = &self.log.segments;
+        match self.shutdown {
+            _ if self.scan_all => 0,
+            Shutdown::Clean => segments.len(),
+            Shutdown::Crash { recovery_point } => {
+                segments.partition_point(|segment| segment.base <= recovery_point).saturating_sub(1)
+            }
+        }
+    }
+
+    /// The log end, if it need not be found by scanning: the end of the last segment, from its last index entry on.
+    fn find_clean_end(&mut self, scan_from: usize) -> Result<()> {
+        let Some(last) = self.log.segments.back_mut() else { return Ok(()) };
+        self.log.end = last.base;
+        if scan_from < self.log.segments.len() {
+            return Ok(());
+        }
+        let Some(last) = self.log.segments.back_mut() else { return Ok(()) };
+        let from = last.offsets.last().map_or(last.base, |entry| entry.offset);
+        let mut scanner = last.scan_from(from)?;
+        let begin = scanner.position();
+        loop {
+            match scanner.next().map_err(last.io())? {
+                Found::Batch { .. } => {}
+                Found::End => break,
+                Found::Bad { position, what } => {
+                    return Err(StorageError::corrupt(&last.log.path(), position, what));
+                }
+            }
+        }
+        self.report.scanned_bytes += scanner.position() - begin;
+        self.log.end = scanner.next_offset();
+        last.find_largest()
+    }
+
+    /// Loads the newest producer snapshot that is not ahead of what is known to be in the log; gives the offset from which
+    /// batches are replayed. Snapshots that are ahead of the log, or broken, go.
+    fn load_snapshot(&mut self, scan_from: usize) -> Result<Offset> {
+        let log = &mut self.log;
+        let limit = log.segments.get(scan_from).map_or(log.end, |segment| segment.base);
+        let oldest = log.segments.front().map_or(log.start, |segment| segment.base);
+        for &offset in self.names.snapshots.iter().rev() {
+            if offset > limit {
+                continue;
+            }
+            let path = Kind::Snapshot.path(&log.dir, offset);
+            let bytes = disk::read_file(&**log.files.disk(), &path).map_err(StorageError::io(&path))?;
+            if let Ok(states) = snapshot::decode(&bytes) {
+                log.producers = states;
+                if !log.producers.is_empty() {
+                    self.backfill(offset)?;
+                }
+                return Ok(offset.max(oldest));
+            }
+        }
+        Ok(oldest)
+    }
+
+    /// Remembers the last batches of producers before the snapshot at `offset`, so that a batch that is sent again after a restart
+    /// is still known.
+    fn backfill(&mut self, offset: Offset) -> Result<()> {
+        let before = self.log.segments.partition_point(|segment| segment.base < offset);
+        let Some(segment) = before.checked_sub(1).and_then(|at| self.log.segments.get(at)) else {
+            return Ok(());
+        };
+        let view = segment.offsets.view();
+        let from = view
+            .entry(Some(view.len().saturating_sub(BACKFILL_ENTRIES)), crate::index::Access::Blocking)
+            .map_err(segment.io())?
+            .map_or(segment.base, |entry| entry.offset);
+        let mut scanner = segment.scan_from(from)?;
+        let mut found = Vec::new();
+        while let Found::Batch { header, .. } = scanner.next().map_err(segment.io())? {
+            if header.last_offset() >= offset {
+                break;
+            }
+            found.extend(batch::produced(&header).map(|batch| (batch, header.last_offset())));
+        }
+        for (batch, last_offset) in found.iter().rev() {
+            self.log.producers.remember_older(batch, *last_offset);
+        }
+        Ok(())
+    }
+
+    /// Takes the batches of a segment that is trusted, from `from` on, up into the producer state.
+    fn replay(&mut self, at: usize, from: Offset) -> Result<()> {
+        let segment = &self.log.segments[at];
+        let mut scanner = segment.scan_from(from)?;
+        let begin = scanner.position();
+        loop {
+            match scanner.next().map_err(segment.io())? {
+                Found::Batch { header, bytes, .. } if header.last_offset() >= from => {
+                    replay(&mut self.log.producers, &header, bytes);
+                    self.report.replayed_batches += 1;
+                }
+                Found::Batch { .. } => {}
+                Found::End => break,
+                Found::Bad { position, what } => {
+                    return Err(StorageError::corrupt(&segment.log.path(), position, what));
+                }
+            }
+        }
+        self.report.scanned_bytes += scanner.position() - begin;
+        Ok(())
+    }
+
+    /// Checks every batch of a segment and makes its indexes anew; cuts a torn tail.
+    fn scan(&mut self, at: usize, replay_from: Offset) -> Result<()> {
+        let log = &mut self.log;
+        let base = log.segments[at].base;
+        if at > 0 && base > log.end && self.report.rebuilt_indexes > 0 && !self.scan_all {
+            // A roll begins the new segment at the log end, so what lies between was lost.
+            return self.cut(at - 1, None, "the next segment does not begin where this one ends");
+        }
+        let old = &log.segments[at];
+        let (size, io) = (old.bytes, old.io());
+        let mut segment = Segment::empty(&log.files, &log.dir, base, self.now);
+        let mut scanner = old.scan_from(base)?;
+        let interval = log.config.index_interval_bytes;
+        let bad = loop {
+            match scanner.next() {
+                Err(error) => return Err(io(error)),
+                Ok(Found::End) => break None,
+                Ok(Found::Bad { what, .. }) => break Some(what),
+                Ok(Found::Batch { header, bytes, .. }) => {
+                    segment.make_room()?;
+                    segment.note(&header, interval);
+                    log.epochs.assign(header.leader_epoch, header.base_offset);
+                    if header.last_offset() >= replay_from {
+                        let aborted = replay(&mut log.producers, &header, bytes);
+                        aborted.into_iter().for_each(|aborted| segment.aborted.push(aborted));
+                        self.report.replayed_batches += 1;
+                    }
+                }
+            }
+        };
+        log.end = scanner.next_offset();
+        self.report.scanned_bytes += scanner.position();
+        self.report.rebuilt_indexes += 1;
+        // What was read may only be in the page cache yet; from here on it counts as durable.
+        let handle = segment.open()?;
+        log.flush.mark(&segment.log, handle);
+        log.segments[at] = segment;
+        match bad {
+            None => self.rewrite_indexes(at),
+            Some(what) => {
+                let behind = scanner.good_batch_behind().unwrap_or(false);
+                self.rewrite_indexes(at)?;
+                self.cut(at, Some((size, behind)), what)
+            }
+        }
+    }
+
+    fn rewrite_indexes(&mut self, at: usize) -> Result<()> {
+        let log = &mut self.log;
+        let newest = at + 1 == log.segments.len();
+        let segment = &mut log.segments[at];
+        // Entries of an older life must not show up behind those of this one.
+        let stale = [segment.offsets.file(), segment.times.file(), segment.aborted.file()].map(Arc::clone);
+        for (file, keep) in stale.into_iter().zip([
+            segment.offsets.written_bytes(),
+            segment.times.written_bytes(),
+            segment.aborted.written_bytes(),
+        ]) {
+            match file.handle(OpenMode::Write) {
+                Ok(handle) => handle.truncate(keep).map_err(segment.io())?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(segment.io()(error)),
+            }
+        }
+        if !newest {
+            for (file, handle) in segment.seal()? {
+                log.flush.mark(&file, handle);
+            }
+            log.flush.names = true;
+        }
+        Ok(())
+    }
+
+    /// Ends the log behind the last good batch of segment `at`, unless that would take what was durable.
+    fn cut(&mut self, at: usize, torn: Option<(u64, bool)>, what: &str) -> Result<()> {
+        let log = &mut self.log;
+        let segment = &log.segments[at];
+        let (path, position) = (segment.log.path(), segment.bytes);
+        let durable = match self.shutdown {
+            Shutdown::Clean => true,
+            Shutdown::Crash { recovery_point } => log.end < recovery_point,
+        };
+        if durable {
+            return Err(StorageError::corrupt(&path, position, format!("{what}, below the recovery point")));
+        }
+        let (size, good_batch_behind) = torn.unwrap_or((position, false));
+        segment.open()?.truncate(position).map_err(segment.io())?;
+        let mut bytes = size - position;
+        while log.segments.len() > at + 1 {
+            let Some(gone) = log.segments.pop_back() else { break };
+            bytes += gone.bytes;
+            log.remove_files(gone.base)?;
+        }
+        log.flush.names = true;
+        self.report.cut = Some(Cut { path, position, bytes, what: what.to_owned(), good_batch_behind });
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<(Log, RecoveryReport)> {
+        let log = &mut self.log;
+        let oldest = log.segments.front().map_or(log.end, |segment| segment.base);
+        log.start = log.start.max(oldest);
+        if log.start > log.end {
+            // All that was left was deleted before: the log goes on where the checkpoint says.
+            let bases = log.segment_bases();
+            log.segments.clear();
+            bases.into_iter().try_for_each(|base| log.remove_files(base))?;
+            let start = log.start;
+            self.create_first(start)?;
+        }
+        let log = &mut self.log;
+        log.epochs.truncate_from_end(log.end);
+        log.epochs.truncate_from_start(log.start);
+        log.producers.truncate_from_start(log.start);
+        log.producers.expire(self.now, log.config.producer_id_expiration_ms);
+        for &offset in self.names.snapshots.iter().filter(|&&offset| offset > log.end) {
+            let path = Kind::Snapshot.path(&log.dir, offset);
+            log.files.disk().remove(&path).map_err(StorageError::io(&path))?;
+        }
+        log.flush.epochs = self.report.rebuilt_indexes > 0;
+        log.flush.flushed = log.start;
+        if self.shutdown == Shutdown::Clean && self.report.rebuilt_indexes == 0 {
+            log.flush.flushed = log.end;
+        }
+        log.flush_blocking()?;
+        log.close_files();
+        Ok((self.log, self.report))
+    }
+}

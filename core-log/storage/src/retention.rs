@@ -1,0 +1,269 @@
+//! Taking records away: cutting the end (a follower's divergence), and the begin (retention, DeleteRecords).
+
+use std::path::Path;
+
+use millstream_record::{Millis, Offset};
+
+use crate::disk::{self, Disk, OpenMode};
+use crate::epochs::LeaderEpochs;
+use crate::error::{Result, StorageError};
+use crate::handle::Kind;
+use crate::log::{Log, replay};
+use crate::producer::ProducerStates;
+use crate::scan::Found;
+use crate::segment::Segment;
+use crate::snapshot;
+
+/// The suffix of a segment's files that wait to be removed.
+const DELETED: &str = "deleted";
+
+impl Log {
+    /// Cuts all records at or behind `target`, and what was derived from them: epochs, producer state, aborted transactions. A batch
+    /// that holds `target` goes as a whole. Gives the new log end. It is durable after the next flush; a lower recovery point
+    /// must be in the directory's checkpoint before anything new is appended, lest a crash takes the new, unsynced records
+    /// for old, durable ones.
+    ///
+    /// # Errors
+    /// [`StorageError::OffsetOutOfRange`] for a target below the log start; [`StorageError::Offline`] when the disk failed half way.
+    pub fn truncate_to(&mut self, target: Offset, now: Millis) -> Result<Offset> {
+        self.files.check_online()?;
+        if target >= self.end {
+            return Ok(self.end);
+        }
+        if target < self.start {
+            return Err(StorageError::OffsetOutOfRange { offset: target, start: self.start, end: self.end });
+        }
+        // From the first change on an error leaves the log in between.
+        let dir = self.dir.clone();
+        self.cut_end(target, now)
+            .map_err(|error| self.files.fail(&dir, &std::io::Error::other(error.to_string())))?;
+        Ok(self.end)
+    }
+
+    fn cut_end(&mut self, target: Offset, now: Millis) -> Result<()> {
+        while self.segments.len() > 1 && self.active().base >= target {
+            let Some(gone) = self.segments.pop_back() else { break };
+            gone.cuts.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+            self.forget(&gone);
+            self.remove_files(gone.base)?;
+        }
+        self.end = self.active_mut().truncate(target)?;
+        let active = self.active();
+        let handle = active.open()?;
+        let file = std::sync::Arc::clone(&active.log);
+        self.flush.mark(&file, handle);
+        self.flush.names = true;
+        self.flush.epochs |= self.epochs.truncate_from_end(self.end);
+        self.flush.flushed = self.flush.flushed.min(self.end);
+        self.flush.in_flight = self.flush.in_flight.map(|point| point.min(self.end));
+        self.rebuild_producers(now)
+    }
+
+    /// Makes the producer state anew as of the log end, from the newest snapshot that is not ahead of it.
+    fn rebuild_producers(&mut self, now: Millis) -> Result<()> {
+        let (end, disk) = (self.end, std::sync::Arc::clone(self.files.disk()));
+        self.flush.snapshots.retain(|&(offset, _)| offset <= end);
+        let mut from = self.segments.front().map_or(self.start, |segment| segment.base);
+        let mut states = ProducerStates::default();
+        for offset in self.snapshot_offsets()?.into_iter().rev() {
+            let path = Kind::Snapshot.path(&self.dir, offset);
+            if offset > end {
+                disk.remove(&path).map_err(StorageError::io(&path))?;
+            } else if let Ok(found) =
+                snapshot::decode(&disk::read_file(&*disk, &path).map_err(StorageError::io(&path))?)
+            {
+                (states, from) = (found, offset.max(from));
+                break;
+            }
+        }
+        for segment in &self.segments {
+            let mut scanner = segment.scan_from(from.max(segment.base))?;
+            loop {
+                match scanner.next().map_err(segment.io())? {
+                    Found::Batch { header, bytes, .. } if header.last_offset() >= from => {
+                        replay(&mut states, &header, bytes);
+                    }
+                    Found::Batch { .. } => {}
+                    Found::End => break,
+                    Found::Bad { position, what } => {
+                        return Err(StorageError::corrupt(&segment.log.path(), position, what));
+                    }
+                }
+            }
+        }
+        states.truncate_from_start(self.start);
+        states.expire(now, self.config.producer_id_expiration_ms);
+        self.producers = states;
+        Ok(())
+    }
+
+    fn snapshot_offsets(&self) -> Result<Vec<Offset>> {
+        let entries = self.files.disk().list(&self.dir).map_err(StorageError::io(&self.dir))?;
+        let offset = |name: &str| {
+            Kind::parse(name).filter(|&(kind, _)| kind == Kind::Snapshot).map(|(_, offset)| offset)
+        };
+        let mut offsets: Vec<Offset> = entries.iter().filter_map(|entry| offset(&entry.name)).collect();
+        offsets.sort_unstable();
+        Ok(offsets)
+    }
+
+    /// Cuts everything and begins anew at `start`: a follower whose leader no longer has what comes next.
+    ///
+    /// # Errors
+    /// As for [`Log::truncate_to`].
+    pub fn truncate_fully_and_start_at(&mut self, start: Offset, now: Millis) -> Result<()> {
+        self.files.check_online()?;
+        let dir = self.dir.clone();
+        self.begin_anew(start, now)
+            .map_err(|error| self.files.fail(&dir, &std::io::Error::other(error.to_string())))
+    }
+
+    fn begin_anew(&mut self, start: Offset, now: Millis) -> Result<()> {
+        while let Some(gone) = self.segments.pop_back() {
+            gone.cuts.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+            self.forget(&gone);
+            self.remove_files(gone.base)?;
+        }
+        for offset in self.snapshot_offsets()? {
+            let path = Kind::Snapshot.path(&self.dir, offset);
+            self.files.disk().remove(&path).map_err(StorageError::io(&path))?;
+        }
+        self.flush.snapshots.clear();
+        let segment = Segment::empty(&self.files, &self.dir, start, now);
+        let handle = segment.log.handle(OpenMode::Replace).map_err(segment.io())?;
+        self.flush.mark(&segment.log, handle);
+        self.segments.push_back(segment);
+        (self.start, self.end) = (start, start);
+        self.epochs = LeaderEpochs::default();
+        self.producers = ProducerStates::default();
+        self.flush.epochs = true;
+        self.flush.names = true;
+        self.flush.flushed = self.flush.flushed.min(start);
+        self.flush.in_flight = self.flush.in_flight.map(|point| point.min(start));
+        Ok(())
+    }
+
+    /// Moves the log start forward, as DeleteRecords and a leader's answer ask; segments wholly below go with the next
+    /// [`Log::retention`]. False when the start is there already.
+    ///
+    /// # Errors
+    /// [`StorageError::OffsetOutOfRange`] beyond the log end.
+    pub fn advance_log_start(&mut self, start: Offset) -> Result<bool> {
+        if start > self.end {
+            return Err(StorageError::OffsetOutOfRange { offset: start, start: self.start, end: self.end });
+        }
+        if start <= self.start {
+            return Ok(false);
+        }
+        self.start = start;
+        self.flush.epochs |= self.epochs.truncate_from_start(start);
+        self.producers.truncate_from_start(start);
+        Ok(true)
+    }
+
+    /// Deletes old segments by `retention.ms` and `retention.bytes` (when `cleanup.policy` has `delete`) and below the log start, but
+    /// only what lies below `high_watermark`, and removes files whose `file.delete.delay.ms` has passed. Gives the number of
+    /// segments deleted.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`]; what was deleted before stays deleted.
+    pub fn retention(&mut self, now: Millis, high_watermark: Offset) -> Result<usize> {
+        self.files.check_online()?;
+        self.producers.expire(now, self.config.producer_id_expiration_ms);
+        self.purge(now)?;
+        let mut excess = match u64::try_from(self.config.retention_bytes) {
+            Ok(keep) if self.config.cleanup_delete => self.size_bytes().saturating_sub(keep),
+            _ => 0,
+        };
+        let mut deleted = 0;
+        while let Some(oldest) = self.segments.front() {
+            let end = self.segments.get(1).map_or(self.end, |next| next.base);
+            let newest_ms = now.since_ms(oldest.newest_timestamp());
+            let expired = self.config.cleanup_delete
+                && self.config.retention_ms >= 0
+                && newest_ms > self.config.retention_ms;
+            let unneeded = excess >= oldest.bytes && excess > 0;
+            let below_start = end <= self.start;
+            if oldest.bytes == 0 || end > high_watermark || !(expired || unneeded || below_start) {
+                break;
+            }
+            excess = excess.saturating_sub(oldest.bytes);
+            if self.segments.len() == 1 {
+                self.roll_now(now)?; // the log goes on, empty, at its end
+            }
+            self.delete_oldest(now)?;
+            deleted += 1;
+        }
+        Ok(deleted)
+    }
+
+    fn delete_oldest(&mut self, now: Millis) -> Result<()> {
+        let Some(oldest) = self.segments.pop_front() else { return Ok(()) };
+        self.forget(&oldest);
+        oldest.close();
+        let disk = std::sync::Arc::clone(self.files.disk());
+        for kind in Kind::ALL {
+            let path = kind.path(&self.dir, oldest.base);
+            ignore_missing(disk.rename(&path, &path.with_added_extension(DELETED)), &path)?;
+        }
+        self.deleted.push_back((now, oldest.base));
+        self.flush.names = true;
+        let begin = self.segments.front().map_or(self.end, |segment| segment.base);
+        self.flush.snapshots.retain(|&(offset, _)| offset >= begin);
+        if begin > self.start {
+            self.advance_log_start(begin)?;
+        }
+        Ok(())
+    }
+
+    /// Removes the files of segments that were deleted long enough ago.
+    fn purge(&mut self, now: Millis) -> Result<()> {
+        while let Some(&(since, base)) = self.deleted.front() {
+            if now.since_ms(since) < self.config.file_delete_delay_ms {
+                break;
+            }
+            for kind in Kind::ALL {
+                let path = kind.path(&self.dir, base).with_added_extension(DELETED);
+                ignore_missing(self.files.disk().remove(&path), &path)?;
+            }
+            self.deleted.pop_front();
+        }
+        Ok(())
+    }
+
+    /// What is gone need not be synced.
+    fn forget(&mut self, segment: &Segment) {
+        let gone = [&segment.log, segment.offsets.file(), segment.times.file(), segment.aborted.file()];
+        self.flush.dirty.retain(|(file, _)| !gone.iter().any(|gone| std::sync::Arc::ptr_eq(gone, file)));
+    }
+
+    /// Removes the files of the segment at `base` at once, but for the producer snapshot that names the offset where the log ends.
+    pub(crate) fn remove_files(&self, base: Offset) -> Result<()> {
+        let disk = self.files.disk();
+        for kind in Kind::ALL.into_iter().filter(|&kind| kind != Kind::Snapshot) {
+            let path = kind.path(&self.dir, base);
+            ignore_missing(disk.remove(&path), &path)?;
+        }
+        Ok(())
+    }
+}
+
+fn ignore_missing(result: std::io::Result<()>, path: &Path) -> Result<()> {
+    match result {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(StorageError::io(path)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a directory and all that is in it.
+pub(crate) fn remove_tree(disk: &dyn Disk, dir: &Path) -> Result<()> {
+    for entry in disk.list(dir).map_err(StorageError::io(dir))? {
+        let path = dir.join(&entry.name);
+        if entry.is_dir {
+            remove_tree(disk, &path)?;
+        } else {
+            disk.remove(&path).map_err(StorageError::io(&path))?;
+        }
+    }
+    disk.remove(dir).map_err(StorageError::io(dir))
+}
