@@ -164,7 +164,7 @@ pub use list_offsets::{ListOffsetsRequest, ListOffsetsResponse};
 pub use list_partition_reassignments::{ListPartitionReassignmentsRequest, ListPartitionReassignmentsResponse};
 pub use list_transactions::{ListTransactionsRequest, ListTransactionsResponse};
 pub use metadata::{MetadataRequest, MetadataResponse};
-pub use metadata_records::{RegisterBrokerRecord, RemoteLogSegmentMetadataRecord, RemoteLogSegmentMetadataUpdateRecord, UnregisterBrokerRecord, RemotePartitionDeleteMetadataRecord, TopicRecord, PartitionRecord, RemoteLogSegmentMetadataSnapshotRecord, ConfigRecord, PartitionChangeRecord, FenceBrokerRecord, UnfenceBrokerRecord, RemoveTopicRecord, DelegationTokenRecord, UserScramCredentialRecord, FeatureLevelRecord, ClientQuotaRecord, ProducerIdsRecord, BrokerRegistrationChangeRecord, AccessControlEntryRecord, RemoveAccessControlEntryRecord, NoOpRecord, ZkMigrationStateRecord, RemoveUserScramCredentialRecord, BeginTransactionRecord, EndTransactionRecord, AbortTransactionRecord, RemoveDelegationTokenRecord, RegisterControllerRecord, ClearElrRecord};
+pub use metadata_records::{RegisterBrokerRecord, UnregisterBrokerRecord, TopicRecord, PartitionRecord, ConfigRecord, PartitionChangeRecord, FenceBrokerRecord, UnfenceBrokerRecord, RemoveTopicRecord, DelegationTokenRecord, UserScramCredentialRecord, FeatureLevelRecord, ClientQuotaRecord, ProducerIdsRecord, BrokerRegistrationChangeRecord, AccessControlEntryRecord, RemoveAccessControlEntryRecord, NoOpRecord, ZkMigrationStateRecord, RemoveUserScramCredentialRecord, BeginTransactionRecord, EndTransactionRecord, AbortTransactionRecord, RemoveDelegationTokenRecord, RegisterControllerRecord, ClearElrRecord};
 pub use offset_commit::{OffsetCommitRequest, OffsetCommitResponse};
 pub use offset_delete::{OffsetDeleteRequest, OffsetDeleteResponse};
 pub use offset_fetch::{OffsetFetchRequest, OffsetFetchResponse};
@@ -288,10 +288,10 @@ crate::messages::apis! {
 }
 
 crate::messages::metadata_types! {
-    RemoteLogSegmentMetadata = 0, RemoteLogSegmentMetadataRecord;
+    RegisterBroker = 0, RegisterBrokerRecord;
     UnregisterBroker = 1, UnregisterBrokerRecord;
     Topic = 2, TopicRecord;
-    RemoteLogSegmentMetadataSnapshot = 3, RemoteLogSegmentMetadataSnapshotRecord;
+    Partition = 3, PartitionRecord;
     Config = 4, ConfigRecord;
     PartitionChange = 5, PartitionChangeRecord;
     FenceBroker = 7, FenceBrokerRecord;
