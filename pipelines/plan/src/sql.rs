@@ -1,0 +1,66 @@
+//! From the SQL of a step to a [`Query`]: a short list of stages that an operator can run.
+//!
+//! Text is parsed and refused outside of the accepted set ([`accept`]), names are resolved against the relations it
+//! reads, all unknown ones at once ([`names`]), DataFusion plans and coerces types, and the logical plan becomes
+//! stages ([`query`]).
+
+mod accept;
+mod functions;
+mod names;
+mod planner;
+mod query;
+mod text;
+mod window;
+
+use arrow::datatypes::SchemaRef;
+use datafusion_expr::TableSource;
+use datafusion_sql::sqlparser::ast::{Ident, ObjectName};
+
+pub use accept::{Accepted, Relation, accept};
+pub use planner::plan;
+pub use query::{Aggregate, GroupColumn, Join, Query, Select, Stage};
+pub use text::SqlText;
+pub use window::Window;
+
+/// The first instant of a row's window.
+pub const WINDOW_START: &str = "window_start";
+/// The first instant after a row's window.
+pub const WINDOW_END: &str = "window_end";
+
+/// A relation that a step may read.
+#[derive(Clone, Debug)]
+pub struct Readable {
+    /// Its columns.
+    pub schema: SchemaRef,
+    /// Its key, when it is a table: one row for each key, the newest. None for a stream.
+    pub table_key: Option<Vec<String>>,
+    /// Whether its rows replace earlier ones by key without being a table that can be joined.
+    pub updates: bool,
+}
+
+/// What the planner sees of a relation.
+#[derive(Debug)]
+pub(crate) struct RelationSource {
+    pub(crate) relation: String,
+    pub(crate) schema: SchemaRef,
+    pub(crate) window: Option<Window>,
+}
+
+impl TableSource for RelationSource {
+    fn schema(&self) -> SchemaRef {
+        SchemaRef::clone(&self.schema)
+    }
+}
+
+/// A name as SQL means it: lower case unless quoted.
+pub(crate) fn name_of(name: &Ident) -> String {
+    match name.quote_style {
+        Some(_) => name.value.clone(),
+        None => name.value.to_ascii_lowercase(),
+    }
+}
+
+/// A dotted name as SQL means it.
+pub(crate) fn dotted(name: &ObjectName) -> String {
+    name.0.iter().filter_map(|part| part.as_ident()).map(name_of).collect::<Vec<_>>().join(".")
+}

@@ -1,0 +1,387 @@
+//! Which SQL a step may be written in: everything outside of it is refused at its place, with what to write instead.
+
+use std::ops::{ControlFlow, Range};
+
+use datafusion_sql::sqlparser::ast::{
+    Expr, GroupByExpr, Join, JoinConstraint, JoinOperator, Query, Select, SelectItem, SetExpr, Spanned,
+    Statement, TableFactor, visit_expressions,
+};
+use datafusion_sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion_sql::sqlparser::parser::{Parser, ParserError};
+use datafusion_sql::sqlparser::tokenizer::Span;
+
+use super::SqlText;
+use super::window::{Window, WindowCall};
+use crate::diagnostic::Diagnostic;
+
+/// How deep expressions may be nested; a bound on recursion.
+const MAX_DEPTH: usize = 100;
+
+/// A statement inside the set that a step may be written in, as far as that can be told without knowing the relations.
+#[derive(Clone, Debug)]
+pub struct Accepted {
+    /// The statement, for the planner.
+    pub statement: Statement,
+    /// The relation whose rows drive the step.
+    pub from: Relation,
+    /// Windows over it.
+    pub window: Option<Window>,
+    /// The tables joined to it, in order.
+    pub joins: Vec<Relation>,
+}
+
+/// A relation as the statement names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relation {
+    /// Name of the source or step.
+    pub name: String,
+    /// What columns are qualified with.
+    pub alias: String,
+    /// Where the file names it.
+    pub span: Range<usize>,
+}
+
+impl Accepted {
+    /// All relations, the driving one first.
+    pub fn relations(&self) -> impl Iterator<Item = &Relation> {
+        std::iter::once(&self.from).chain(&self.joins)
+    }
+
+    /// The `SELECT`.
+    #[must_use]
+    pub fn select(&self) -> &Select {
+        match &self.statement {
+            Statement::Query(query) => match &*query.body {
+                SetExpr::Select(select) => select,
+                _ => unreachable!("only a SELECT is accepted"),
+            },
+            _ => unreachable!("only a query is accepted"),
+        }
+    }
+}
+
+/// Parses `text` and refuses what is outside of the set; all refusals are pushed to `problems`.
+pub fn accept(text: &SqlText, problems: &mut Vec<Diagnostic>) -> Option<Accepted> {
+    let statement = parse(text).map_err(|problem| problems.push(problem)).ok()?;
+    let mut check = Check { text, problems: Vec::new() };
+    let accepted = check.statement(statement);
+    let clean = check.problems.is_empty();
+    problems.append(&mut check.problems);
+    accepted.filter(|_| clean)
+}
+
+fn parse(text: &SqlText) -> Result<Statement, Diagnostic> {
+    let parsed = Parser::new(&PostgreSqlDialect {})
+        .with_recursion_limit(MAX_DEPTH)
+        .try_with_sql(text.sql())
+        .and_then(|mut parser| parser.parse_statements());
+    let mut statements = parsed.map_err(|error| syntax(text, &error))?;
+    match (statements.pop(), statements.is_empty()) {
+        (Some(statement), true) => Ok(statement),
+        (None, _) => {
+            Err(Diagnostic::new("sql-syntax", text.whole(), "there is no SQL here").help("write a SELECT"))
+        }
+        (Some(extra), false) => {
+            Err(Diagnostic::new("sql-refused", text.span(extra.span()), "a step is one statement")
+                .help("write a step for each SELECT"))
+        }
+    }
+}
+
+/// The parser puts the place at the end of its message.
+fn syntax(text: &SqlText, error: &ParserError) -> Diagnostic {
+    let message = match error {
+        ParserError::TokenizerError(message) | ParserError::ParserError(message) => message.as_str(),
+        ParserError::RecursionLimitExceeded => "this is nested too deep",
+    };
+    let place = message.rsplit_once(" at Line: ").and_then(|(what, place)| {
+        let (line, column) = place.split_once(", Column: ")?;
+        Some((what, line.trim().parse().ok()?, column.trim().parse().ok()?))
+    });
+    match place {
+        Some((what, line, column)) => Diagnostic::new("sql-syntax", text.at(line, column), what),
+        None => Diagnostic::new("sql-syntax", text.whole(), message),
+    }
+}
+
+struct Check<'a> {
+    text: &'a SqlText,
+    problems: Vec<Diagnostic>,
+}
+
+impl Check<'_> {
+    fn refuse(&mut self, span: Span, what: &str, help: &str) {
+        let message = format!("{what} cannot be used in a step");
+        self.problems.push(Diagnostic::new("sql-refused", self.text.span(span), message).help(help));
+    }
+
+    fn statement(&mut self, statement: Statement) -> Option<Accepted> {
+        let Statement::Query(query) = &statement else {
+            self.refuse(statement.span(), "this statement", "a step is a SELECT");
+            return None;
+        };
+        let select = self.query(query)?;
+        let (from, window, joins) = self.from(select)?;
+        self.select(select);
+        self.grouping(select, window.as_ref());
+        self.expressions(select);
+        Some(Accepted { from, window, joins, statement })
+    }
+
+    fn query<'q>(&mut self, query: &'q Query) -> Option<&'q Select> {
+        if let Some(with) = &query.with {
+            self.refuse(with.span(), "WITH", "make each part a step of its own, and name it in FROM");
+        }
+        if let Some(order) = &query.order_by {
+            let help = "rows leave a step in the order in which they become final; leave ORDER BY out";
+            self.refuse(order.span(), "ORDER BY", help);
+        }
+        if let Some(limit) = &query.limit_clause {
+            self.refuse(limit.span(), "LIMIT", "a stream has no end to count from; filter with WHERE");
+        }
+        let others = [
+            (query.fetch.is_some(), "FETCH"),
+            (!query.locks.is_empty(), "FOR UPDATE"),
+            (query.for_clause.is_some(), "FOR"),
+            (query.settings.is_some(), "SETTINGS"),
+            (query.format_clause.is_some(), "FORMAT"),
+            (!query.pipe_operators.is_empty(), "|>"),
+        ];
+        for (present, name) in others {
+            if present {
+                self.refuse(query.span(), name, "leave it out");
+            }
+        }
+        match &*query.body {
+            SetExpr::Select(select) => Some(select),
+            SetExpr::SetOperation { op, .. } => {
+                let help = "write one step for each SELECT, and a sink for each step";
+                self.refuse(query.body.span(), &op.to_string(), help);
+                None
+            }
+            SetExpr::Values(_) => {
+                self.refuse(
+                    query.body.span(),
+                    "VALUES",
+                    "put the rows into a file, and read it with a source",
+                );
+                None
+            }
+            other => {
+                self.refuse(other.span(), "this form of query", "a step is a SELECT");
+                None
+            }
+        }
+    }
+
+    fn select(&mut self, select: &Select) {
+        if let Some(distinct) = &select.distinct {
+            let span = select.projection.first().map_or_else(|| select.span(), Spanned::span);
+            self.refuse(span, &distinct.to_string(), "name the columns in GROUP BY");
+        }
+        let others = [
+            (select.top.is_some(), "TOP"),
+            (select.into.is_some(), "INTO"),
+            (select.exclude.is_some(), "EXCLUDE"),
+            (!select.lateral_views.is_empty(), "LATERAL VIEW"),
+            (select.prewhere.is_some(), "PREWHERE"),
+            (!select.connect_by.is_empty(), "CONNECT BY"),
+            (!select.cluster_by.is_empty(), "CLUSTER BY"),
+            (!select.distribute_by.is_empty(), "DISTRIBUTE BY"),
+            (!select.sort_by.is_empty(), "SORT BY"),
+            (!select.named_window.is_empty(), "WINDOW"),
+            (select.qualify.is_some(), "QUALIFY"),
+            (select.value_table_mode.is_some(), "SELECT AS"),
+            (!select.optimizer_hints.is_empty(), "a hint"),
+        ];
+        for (present, name) in others {
+            if present {
+                self.refuse(select.span(), name, "leave it out");
+            }
+        }
+        for item in &select.projection {
+            let options = match item {
+                SelectItem::Wildcard(options) | SelectItem::QualifiedWildcard(_, options) => options,
+                SelectItem::ExprWithAliases { .. } => {
+                    self.refuse(item.span(), "several names for one expression", "give it one name");
+                    continue;
+                }
+                _ => continue,
+            };
+            let plain = options.opt_ilike.is_none()
+                && options.opt_exclude.is_none()
+                && options.opt_except.is_none()
+                && options.opt_replace.is_none()
+                && options.opt_rename.is_none();
+            if !plain {
+                self.refuse(item.span(), "* with options", "name the columns");
+            }
+        }
+    }
+
+    fn from(&mut self, select: &Select) -> Option<(Relation, Option<Window>, Vec<Relation>)> {
+        let (first, rest) = match select.from.split_first() {
+            Some(split) => split,
+            None => {
+                self.refuse(select.span(), "SELECT without FROM", "name a source or a step in FROM");
+                return None;
+            }
+        };
+        for extra in rest {
+            let help = "join a table: FROM a JOIN b ON a.x = b.x";
+            self.refuse(extra.relation.span(), "a second relation in FROM", help);
+        }
+        let from = self.relation(&first.relation, true);
+        let joins: Vec<_> = first.joins.iter().filter_map(|join| self.join(join)).collect();
+        let (relation, window) = from?;
+        Some((relation, window, joins))
+    }
+
+    fn join(&mut self, join: &Join) -> Option<Relation> {
+        let span = join.relation.span();
+        let constraint = match &join.join_operator {
+            JoinOperator::Join(on)
+            | JoinOperator::Inner(on)
+            | JoinOperator::Left(on)
+            | JoinOperator::LeftOuter(on) => Some(on),
+            other => {
+                let name = match other {
+                    JoinOperator::Right(_) | JoinOperator::RightOuter(_) => "RIGHT JOIN",
+                    JoinOperator::FullOuter(_) => "FULL JOIN",
+                    JoinOperator::CrossJoin(_) => "CROSS JOIN",
+                    _ => "this kind of join",
+                };
+                self.refuse(span, name, "join a table with JOIN or LEFT JOIN; the stream stands first");
+                None
+            }
+        };
+        match constraint {
+            Some(JoinConstraint::Natural | JoinConstraint::None) => {
+                self.refuse(span, "a join without ON", "say how rows match: ON stream.column = table.key");
+            }
+            Some(JoinConstraint::On(_) | JoinConstraint::Using(_)) | None => {}
+        }
+        self.relation(&join.relation, false).map(|(relation, _)| relation)
+    }
+
+    fn relation(&mut self, factor: &TableFactor, first: bool) -> Option<(Relation, Option<Window>)> {
+        let span = factor.span();
+        let TableFactor::Table {
+            name,
+            alias,
+            args,
+            with_hints,
+            version,
+            with_ordinality,
+            partitions,
+            json_path,
+            sample,
+            index_hints,
+        } = factor
+        else {
+            let what = match factor {
+                TableFactor::Derived { .. } => "a query in FROM",
+                TableFactor::UNNEST { .. } => "UNNEST",
+                TableFactor::NestedJoin { .. } => "a join in parentheses",
+                _ => "this kind of relation",
+            };
+            self.refuse(span, what, "make it a step of its own, and name that step here");
+            return None;
+        };
+        let plain = with_hints.is_empty()
+            && version.is_none()
+            && !with_ordinality
+            && partitions.is_empty()
+            && json_path.is_none()
+            && sample.is_none()
+            && index_hints.is_empty();
+        if !plain {
+            self.refuse(span, "an option of a relation", "name the source or step alone");
+        }
+        if let Some(columns) = alias.as_ref().filter(|alias| !alias.columns.is_empty()) {
+            self.refuse(columns.span(), "column names behind an alias", "rename columns with AS in SELECT");
+        }
+        let alias = alias.as_ref().map(|alias| super::name_of(&alias.name));
+        let Some(arguments) = args else {
+            let name = super::dotted(name);
+            let alias = alias.unwrap_or_else(|| name.clone());
+            return Some((Relation { name, alias, span: self.text.span(span) }, None));
+        };
+        let call = match WindowCall::read(name, arguments) {
+            Ok(call) => call,
+            Err(refusal) => {
+                self.problems.push(refusal.place(self.text));
+                return None;
+            }
+        };
+        if !first {
+            let help = "put the windows over the first relation of FROM";
+            self.refuse(span, "windows over a joined table", help);
+        }
+        let alias = alias.unwrap_or_else(|| call.relation.clone());
+        let relation = Relation { name: call.relation, alias, span: self.text.span(call.relation_span) };
+        Some((relation, Some(call.window)))
+    }
+
+    fn grouping(&mut self, select: &Select, window: Option<&Window>) {
+        let (groups, modifiers) = match &select.group_by {
+            GroupByExpr::Expressions(groups, modifiers) => (groups.as_slice(), !modifiers.is_empty()),
+            GroupByExpr::All(_) => {
+                self.refuse(select.group_by.span(), "GROUP BY ALL", "name the columns");
+                return;
+            }
+        };
+        if modifiers {
+            self.refuse(select.group_by.span(), "ROLLUP, CUBE or TOTALS", "write a step for each grouping");
+        }
+        for group in groups {
+            if matches!(group, Expr::Rollup(_) | Expr::Cube(_) | Expr::GroupingSets(_)) {
+                self.refuse(group.span(), "ROLLUP, CUBE or GROUPING SETS", "write a step for each grouping");
+            }
+        }
+        let Some(window) = window else { return };
+        if !groups.iter().any(is_window_bound) {
+            let message = "windows are for grouping: GROUP BY names neither window_start nor window_end";
+            self.problems.push(
+                Diagnostic::new("sql-refused", self.text.span(window.span), message).help(
+                    "add GROUP BY window_start, window_end, or read the relation without TUMBLE or HOP",
+                ),
+            );
+        }
+        let outside = select.selection.iter().chain(groups.iter().filter(|group| !is_window_bound(group)));
+        for expression in outside {
+            let _ = visit_expressions(expression, |inner| {
+                if is_window_bound(inner) {
+                    let help = "group by it as it is, and compute or filter in SELECT or HAVING";
+                    self.refuse(inner.span(), "a window's bound here", help);
+                }
+                ControlFlow::<()>::Continue(())
+            });
+        }
+    }
+
+    /// Refuses queries inside of expressions; functions and columns are judged where the relations are known.
+    fn expressions(&mut self, select: &Select) {
+        let _ = visit_expressions(select, |expression| {
+            let what = match expression {
+                Expr::Subquery(_) | Expr::Exists { .. } | Expr::InSubquery { .. } => {
+                    "a query inside of an expression"
+                }
+                Expr::AnyOp { .. } | Expr::AllOp { .. } => "ANY or ALL",
+                _ => return ControlFlow::<()>::Continue(()),
+            };
+            self.refuse(expression.span(), what, "make the query a step or a table, and join it");
+            ControlFlow::Continue(())
+        });
+    }
+}
+
+/// Whether an expression is `window_start` or `window_end`, qualified or not.
+pub fn is_window_bound(expression: &Expr) -> bool {
+    let last = match expression {
+        Expr::Identifier(name) => Some(name),
+        Expr::CompoundIdentifier(names) => names.last(),
+        _ => None,
+    };
+    last.is_some_and(|name| matches!(super::name_of(name).as_str(), super::WINDOW_START | super::WINDOW_END))
+}
