@@ -1,7 +1,7 @@
 //! # Metadata: what exists, and who decides it
 //!
 //! Seam 5 of the house. All that the cluster knows of itself is records in one log, `__cluster_metadata`, in Kafka's
-//! metadata record format. The controller decides what to append, against the [`Image`] of what is committed; the
+//! metadata record format. The [`Controller`] decides what to append, against the [`Image`] of what is committed; the
 //! [`MetadataLog`] makes it durable; every node applies the same records in the same order to its own image.
 //!
 //! Records are facts ("topic x has id y"), never commands ("create topic x"): a node that applies one has nothing left to
@@ -11,9 +11,23 @@
 //! An image is immutable and shared: readers hold an `Arc<Image>` and never lock. Its maps are behind `Arc`s, so that an
 //! image that differs in one topic shares the rest.
 
+mod alter_configs;
+mod apply;
+mod brokers;
+mod controller;
 mod image;
+mod internal_topic;
+mod invariant;
 mod log;
+mod placement;
+#[cfg(test)]
+mod tests;
+mod topic_name;
+mod topics;
 
+pub use controller::{Controller, Decision, MAX_PARTITIONS_PER_REQUEST, NewIds};
 pub use image::{Broker, ConfigScope, Image, Listener, Partition, Topic};
+pub use internal_topic::InternalTopic;
 pub use log::{BoxFuture, Committed, MetadataLog, ProposeError};
 pub use millstream_protocol::messages::MetadataRecord as Record;
+pub use topic_name::{MAX_TOPIC_NAME_LENGTH, validate_topic_name};

@@ -1,0 +1,209 @@
+//! Deciding configuration changes (KIP-339).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytestring::ByteString;
+use millstream_protocol::ErrorCode;
+use millstream_protocol::messages::incremental_alter_configs::{
+    AlterConfigsResource, AlterConfigsResourceResponse, AlterableConfig,
+};
+use millstream_protocol::messages::{
+    ConfigRecord, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
+};
+use millstream_record::NodeId;
+
+use super::Record;
+use super::controller::{Controller, Decision, Refusal};
+use super::image::{ConfigScope, Image};
+use crate::config::{Definition, Effective, Type, Update, broker_definition, topic_definition};
+
+/// What is done to a value. The numbers are Kafka's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Operation {
+    Set,
+    Delete,
+    Append,
+    Subtract,
+}
+
+impl Operation {
+    fn of(code: i8) -> Option<Self> {
+        match code {
+            0 => Some(Self::Set),
+            1 => Some(Self::Delete),
+            2 => Some(Self::Append),
+            3 => Some(Self::Subtract),
+            _ => None,
+        }
+    }
+}
+
+impl Controller {
+    /// Decides IncrementalAlterConfigs for topics and brokers. Each resource is changed wholly or not at all.
+    #[must_use]
+    pub fn alter_configs(
+        &self,
+        image: &Image,
+        request: &IncrementalAlterConfigsRequest,
+    ) -> Decision<IncrementalAlterConfigsResponse> {
+        let mut seen = BTreeSet::new();
+        let (mut records, mut responses) = (Vec::new(), Vec::new());
+        for resource in &request.resources {
+            let first = seen.insert((resource.resource_type, resource.resource_name.clone()));
+            let decided = if first {
+                self.alter_resource(image, resource)
+            } else {
+                Err(Refusal::new(ErrorCode::InvalidRequest, "The resource is named twice in the request."))
+            };
+            let mut response = AlterConfigsResourceResponse {
+                resource_type: resource.resource_type,
+                resource_name: resource.resource_name.clone(),
+                ..AlterConfigsResourceResponse::default()
+            };
+            match decided {
+                Ok(facts) => records.extend(facts),
+                Err(refusal) => {
+                    response.error_code = refusal.code.code();
+                    response.error_message = Some(refusal.message.into());
+                }
+            }
+            responses.push(response);
+        }
+        if request.validate_only {
+            records.clear();
+        }
+        let response =
+            IncrementalAlterConfigsResponse { responses, ..IncrementalAlterConfigsResponse::default() };
+        Decision { records, response }
+    }
+
+    fn alter_resource(&self, image: &Image, resource: &AlterConfigsResource) -> Result<Vec<Record>, Refusal> {
+        let scope = judge_resource(image, resource)?;
+        let mut changes: BTreeMap<ByteString, Option<ByteString>> = BTreeMap::new();
+        for config in &resource.configs {
+            let value = self.alter(image, &scope, config)?;
+            if changes.insert(config.name.clone(), value).is_some() {
+                let message = format!("The config {} is named twice in the request.", config.name);
+                return Err(Refusal::new(ErrorCode::InvalidRequest, message));
+            }
+        }
+        let unchanged = |name: &str, value: Option<&ByteString>| {
+            image.config(&scope, name).map(|set| &**set) == value.map(|value| &**value)
+        };
+        let (resource_type, resource_name) = scope.resource();
+        Ok(changes
+            .into_iter()
+            .filter(|(name, value)| !unchanged(name, value.as_ref()))
+            .map(|(name, value)| {
+                Record::Config(ConfigRecord {
+                    resource_type,
+                    resource_name: resource_name.as_str().into(),
+                    name,
+                    value,
+                    ..ConfigRecord::default()
+                })
+            })
+            .collect())
+    }
+
+    /// The value after one operation; `None` when it is no longer set.
+    fn alter(
+        &self,
+        image: &Image,
+        scope: &ConfigScope,
+        config: &AlterableConfig,
+    ) -> Result<Option<ByteString>, Refusal> {
+        let definition = definition(scope, &config.name)?;
+        let operation = Operation::of(config.config_operation).ok_or_else(|| {
+            let message = format!("Unknown operation {} on {}.", config.config_operation, config.name);
+            Refusal::new(ErrorCode::InvalidRequest, message)
+        })?;
+        if operation == Operation::Delete {
+            return Ok(None);
+        }
+        let Some(given) = &config.value else {
+            let message = format!("Null value not supported for {}.", config.name);
+            return Err(Refusal::new(ErrorCode::InvalidConfig, message));
+        };
+        let value = if operation == Operation::Set {
+            given.clone()
+        } else if definition.kind == Type::List {
+            self.edit_list(image, scope, definition, given, operation).into()
+        } else {
+            let message =
+                format!("Only lists can be appended to or subtracted from, and {} is not one.", config.name);
+            return Err(Refusal::new(ErrorCode::InvalidConfig, message));
+        };
+        definition.validate(&value).map_err(|why| Refusal::new(ErrorCode::InvalidConfig, why))?;
+        Ok(Some(value))
+    }
+
+    fn edit_list(
+        &self,
+        image: &Image,
+        scope: &ConfigScope,
+        definition: &Definition,
+        given: &str,
+        operation: Operation,
+    ) -> String {
+        let set = image.config(scope, definition.name).map(|value| value.to_string());
+        let effective = Effective::new(image, NodeId(-1), &self.statics);
+        let current = set.or_else(|| match scope {
+            ConfigScope::Topic(_) => effective.topic_value(None, definition.name),
+            ConfigScope::Broker(_) | ConfigScope::BrokerDefault => effective.broker_value(definition.name),
+        });
+        let current = current.unwrap_or_default();
+        let split = |text: &str| -> Vec<String> {
+            text.split(',').map(str::trim).filter(|one| !one.is_empty()).map(str::to_owned).collect()
+        };
+        let (mut items, given) = (split(&current), split(given));
+        items.retain(|item| operation == Operation::Append || !given.contains(item));
+        if operation == Operation::Append {
+            let new: Vec<String> = given.into_iter().filter(|item| !items.contains(item)).collect();
+            items.extend(new);
+        }
+        items.join(",")
+    }
+}
+
+fn judge_resource(image: &Image, resource: &AlterConfigsResource) -> Result<ConfigScope, Refusal> {
+    let scope =
+        ConfigScope::of_resource(resource.resource_type, &resource.resource_name).ok_or_else(|| {
+            let message = format!(
+                "There is nothing to configure in resource type {} by the name '{}'.",
+                resource.resource_type, resource.resource_name
+            );
+            Refusal::new(ErrorCode::InvalidRequest, message)
+        })?;
+    match &scope {
+        ConfigScope::Topic(name) if image.topic(name).is_none() => Err(Refusal::new(
+            ErrorCode::UnknownTopicOrPartition,
+            format!("The topic '{name}' does not exist."),
+        )),
+        ConfigScope::Broker(id) if image.broker(*id).is_none() => {
+            Err(Refusal::new(ErrorCode::BrokerIdNotRegistered, format!("Broker {id} is not registered.")))
+        }
+        _ => Ok(scope),
+    }
+}
+
+fn definition(scope: &ConfigScope, name: &str) -> Result<&'static Definition, Refusal> {
+    let (found, level) = match scope {
+        ConfigScope::Topic(_) => (topic_definition(name), "topic"),
+        ConfigScope::Broker(_) | ConfigScope::BrokerDefault => (broker_definition(name), "broker"),
+    };
+    let definition = found.ok_or_else(|| {
+        Refusal::new(ErrorCode::InvalidConfig, format!("Unknown {level} config name: {name}"))
+    })?;
+    let refusal = match (definition.update, scope) {
+        (Update::ReadOnly, _) => Some("can be changed only in the broker's file"),
+        (Update::PerBroker, ConfigScope::BrokerDefault) => {
+            Some("can be changed only for one broker at a time")
+        }
+        _ => None,
+    };
+    match refusal {
+        Some(why) => Err(Refusal::new(ErrorCode::InvalidRequest, format!("The config {name} {why}."))),
+        None => Ok(definition),
+    }
+}

@@ -1,0 +1,456 @@
+//! What the controller decides, and that every decision fits the image it was made against.
+
+use bytestring::ByteString;
+use millstream_protocol::ErrorCode;
+use millstream_protocol::messages::create_partitions::CreatePartitionsTopic;
+use millstream_protocol::messages::create_topics::{
+    CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
+};
+use millstream_protocol::messages::delete_topics::DeleteTopicState;
+use millstream_protocol::messages::incremental_alter_configs::{AlterConfigsResource, AlterableConfig};
+use millstream_protocol::messages::{
+    AllocateProducerIdsRequest, BeginTransactionRecord, BrokerRegistrationRequest, CreatePartitionsRequest,
+    CreateTopicsRequest, DeleteTopicsRequest, IncrementalAlterConfigsRequest, RemoveTopicRecord,
+};
+use millstream_record::{LeaderEpoch, NodeId, Offset, Uuid};
+use proptest::prelude::*;
+
+use super::{Committed, ConfigScope, Controller, Image, InternalTopic, Record};
+use crate::Error;
+use crate::config::{Effective, Source, Static};
+
+fn controller() -> Controller {
+    Controller::default()
+}
+
+fn registration(broker: i32, incarnation: u64) -> BrokerRegistrationRequest {
+    BrokerRegistrationRequest {
+        broker_id: broker,
+        incarnation_id: Uuid::from_random(incarnation, 1),
+        log_dirs: vec![Uuid::from_random(u64::try_from(broker).unwrap(), 2)],
+        ..BrokerRegistrationRequest::default()
+    }
+}
+
+fn commit(image: &mut Image, records: Vec<Record>) {
+    let batch = Committed { base: image.end(), epoch: LeaderEpoch(1), records };
+    image.apply_batch(&batch).unwrap();
+}
+
+/// A cluster of `brokers` brokers.
+fn cluster(brokers: i32) -> Image {
+    let mut image = Image::default();
+    commit(&mut image, controller().bootstrap(&Image::default()));
+    for broker in 1..=brokers {
+        let decision = controller().register_broker(&image, &registration(broker, 1));
+        commit(&mut image, decision.records);
+    }
+    image
+}
+
+fn topic(name: &str, partitions: i32, replicas: i16) -> CreatableTopic {
+    CreatableTopic {
+        name: name.into(),
+        num_partitions: partitions,
+        replication_factor: replicas,
+        ..CreatableTopic::default()
+    }
+}
+
+fn assigned(name: &str, assignments: &[(i32, &[i32])]) -> CreatableTopic {
+    let assignment = |(index, brokers): &(i32, &[i32])| CreatableReplicaAssignment {
+        partition_index: *index,
+        broker_ids: brokers.to_vec(),
+        ..CreatableReplicaAssignment::default()
+    };
+    CreatableTopic { assignments: assignments.iter().map(assignment).collect(), ..topic(name, -1, -1) }
+}
+
+fn configured(name: &str, config: &str, value: Option<&str>) -> CreatableTopic {
+    let config = CreatableTopicConfig {
+        name: config.into(),
+        value: value.map(ByteString::from),
+        ..CreatableTopicConfig::default()
+    };
+    CreatableTopic { configs: vec![config], ..topic(name, 1, 1) }
+}
+
+/// Creates topics and commits what was decided; the codes of the answer, in order.
+fn create(image: &mut Image, topics: Vec<CreatableTopic>) -> Vec<ErrorCode> {
+    let mut next = 1_000 + u64::try_from(image.end().0).unwrap();
+    let mut ids = || {
+        next += 1;
+        Uuid::from_random(next, next)
+    };
+    let request = CreateTopicsRequest { topics, ..CreateTopicsRequest::default() };
+    let decision = controller().create_topics(image, &request, &mut ids);
+    commit(image, decision.records);
+    decision.response.topics.iter().map(|topic| ErrorCode::from_code(topic.error_code)).collect()
+}
+
+#[test]
+fn bad_topics_are_refused_with_kafkas_codes() {
+    use ErrorCode as E;
+    let table: Vec<(CreatableTopic, ErrorCode)> = vec![
+        (topic("new", 1, 1), E::None),
+        (topic("defaults", -1, -1), E::None),
+        (topic("taken", 1, 1), E::TopicAlreadyExists),
+        (topic("a_b", 1, 1), E::InvalidTopicException),
+        (topic("no/slash", 1, 1), E::InvalidTopicException),
+        (topic("__cluster_metadata", 1, 1), E::InvalidRequest),
+        (topic("none", 0, 1), E::InvalidPartitions),
+        (topic("many", 10_001, 1), E::PolicyViolation),
+        (topic("replicas", 1, 0), E::InvalidReplicationFactor),
+        (topic("replicas", 1, 3), E::InvalidReplicationFactor),
+        (configured("c", "retention.ms", Some("5")), E::None),
+        (configured("c", "retention.ms", Some("x")), E::InvalidConfig),
+        (configured("c", "retention.ms", None), E::InvalidConfig),
+        (configured("c", "colour", Some("red")), E::InvalidConfig),
+        (assigned("m", &[(0, &[1, 2]), (1, &[2, 1])]), E::None),
+        (assigned("m", &[(0, &[1]), (2, &[2])]), E::InvalidReplicaAssignment),
+        (assigned("m", &[(0, &[1]), (0, &[2])]), E::InvalidReplicaAssignment),
+        (assigned("m", &[(0, &[1, 2]), (1, &[1])]), E::InvalidReplicaAssignment),
+        (assigned("m", &[(0, &[1, 1])]), E::InvalidReplicaAssignment),
+        (assigned("m", &[(0, &[])]), E::InvalidReplicaAssignment),
+        (assigned("m", &[(0, &[9])]), E::InvalidReplicaAssignment),
+        (CreatableTopic { num_partitions: 1, ..assigned("m", &[(0, &[1])]) }, E::InvalidRequest),
+    ];
+    for (topic, expected) in table {
+        let mut image = cluster(2);
+        create(&mut image, vec![self::topic("taken", 1, 1), self::topic("a.b", 1, 1)]);
+        let shown = format!("{topic:?}");
+        assert_eq!(create(&mut image, vec![topic.clone()]), [expected], "{shown}");
+        let exists = image.topic(&topic.name).is_some();
+        assert_eq!(exists, matches!(expected, E::None | E::TopicAlreadyExists), "{shown}");
+    }
+}
+
+#[test]
+fn a_request_is_decided_topic_by_topic_against_those_before() {
+    use ErrorCode as E;
+    let mut image = cluster(1);
+    let codes = create(
+        &mut image,
+        vec![topic("x.y", 1, 1), topic("x_y", 1, 1), topic("twice", 1, 1), topic("twice", 1, 1), topic("z", 3, 1)],
+    );
+    assert_eq!(codes, [E::None, E::InvalidTopicException, E::InvalidRequest, E::None]);
+    assert_eq!(image.topics().map(|t| (&*t.name, t.partitions.len())).collect::<Vec<_>>(), [("x.y", 1), ("z", 3)]);
+    let partition = image.partition("z", 2).unwrap();
+    assert_eq!((partition.leader, &partition.isr[..]), (Some(NodeId(1)), &[NodeId(1)][..]));
+    assert_eq!(partition.directories, image.broker(NodeId(1)).unwrap().directories);
+}
+
+#[test]
+fn validate_only_answers_and_changes_nothing() {
+    let image = cluster(1);
+    let request = CreateTopicsRequest {
+        topics: vec![configured("v", "retention.ms", Some("5"))],
+        validate_only: true,
+        ..CreateTopicsRequest::default()
+    };
+    let decision = controller().create_topics(&image, &request, &mut || Uuid::from_random(1, 1));
+    assert!(decision.records.is_empty());
+    let answer = &decision.response.topics[0];
+    assert_eq!((answer.error_code, answer.num_partitions, answer.replication_factor), (0, 1, 1));
+    let configs = answer.configs.as_ref().unwrap();
+    let retention = configs.iter().find(|config| &*config.name == "retention.ms").unwrap();
+    assert_eq!(retention.value.as_deref(), Some("5"));
+    assert_eq!(retention.config_source, Source::DynamicTopic.code());
+}
+
+#[test]
+fn replicas_spread_evenly() {
+    let mut image = cluster(5);
+    assert_eq!(create(&mut image, vec![topic("t", 20, 3)]), [ErrorCode::None]);
+    let mut led = [0; 6];
+    let mut held = [0; 6];
+    for partition in &image.topic("t").unwrap().partitions {
+        led[usize::try_from(partition.leader.unwrap().0).unwrap()] += 1;
+        let mut replicas = partition.replicas.clone();
+        replicas.sort();
+        replicas.dedup();
+        assert_eq!(replicas.len(), 3, "distinct brokers");
+        replicas.iter().for_each(|node| held[usize::try_from(node.0).unwrap()] += 1);
+    }
+    assert_eq!((led, held), ([0, 4, 4, 4, 4, 4], [0, 12, 12, 12, 12, 12]));
+}
+
+#[test]
+fn topics_are_deleted_by_name_or_id_with_all_they_had() {
+    use ErrorCode as E;
+    let mut image = cluster(1);
+    create(&mut image, vec![configured("a", "retention.ms", Some("5")), topic("b", 1, 1)]);
+    let id = image.topic("b").unwrap().id;
+    let by_name = |name: &str| DeleteTopicState { name: Some(name.into()), ..DeleteTopicState::default() };
+    let by_id = |topic_id| DeleteTopicState { topic_id, ..DeleteTopicState::default() };
+    let request = DeleteTopicsRequest {
+        topics: vec![
+            by_name("a"),
+            by_id(id),
+            by_name("b"),
+            by_name("c"),
+            by_id(Uuid::from_random(9, 9)),
+            by_id(Uuid::ZERO),
+            DeleteTopicState { topic_id: id, ..by_name("b") },
+        ],
+        ..DeleteTopicsRequest::default()
+    };
+    let decision = controller().delete_topics(&image, &request);
+    let codes: Vec<_> = decision.response.responses.iter().map(|r| ErrorCode::from_code(r.error_code)).collect();
+    assert_eq!(
+        codes,
+        [
+            E::None,
+            E::None,
+            E::InvalidRequest,
+            E::UnknownTopicOrPartition,
+            E::UnknownTopicId,
+            E::InvalidRequest,
+            E::InvalidRequest
+        ]
+    );
+    assert_eq!(decision.response.responses[1].name.as_deref(), Some("b"), "the name is told to who knew the id");
+    commit(&mut image, decision.records);
+    assert_eq!(image.topics().len(), 0);
+    assert_eq!(image.config(&ConfigScope::Topic("a".into()), "retention.ms"), None);
+    assert!(image.topic_by_id(id).is_none());
+}
+
+#[test]
+fn topics_only_grow() {
+    use ErrorCode as E;
+    for (count, assignments, expected) in [
+        (5, None, E::None),
+        (3, None, E::InvalidPartitions),
+        (1, None, E::InvalidPartitions),
+        (4, Some(vec![vec![1]]), E::None),
+        (5, Some(vec![vec![1]]), E::InvalidReplicaAssignment),
+        (4, Some(vec![vec![7]]), E::InvalidReplicaAssignment),
+        (4, Some(vec![vec![1, 2]]), E::InvalidReplicaAssignment),
+        (20_000, None, E::PolicyViolation),
+    ] {
+        let mut image = cluster(2);
+        create(&mut image, vec![topic("t", 3, 1)]);
+        let assignments = assignments.map(|all: Vec<Vec<i32>>| {
+            all.into_iter()
+                .map(|broker_ids| millstream_protocol::messages::create_partitions::CreatePartitionsAssignment {
+                    broker_ids,
+                    ..Default::default()
+                })
+                .collect()
+        });
+        let request = CreatePartitionsRequest {
+            topics: vec![CreatePartitionsTopic {
+                name: "t".into(),
+                count,
+                assignments,
+                ..CreatePartitionsTopic::default()
+            }],
+            ..CreatePartitionsRequest::default()
+        };
+        let decision = controller().create_partitions(&image, &request);
+        assert_eq!(ErrorCode::from_code(decision.response.results[0].error_code), expected, "{count}");
+        commit(&mut image, decision.records);
+        let expected_count = if expected == E::None { usize::try_from(count).unwrap() } else { 3 };
+        assert_eq!(image.topic("t").unwrap().partitions.len(), expected_count);
+    }
+}
+
+#[test]
+fn configs_are_altered_by_operation() {
+    use ErrorCode as E;
+    let (topic_type, broker_type) = (2i8, 4i8);
+    let (set, delete, append, subtract) = (0i8, 1i8, 2i8, 3i8);
+    type Row = (i8, &'static str, &'static str, i8, Option<&'static str>, ErrorCode, Option<&'static str>);
+    let table: &[Row] = &[
+        (topic_type, "t", "retention.ms", set, Some("7"), E::None, Some("7")),
+        (topic_type, "t", "retention.ms", delete, None, E::None, None),
+        (topic_type, "t", "retention.ms", set, Some("-7"), E::InvalidConfig, Some("5")),
+        (topic_type, "t", "retention.ms", set, None, E::InvalidConfig, Some("5")),
+        (topic_type, "t", "retention.ms", append, Some("7"), E::InvalidConfig, Some("5")),
+        (topic_type, "t", "retention.ms", 9, Some("7"), E::InvalidRequest, Some("5")),
+        (topic_type, "t", "cleanup.policy", append, Some("compact"), E::None, Some("delete,compact")),
+        (topic_type, "t", "cleanup.policy", subtract, Some("delete"), E::None, Some("")),
+        (topic_type, "t", "colour", set, Some("red"), E::InvalidConfig, None),
+        (topic_type, "none", "retention.ms", set, Some("7"), E::UnknownTopicOrPartition, None),
+        (broker_type, "1", "log.cleaner.threads", set, Some("2"), E::None, Some("2")),
+        (broker_type, "", "log.cleaner.threads", set, Some("2"), E::None, Some("2")),
+        (broker_type, "", "node.id", set, Some("2"), E::InvalidRequest, None),
+        (broker_type, "", "ssl.keystore.type", set, Some("PEM"), E::InvalidRequest, None),
+        (broker_type, "1", "ssl.keystore.type", set, Some("PEM"), E::None, Some("PEM")),
+        (broker_type, "7", "log.cleaner.threads", set, Some("2"), E::BrokerIdNotRegistered, None),
+        (broker_type, "one", "log.cleaner.threads", set, Some("2"), E::InvalidRequest, None),
+        (8, "1", "root", set, Some("DEBUG"), E::InvalidRequest, None),
+    ];
+    for (kind, resource, name, operation, value, code, after) in table {
+        let mut image = cluster(1);
+        create(&mut image, vec![configured("t", "retention.ms", Some("5"))]);
+        let config = AlterableConfig {
+            name: (*name).into(),
+            config_operation: *operation,
+            value: value.map(ByteString::from),
+            ..AlterableConfig::default()
+        };
+        let request = IncrementalAlterConfigsRequest {
+            resources: vec![AlterConfigsResource {
+                resource_type: *kind,
+                resource_name: (*resource).into(),
+                configs: vec![config],
+                ..AlterConfigsResource::default()
+            }],
+            ..IncrementalAlterConfigsRequest::default()
+        };
+        let decision = controller().alter_configs(&image, &request);
+        let shown = format!("{kind} {resource} {name} {operation} {value:?}");
+        assert_eq!(ErrorCode::from_code(decision.response.responses[0].error_code), *code, "{shown}");
+        commit(&mut image, decision.records);
+        let scope = ConfigScope::of_resource(*kind, resource);
+        let stored = scope.and_then(|scope| image.config(&scope, name).map(|value| value.to_string()));
+        assert_eq!(stored.as_deref(), *after, "{shown}");
+    }
+}
+
+#[test]
+fn a_new_incarnation_takes_its_partitions_in_a_new_epoch() {
+    let mut image = cluster(1);
+    create(&mut image, vec![topic("t", 2, 1)]);
+    let same = controller().register_broker(&image, &registration(1, 1));
+    assert_eq!((same.records.len(), same.response.broker_epoch), (0, 2), "offset of the first registration");
+    let end = image.end();
+    let decision = controller().register_broker(&image, &registration(1, 2));
+    assert_eq!(Offset(decision.response.broker_epoch), end);
+    commit(&mut image, decision.records);
+    let partition = image.partition("t", 1).unwrap();
+    assert_eq!((partition.leader, partition.leader_epoch), (Some(NodeId(1)), LeaderEpoch(1)));
+}
+
+#[test]
+fn producer_ids_are_granted_in_blocks_to_the_current_incarnation() {
+    let mut image = cluster(1);
+    let epoch = image.broker(NodeId(1)).unwrap().epoch;
+    let ask = |broker_id, broker_epoch| AllocateProducerIdsRequest {
+        broker_id,
+        broker_epoch,
+        ..AllocateProducerIdsRequest::default()
+    };
+    for expected in [0, 1_000, 2_000] {
+        let decision = controller().allocate_producer_ids(&image, &ask(1, epoch));
+        assert_eq!((decision.response.producer_id_start, decision.response.producer_id_len), (expected, 1_000));
+        commit(&mut image, decision.records);
+    }
+    for (request, code) in
+        [(ask(1, epoch + 1), ErrorCode::StaleBrokerEpoch), (ask(2, 0), ErrorCode::BrokerIdNotRegistered)]
+    {
+        let decision = controller().allocate_producer_ids(&image, &request);
+        assert_eq!((decision.records.len(), decision.response.error_code), (0, code.code()));
+    }
+}
+
+#[test]
+fn a_fact_that_this_build_does_not_act_on_stops_the_node() {
+    let mut image = cluster(1);
+    let unknown = Record::BeginTransaction(BeginTransactionRecord::default());
+    assert!(matches!(image.apply(&unknown), Err(Error::UnknownRecord { kind: 23, .. })));
+    let absent = Record::RemoveTopic(RemoveTopicRecord {
+        topic_id: Uuid::from_random(1, 1),
+        ..RemoveTopicRecord::default()
+    });
+    let error = image.apply(&absent).unwrap_err().to_string();
+    assert!(error.contains("RemoveTopicRecord") && error.contains("offset 3"), "{error}");
+}
+
+#[test]
+fn internal_topics_can_be_created_on_one_broker_under_kafkas_defaults() {
+    for (internal, configs) in [(InternalTopic::Offsets, 3), (InternalTopic::Transactions, 5)] {
+        let mut image = cluster(1);
+        let statics = Static::default();
+        let request = internal.request(&image, &Effective::new(&image, NodeId(1), &statics));
+        assert_eq!(request.configs.len(), configs);
+        assert_eq!(create(&mut image, vec![request]), [ErrorCode::None]);
+        assert_eq!(image.topic(internal.name()).unwrap().partitions.len(), 50);
+        assert_eq!(InternalTopic::of_name(internal.name()), Some(internal));
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Create(u8, u8),
+    Delete(u8),
+    Grow(u8, u8),
+    Set(u8, bool),
+    Restart(u8),
+}
+
+proptest! {
+    /// Whatever is asked, what was decided can be applied, and replaying the log from its start in its encoded form gives
+    /// the same image.
+    #[test]
+    fn replaying_all_decisions_gives_the_same_image(acts in prop::collection::vec(prop_oneof![
+        (0..6u8, 1..5u8).prop_map(|(name, count)| Act::Create(name, count)),
+        (0..6u8).prop_map(Act::Delete),
+        (0..6u8, 1..9u8).prop_map(|(name, count)| Act::Grow(name, count)),
+        (0..6u8, any::<bool>()).prop_map(|(name, set)| Act::Set(name, set)),
+        (1..4u8).prop_map(Act::Restart),
+    ], 1..60)) {
+        let mut image = Image::default();
+        let mut log: Vec<Record> = Vec::new();
+        let mut next = 0u64;
+        for act in acts {
+            next += 1;
+            let name = |n: u8| format!("topic-{n}");
+            let records = match act {
+                Act::Create(n, count) => {
+                    let request = CreateTopicsRequest {
+                        topics: vec![topic(&name(n), count.into(), 1)],
+                        ..CreateTopicsRequest::default()
+                    };
+                    controller().create_topics(&image, &request, &mut || Uuid::from_random(next, next)).records
+                }
+                Act::Delete(n) => {
+                    let request = DeleteTopicsRequest {
+                        topic_names: vec![name(n).into()],
+                        ..DeleteTopicsRequest::default()
+                    };
+                    controller().delete_topics(&image, &request).records
+                }
+                Act::Grow(n, count) => {
+                    let grow = CreatePartitionsTopic {
+                        name: name(n).into(),
+                        count: count.into(),
+                        ..CreatePartitionsTopic::default()
+                    };
+                    let request = CreatePartitionsRequest { topics: vec![grow], ..CreatePartitionsRequest::default() };
+                    controller().create_partitions(&image, &request).records
+                }
+                Act::Set(n, set) => {
+                    let config = AlterableConfig {
+                        name: "retention.ms".into(),
+                        config_operation: i8::from(!set),
+                        value: set.then(|| next.to_string().into()),
+                        ..AlterableConfig::default()
+                    };
+                    let resource = AlterConfigsResource {
+                        resource_type: 2,
+                        resource_name: name(n).into(),
+                        configs: vec![config],
+                        ..AlterConfigsResource::default()
+                    };
+                    let request = IncrementalAlterConfigsRequest {
+                        resources: vec![resource],
+                        ..IncrementalAlterConfigsRequest::default()
+                    };
+                    controller().alter_configs(&image, &request).records
+                }
+                Act::Restart(broker) => {
+                    controller().register_broker(&image, &registration(broker.into(), next)).records
+                }
+            };
+            let encoded = records.iter().map(|record| record.encode().unwrap());
+            log.extend(encoded.map(|bytes| Record::decode(bytes).unwrap()));
+            commit(&mut image, records);
+        }
+        let mut replayed = Image::default();
+        commit(&mut replayed, log);
+        prop_assert_eq!(Image { ..replayed }, image);
+    }
+}
