@@ -131,10 +131,19 @@ fn a_request_is_decided_topic_by_topic_against_those_before() {
     let mut image = cluster(1);
     let codes = create(
         &mut image,
-        vec![topic("x.y", 1, 1), topic("x_y", 1, 1), topic("twice", 1, 1), topic("twice", 1, 1), topic("z", 3, 1)],
+        vec![
+            topic("x.y", 1, 1),
+            topic("x_y", 1, 1),
+            topic("twice", 1, 1),
+            topic("twice", 1, 1),
+            topic("z", 3, 1),
+        ],
     );
     assert_eq!(codes, [E::None, E::InvalidTopicException, E::InvalidRequest, E::None]);
-    assert_eq!(image.topics().map(|t| (&*t.name, t.partitions.len())).collect::<Vec<_>>(), [("x.y", 1), ("z", 3)]);
+    assert_eq!(
+        image.topics().map(|t| (&*t.name, t.partitions.len())).collect::<Vec<_>>(),
+        [("x.y", 1), ("z", 3)]
+    );
     let partition = image.partition("z", 2).unwrap();
     assert_eq!((partition.leader, &partition.isr[..]), (Some(NodeId(1)), &[NodeId(1)][..]));
     assert_eq!(partition.directories, image.broker(NodeId(1)).unwrap().directories);
@@ -196,7 +205,8 @@ fn topics_are_deleted_by_name_or_id_with_all_they_had() {
         ..DeleteTopicsRequest::default()
     };
     let decision = controller().delete_topics(&image, &request);
-    let codes: Vec<_> = decision.response.responses.iter().map(|r| ErrorCode::from_code(r.error_code)).collect();
+    let codes: Vec<_> =
+        decision.response.responses.iter().map(|r| ErrorCode::from_code(r.error_code)).collect();
     assert_eq!(
         codes,
         [
@@ -209,7 +219,11 @@ fn topics_are_deleted_by_name_or_id_with_all_they_had() {
             E::InvalidRequest
         ]
     );
-    assert_eq!(decision.response.responses[1].name.as_deref(), Some("b"), "the name is told to who knew the id");
+    assert_eq!(
+        decision.response.responses[1].name.as_deref(),
+        Some("b"),
+        "the name is told to who knew the id"
+    );
     commit(&mut image, decision.records);
     assert_eq!(image.topics().len(), 0);
     assert_eq!(image.config(&ConfigScope::Topic("a".into()), "retention.ms"), None);
@@ -233,9 +247,11 @@ fn topics_only_grow() {
         create(&mut image, vec![topic("t", 3, 1)]);
         let assignments = assignments.map(|all: Vec<Vec<i32>>| {
             all.into_iter()
-                .map(|broker_ids| millstream_protocol::messages::create_partitions::CreatePartitionsAssignment {
-                    broker_ids,
-                    ..Default::default()
+                .map(|broker_ids| {
+                    millstream_protocol::messages::create_partitions::CreatePartitionsAssignment {
+                        broker_ids,
+                        ..Default::default()
+                    }
                 })
                 .collect()
         });
@@ -335,7 +351,10 @@ fn producer_ids_are_granted_in_blocks_to_the_current_incarnation() {
     };
     for expected in [0, 1_000, 2_000] {
         let decision = controller().allocate_producer_ids(&image, &ask(1, epoch));
-        assert_eq!((decision.response.producer_id_start, decision.response.producer_id_len), (expected, 1_000));
+        assert_eq!(
+            (decision.response.producer_id_start, decision.response.producer_id_len),
+            (expected, 1_000)
+        );
         commit(&mut image, decision.records);
     }
     for (request, code) in
