@@ -3,6 +3,8 @@
 //! (being built) Kafka's wire protocol as plain structs ([`messages`]), the one table of versions, and the two traits through which every
 //! caller reaches every broker: [`Service`] and [`Dial`].
 
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::indexing_slicing))] // the bytes come from outside
+
 mod error;
 mod error_code;
 mod facts;
@@ -19,6 +21,6 @@ pub mod wire;
 pub use error::{CallError, CodecError, DialError};
 pub use error_code::ErrorCode;
 pub use facts::{Facts, facts};
-pub use messages::{ApiKey, Request, Response, Rpc};
+pub use messages::{ApiKey, MetadataRecord, Request, Response, Rpc};
 pub use service::{ANONYMOUS, Completer, Ctx, Dial, Endpoint, Link, Receipt, Service};
 pub use wire::Message;

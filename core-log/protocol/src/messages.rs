@@ -80,7 +80,11 @@ macro_rules! apis {
                 match self { $(Self::$name(_) => ApiKey::$name,)* }
             }
 
-            pub(crate) fn write(
+            /// Writes the body alone, field by field as the struct has it; [`crate::frames`] writes a frame.
+            ///
+            /// # Errors
+            /// When the version does not exist, or cannot carry the message.
+            pub fn write(
                 &self,
                 w: &mut $crate::wire::Writer,
                 version: i16,
@@ -88,7 +92,11 @@ macro_rules! apis {
                 match self { $(Self::$name(message) => $crate::wire::Message::write(message, w, version),)* }
             }
 
-            pub(crate) fn read(
+            /// Reads the body alone, field by field as the version has it; [`crate::frames`] reads a frame.
+            ///
+            /// # Errors
+            /// When the version does not exist, or the bytes are no such message.
+            pub fn read(
                 api: ApiKey,
                 r: &mut $crate::wire::Reader,
                 version: i16,
@@ -114,7 +122,11 @@ macro_rules! apis {
                 match self { $(Self::$name(_) => ApiKey::$name,)* }
             }
 
-            pub(crate) fn write(
+            /// Writes the body alone, field by field as the struct has it; [`crate::frames`] writes a frame.
+            ///
+            /// # Errors
+            /// When the version does not exist, or cannot carry the message.
+            pub fn write(
                 &self,
                 w: &mut $crate::wire::Writer,
                 version: i16,
@@ -122,7 +134,11 @@ macro_rules! apis {
                 match self { $(Self::$name(message) => $crate::wire::Message::write(message, w, version),)* }
             }
 
-            pub(crate) fn read(
+            /// Reads the body alone, field by field as the version has it; [`crate::frames`] reads a frame.
+            ///
+            /// # Errors
+            /// When the version does not exist, or the bytes are no such message.
+            pub fn read(
                 api: ApiKey,
                 r: &mut $crate::wire::Reader,
                 version: i16,

@@ -166,7 +166,9 @@ impl<'a> Scope<'a> {
     }
 
     fn put(&self, out: &mut String, fields: &[Member]) -> Result<()> {
-        let body = fields.iter().map(Member::put).collect::<Result<String>>()?;
+        let mut in_order: Vec<&Member> = fields.iter().collect();
+        in_order.sort_by_key(|field| field.tag); // the untagged first, as declared; then by tag, whatever the declaration says
+        let body = in_order.into_iter().map(Member::put).collect::<Result<String>>()?;
         out.push_str("    fn put(&self, w: &mut Writer) -> Result<(), CodecError> {\n");
         if body.contains("v ") || body.contains("&v") {
             out.push_str("        let v = w.version();\n");

@@ -214,10 +214,10 @@ impl Wire for CreatableTopicResult {
         if v >= 7 { self.topic_id.put(w)?; }
         self.error_code.put(w)?;
         self.error_message.put(w)?;
-        if v >= 5 && self.topic_config_error_code != 0 { tags.put(0, &self.topic_config_error_code)?; }
         if v >= 5 { self.num_partitions.put(w)?; }
         if v >= 5 { self.replication_factor.put(w)?; }
         if v >= 5 { self.configs.put(w)?; }
+        if v >= 5 && self.topic_config_error_code != 0 { tags.put(0, &self.topic_config_error_code)?; }
         w.put_tags(tags)?;
         Ok(())
     }

@@ -58,9 +58,7 @@ impl Wire for FetchRequest {
     fn put(&self, w: &mut Writer) -> Result<(), CodecError> {
         let v = w.version();
         let mut tags = w.tags();
-        if v >= 12 && self.cluster_id.is_some() { tags.put(0, &self.cluster_id)?; }
         if v <= 14 { self.replica_id.put(w)?; } else { w.absent(self.replica_id != -1, "ReplicaId")?; }
-        if self.replica_state != ReplicaState::default() { tags.put_if(v >= 15, 1, &self.replica_state, "ReplicaState")?; }
         self.max_wait_ms.put(w)?;
         self.min_bytes.put(w)?;
         self.max_bytes.put(w)?;
@@ -70,6 +68,8 @@ impl Wire for FetchRequest {
         self.topics.put(w)?;
         if v >= 7 { self.forgotten_topics_data.put(w)?; } else { w.absent(!self.forgotten_topics_data.is_empty(), "ForgottenTopicsData")?; }
         if v >= 11 { self.rack_id.put(w)?; }
+        if v >= 12 && self.cluster_id.is_some() { tags.put(0, &self.cluster_id)?; }
+        if self.replica_state != ReplicaState::default() { tags.put_if(v >= 15, 1, &self.replica_state, "ReplicaState")?; }
         w.put_tags(tags)?;
         Ok(())
     }
@@ -398,12 +398,12 @@ impl Wire for PartitionData {
         self.high_watermark.put(w)?;
         self.last_stable_offset.put(w)?;
         if v >= 5 { self.log_start_offset.put(w)?; }
-        if self.diverging_epoch != EpochEndOffset::default() { tags.put_if(v >= 12, 0, &self.diverging_epoch, "DivergingEpoch")?; }
-        if self.current_leader != LeaderIdAndEpoch::default() { tags.put_if(v >= 12, 1, &self.current_leader, "CurrentLeader")?; }
-        if self.snapshot_id != SnapshotId::default() { tags.put_if(v >= 12, 2, &self.snapshot_id, "SnapshotId")?; }
         self.aborted_transactions.put(w)?;
         if v >= 11 { self.preferred_read_replica.put(w)?; } else { w.absent(self.preferred_read_replica != -1, "PreferredReadReplica")?; }
         self.records.put(w)?;
+        if self.diverging_epoch != EpochEndOffset::default() { tags.put_if(v >= 12, 0, &self.diverging_epoch, "DivergingEpoch")?; }
+        if self.current_leader != LeaderIdAndEpoch::default() { tags.put_if(v >= 12, 1, &self.current_leader, "CurrentLeader")?; }
+        if self.snapshot_id != SnapshotId::default() { tags.put_if(v >= 12, 2, &self.snapshot_id, "SnapshotId")?; }
         w.put_tags(tags)?;
         Ok(())
     }

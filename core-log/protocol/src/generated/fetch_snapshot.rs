@@ -33,10 +33,10 @@ impl Default for FetchSnapshotRequest {
 impl Wire for FetchSnapshotRequest {
     fn put(&self, w: &mut Writer) -> Result<(), CodecError> {
         let mut tags = w.tags();
-        if self.cluster_id.is_some() { tags.put(0, &self.cluster_id)?; }
         self.replica_id.put(w)?;
         self.max_bytes.put(w)?;
         self.topics.put(w)?;
+        if self.cluster_id.is_some() { tags.put(0, &self.cluster_id)?; }
         w.put_tags(tags)?;
         Ok(())
     }
@@ -248,10 +248,10 @@ impl Wire for FetchSnapshotResponsePartitionSnapshot {
         self.index.put(w)?;
         self.error_code.put(w)?;
         self.snapshot_id.put(w)?;
-        if self.current_leader != LeaderIdAndEpoch::default() { tags.put(0, &self.current_leader)?; }
         self.size.put(w)?;
         self.position.put(w)?;
         self.unaligned_records.put(w)?;
+        if self.current_leader != LeaderIdAndEpoch::default() { tags.put(0, &self.current_leader)?; }
         w.put_tags(tags)?;
         Ok(())
     }

@@ -279,10 +279,10 @@ impl Wire for PartitionRecord {
         self.removing_replicas.put(w)?;
         self.adding_replicas.put(w)?;
         self.leader.put(w)?;
-        if self.leader_recovery_state != 0 { tags.put(0, &self.leader_recovery_state)?; }
         self.leader_epoch.put(w)?;
         self.partition_epoch.put(w)?;
         if v >= 1 { self.directories.put(w)?; } else { w.absent(!self.directories.is_empty(), "Directories")?; }
+        if self.leader_recovery_state != 0 { tags.put(0, &self.leader_recovery_state)?; }
         if self.eligible_leader_replicas.is_some() { tags.put_if(v >= 2, 1, &self.eligible_leader_replicas, "EligibleLeaderReplicas")?; }
         if self.last_known_elr.is_some() { tags.put_if(v >= 2, 2, &self.last_known_elr, "LastKnownElr")?; }
         w.put_tags(tags)?;
@@ -423,9 +423,9 @@ impl Wire for PartitionChangeRecord {
         if self.removing_replicas.is_some() { tags.put(3, &self.removing_replicas)?; }
         if self.adding_replicas.is_some() { tags.put(4, &self.adding_replicas)?; }
         if self.leader_recovery_state != -1 { tags.put(5, &self.leader_recovery_state)?; }
-        if self.directories.is_some() { tags.put_if(v >= 1, 8, &self.directories, "Directories")?; }
         if self.eligible_leader_replicas.is_some() { tags.put_if(v >= 2, 6, &self.eligible_leader_replicas, "EligibleLeaderReplicas")?; }
         if self.last_known_elr.is_some() { tags.put_if(v >= 2, 7, &self.last_known_elr, "LastKnownElr")?; }
+        if self.directories.is_some() { tags.put_if(v >= 1, 8, &self.directories, "Directories")?; }
         w.put_tags(tags)?;
         Ok(())
     }

@@ -112,10 +112,10 @@ impl Wire for ShareSnapshotValue {
         self.state_epoch.put(w)?;
         self.leader_epoch.put(w)?;
         self.start_offset.put(w)?;
-        if self.delivery_complete_count != -1 { tags.put(0, &self.delivery_complete_count)?; }
         self.create_timestamp.put(w)?;
         self.write_timestamp.put(w)?;
         self.state_batches.put(w)?;
+        if self.delivery_complete_count != -1 { tags.put(0, &self.delivery_complete_count)?; }
         w.put_tags(tags)?;
         Ok(())
     }
@@ -208,8 +208,8 @@ impl Wire for ShareUpdateValue {
         self.snapshot_epoch.put(w)?;
         self.leader_epoch.put(w)?;
         self.start_offset.put(w)?;
-        if self.delivery_complete_count != -1 { tags.put(0, &self.delivery_complete_count)?; }
         self.state_batches.put(w)?;
+        if self.delivery_complete_count != -1 { tags.put(0, &self.delivery_complete_count)?; }
         w.put_tags(tags)?;
         Ok(())
     }

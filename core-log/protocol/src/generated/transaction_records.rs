@@ -78,16 +78,16 @@ impl Wire for TransactionLogValue {
         let v = w.version();
         let mut tags = w.tags();
         self.producer_id.put(w)?;
-        if self.previous_producer_id != -1 { tags.put_if(v >= 1, 0, &self.previous_producer_id, "PreviousProducerId")?; }
-        if self.next_producer_id != -1 { tags.put_if(v >= 1, 1, &self.next_producer_id, "NextProducerId")?; }
         self.producer_epoch.put(w)?;
-        if self.next_producer_epoch != -1 { tags.put_if(v >= 1, 3, &self.next_producer_epoch, "NextProducerEpoch")?; }
         self.transaction_timeout_ms.put(w)?;
         self.transaction_status.put(w)?;
         self.transaction_partitions.put(w)?;
         self.transaction_last_update_timestamp_ms.put(w)?;
         self.transaction_start_timestamp_ms.put(w)?;
+        if self.previous_producer_id != -1 { tags.put_if(v >= 1, 0, &self.previous_producer_id, "PreviousProducerId")?; }
+        if self.next_producer_id != -1 { tags.put_if(v >= 1, 1, &self.next_producer_id, "NextProducerId")?; }
         if self.client_transaction_version != 0 { tags.put_if(v >= 1, 2, &self.client_transaction_version, "ClientTransactionVersion")?; }
+        if self.next_producer_epoch != -1 { tags.put_if(v >= 1, 3, &self.next_producer_epoch, "NextProducerEpoch")?; }
         w.put_tags(tags)?;
         Ok(())
     }
