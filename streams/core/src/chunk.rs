@@ -4,8 +4,7 @@ use std::any::{Any, type_name};
 use std::sync::Arc;
 
 use arrow::record_batch::RecordBatch;
-use bytes::Bytes;
-use bytestring::ByteString;
+pub use millstream_record::Header;
 use millstream_record::{Millis, Offset};
 
 use crate::error::{Result, StreamsError};
@@ -13,15 +12,6 @@ use crate::error::{Result, StreamsError};
 /// What a typed row may hold. Cloning is needed where one output feeds two operators.
 pub trait Data: Clone + Send + 'static {}
 impl<T: Clone + Send + 'static> Data for T {}
-
-/// One header of a record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Header {
-    /// Name; names may repeat.
-    pub key: ByteString,
-    /// Value, or null.
-    pub value: Option<Bytes>,
-}
 
 /// The headers of one row. Shared, since operators pass them on unchanged.
 pub type Headers = Arc<[Header]>;

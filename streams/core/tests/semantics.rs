@@ -1,0 +1,245 @@
+//! What the operators mean, through the test driver: the traps that Kafka gets wrong or leaves open, and crashes.
+
+use millstream_streams_core::dsl::{
+    Emit, Hopping, Late, Serde, StreamBuilder, Tumbling, Windowed, millis, store,
+};
+use millstream_streams_core::{StreamsError, TestDriver};
+use proptest::prelude::*;
+
+fn driver(build: impl FnOnce(&StreamBuilder)) -> TestDriver {
+    let builder = StreamBuilder::new();
+    build(&builder);
+    TestDriver::new(builder.build().unwrap()).unwrap()
+}
+
+fn pipe(driver: &mut TestDriver, topic: &str, rows: &[(&str, &str, i64)]) {
+    for (key, value, at) in rows {
+        driver.pipe(topic, &(*key).to_owned(), &(*value).to_owned(), *at).unwrap();
+    }
+}
+
+/// Output rows as `key=value@timestamp`.
+fn read<K: Serde + std::fmt::Debug, V: Serde + std::fmt::Debug>(
+    driver: &mut TestDriver,
+    topic: &str,
+) -> Vec<String> {
+    let rows = driver.read::<K, V>(topic).unwrap();
+    rows.into_iter().map(|row| format!("{:?}={:?}@{}", row.key, row.value, row.timestamp_ms)).collect()
+}
+
+fn read_windows(driver: &mut TestDriver) -> Vec<String> {
+    let rows = driver.read::<Windowed<String>, u64>("out").unwrap();
+    rows.iter().map(|row| format!("{}@{}={}", row.key.key, row.key.window.start, row.value)).collect()
+}
+
+fn window_count(windows: impl Into<millstream_streams_core::dsl::WindowSpec>, emit: Emit) -> TestDriver {
+    let windows = windows.into();
+    driver(|t| {
+        t.stream::<String, String>("in")
+            .group_by_key()
+            .window(windows)
+            .emit(emit)
+            .late(Late::side_output("late"))
+            .count(store("counts"))
+            .to_stream()
+            .to("out");
+    })
+}
+
+#[test]
+fn a_jump_of_stream_time_loses_no_window() {
+    let mut driver = window_count(Tumbling::of(millis(10)).grace(millis(5)), Emit::OnClose);
+    pipe(&mut driver, "in", &[("a", "", 1), ("a", "", 3), ("a", "", 24)]);
+    assert_eq!(read_windows(&mut driver), ["a@0=2"]);
+}
+
+#[test]
+fn windows_close_in_order_of_start_and_key_and_at_the_end_of_input() {
+    let mut driver = window_count(Tumbling::of(millis(10)), Emit::OnClose);
+    pipe(&mut driver, "in", &[("b", "", 1), ("a", "", 2), ("c", "", 11), ("a", "", 35)]);
+    assert_eq!(read_windows(&mut driver), ["a@0=1", "b@0=1", "c@10=1"]);
+    driver.end_inputs().unwrap();
+    assert_eq!(read_windows(&mut driver), ["a@30=1"]);
+    pipe(&mut driver, "in", &[("a", "", 36)]);
+    assert_eq!(read_windows(&mut driver), [""; 0], "a window that the end closed does not open again");
+    assert_eq!(driver.counters("count-counts").late, 1);
+}
+
+#[test]
+fn late_rows_are_counted_and_kept() {
+    let mut driver = window_count(Tumbling::of(millis(10)).grace(millis(5)), Emit::OnUpdate);
+    pipe(
+        &mut driver,
+        "in",
+        &[("a", "x", 1), ("a", "x", 14), ("a", "in time", 9), ("a", "x", 15), ("a", "late", 9)],
+    );
+    assert_eq!(read_windows(&mut driver), ["a@0=1", "a@10=1", "a@0=2", "a@10=2"]);
+    assert_eq!(read::<String, String>(&mut driver, "late"), [r#""a"="late"@9"#]);
+    assert_eq!(driver.counters("count-counts").late, 1);
+}
+
+#[test]
+fn a_hopping_row_can_be_half_late() {
+    let mut driver = window_count(Hopping::of(millis(10), millis(5)), Emit::OnUpdate);
+    pipe(&mut driver, "in", &[("a", "", 12), ("a", "half", 8)]);
+    assert_eq!(read_windows(&mut driver), ["a@5=1", "a@10=1", "a@5=2"]);
+    assert_eq!(read::<String, String>(&mut driver, "late"), [r#""a"="half"@8"#]);
+}
+
+#[test]
+fn null_keys_and_values_are_dropped_and_counted() {
+    let mut driver = driver(|t| {
+        let rows = t.stream::<Option<String>, Option<String>>("in");
+        rows.group_by_key().window(Tumbling::of(millis(10))).count(store("windowed"));
+        rows.group_by_key().count(store("plain"));
+        t.stream::<String, String>("strict").to("out");
+    });
+    let none = None::<String>;
+    driver.pipe("in", &none, &Some("x".to_owned()), 1).unwrap();
+    driver.pipe("in", &Some("a".to_owned()), &none, 1).unwrap(); // Kafka's tumbling windows count this one
+    driver.pipe("strict", &none, &"x".to_owned(), 1).unwrap();
+    for node in ["count-windowed", "count-plain"] {
+        assert_eq!((driver.counters(node).dropped, driver.counters(node).rows_out), (2, 0), "{node}");
+    }
+    assert_eq!(driver.counters("strict").dropped, 1);
+}
+
+#[test]
+fn a_result_is_as_new_as_its_newest_row() {
+    let mut driver =
+        driver(|t| t.stream::<String, String>("in").group_by_key().count(store("n")).to_stream().to("out"));
+    pipe(&mut driver, "in", &[("a", "", 7), ("a", "", 3)]);
+    assert_eq!(read::<String, u64>(&mut driver, "out"), [r#""a"=1@7"#, r#""a"=2@7"#]);
+}
+
+#[test]
+fn a_table_filter_deletes_only_what_it_forwarded() {
+    let mut driver = driver(|t| {
+        let table = t.table::<String, String>("in", store("table"));
+        table
+            .filter(|_, value| value.len() > 1)
+            .map_values(|_, value| value.len() as u64)
+            .to_stream()
+            .to("out");
+    });
+    pipe(&mut driver, "in", &[("a", "x", 1), ("a", "xx", 2), ("a", "y", 3), ("a", "z", 4)]);
+    driver.pipe("in", &"b".to_owned(), &None::<String>, 5).unwrap();
+    assert_eq!(read::<String, Option<u64>>(&mut driver, "out"), [r#""a"=Some(2)@2"#, r#""a"=None@3"#]);
+}
+
+#[test]
+fn joins_see_the_table_through_its_filters() {
+    let mut driver = driver(|t| {
+        let table = t.table::<Option<String>, String>("table", store("table"));
+        let long = table.filter(|_, value| value.len() > 1).map_values(|_, value| value.len() as u64);
+        let rows = t.stream::<Option<String>, String>("in");
+        rows.join_table(&long, |_, value, found: u64| format!("{value}{found}")).to("inner");
+        rows.left_join_table(&long, |_, value, found: Option<u64>| format!("{value}{found:?}")).to("left");
+    });
+    pipe(&mut driver, "table", &[("a", "long", 50), ("b", "s", 50)]);
+    pipe(&mut driver, "in", &[("a", "x", 1), ("b", "y", 2), ("c", "z", 3)]);
+    driver.pipe("in", &None::<String>, &"w".to_owned(), 4).unwrap();
+    assert_eq!(read::<String, String>(&mut driver, "inner"), [r#""a"="x4"@1"#]);
+    assert_eq!(
+        read::<Option<String>, String>(&mut driver, "left"),
+        [
+            r#"Some("a")="xSome(4)"@1"#,
+            r#"Some("b")="yNone"@2"#,
+            r#"Some("c")="zNone"@3"#,
+            r#"None="wNone"@4"#,
+        ]
+    );
+    assert_eq!(driver.counters("join-table-table").dropped, 1, "the null key, in the inner join only");
+}
+
+#[test]
+fn broken_records_stop_the_task_and_say_where() {
+    let mut driver = driver(|t| t.stream::<String, i64>("in").to("out"));
+    let error = driver.pipe("in", &"k".to_owned(), &"text".to_owned(), 1).unwrap_err();
+    assert!(matches!(&error, StreamsError::Deserialize { offset: 0, .. }), "{error}");
+    assert_eq!(error.to_string(), "in-0 offset 0: cannot decode i64: 4 bytes instead of 8");
+}
+
+#[test]
+fn every_problem_of_a_topology_is_told_at_once() {
+    let builder = StreamBuilder::new();
+    let rows = builder.stream::<String, String>("in");
+    let table = rows.group_by_key().count(store("same"));
+    builder
+        .stream::<String, String>("in")
+        .group_by_key()
+        .window(Hopping::of(millis(5), millis(9)))
+        .count(store("same"));
+    rows.select_key(|_, value| value.clone()).join_table(&table, |_, _, count: u64| count);
+    let Err(StreamsError::Topology { problems }) = builder.build() else { panic!("it is invalid") };
+    let expected = [
+        "topic \"in\" is read by two sources",
+        "two stores are named",
+        "5 ms long and 9 ms apart",
+        "its key was changed",
+    ];
+    for part in expected {
+        assert!(problems.iter().any(|problem| problem.contains(part)), "{part:?} in {problems:#?}");
+    }
+}
+
+#[test]
+fn a_topology_is_described() {
+    let builder = StreamBuilder::new();
+    let users = builder.table::<String, String>("users", store("users"));
+    let rows = builder.stream::<Option<String>, String>("clicks");
+    let clicks = rows.group_by("by-user", |_, value| value.clone()).count(store("clicks-by-user"));
+    clicks
+        .to_stream()
+        .left_join_table(&users, |_, count, name: Option<String>| format!("{count:?} {name:?}"))
+        .to("out");
+    let topology = builder.build().unwrap();
+    assert_eq!(topology.describe(), DESCRIBED);
+    assert_eq!(topology.to_mermaid(), DRAWN);
+    assert_eq!(topology.subtopologies()[0].copartitioned.len(), 1);
+    assert_eq!(topology.subtopologies()[0].copartitioned[0].len(), 2, "users and the repartition topic");
+}
+
+const DESCRIBED: &str = include_str!("golden/clicks.txt");
+const DRAWN: &str = include_str!("golden/clicks.mmd");
+
+#[derive(Clone, Debug)]
+enum Action {
+    Pipe { key: u8, at: i64 },
+    Commit,
+    Crash,
+}
+
+fn actions() -> impl Strategy<Value = Vec<Action>> {
+    let action = prop_oneof![
+        6 => (0u8..4, 0i64..200).prop_map(|(key, at)| Action::Pipe { key, at }),
+        1 => Just(Action::Commit),
+        1 => Just(Action::Crash),
+    ];
+    prop::collection::vec(action, 1..60)
+}
+
+proptest! {
+    /// Outputs are the same whether a task ran through or crashed anywhere: state, stream time and positions are one.
+    #[test]
+    fn crashes_change_nothing(actions in actions(), grace in 0u64..30) {
+        let windows = Tumbling::of(millis(20)).grace(millis(grace));
+        let build = || window_count(windows, Emit::OnClose).manual_commit();
+        let (mut crashing, mut smooth) = (build(), build());
+        for action in &actions {
+            match action {
+                Action::Pipe { key, at } => {
+                    let key = format!("k{key}");
+                    crashing.pipe("in", &key, &String::new(), *at).unwrap();
+                    smooth.pipe("in", &key, &String::new(), *at).unwrap();
+                }
+                Action::Commit => crashing.commit().unwrap(),
+                Action::Crash => crashing.crash().unwrap(),
+            }
+        }
+        crashing.end_inputs().unwrap();
+        smooth.end_inputs().unwrap();
+        prop_assert_eq!(read_windows(&mut crashing), read_windows(&mut smooth));
+        prop_assert_eq!(read::<String, String>(&mut crashing, "late"), read::<String, String>(&mut smooth, "late"));
+    }
+}
