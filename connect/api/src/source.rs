@@ -51,7 +51,8 @@ pub trait SourceTask: Send {
     /// Starts at `positions`, the last ones whose rows are durable in the log (empty at the first start).
     fn open(&mut self, positions: Positions, context: TaskContext) -> BoxFuture<'_, Result<()>>;
 
-    /// The next rows. Cancel safe: a worker that stops drops the future, and nothing is lost by that.
+    /// The next rows. A worker that stops drops the future and does not poll again; what had been read and not handed out is
+    /// read again from its position in the task's next life.
     fn poll(&mut self) -> BoxFuture<'_, Result<Polled>>;
 
     /// The rows up to `positions` are durable in the log; only now may the source forget them (acknowledge, delete, move).
@@ -83,7 +84,7 @@ pub struct SourceBatch {
     pub system: SystemColumns,
     /// Source partition that the rows came from.
     pub partition: Arc<str>,
-    /// Position behind the rows. It becomes durable together with them.
+    /// Position behind the rows. It becomes durable together with them. Null: the partition is gone, its position is removed.
     pub position: serde_json::Value,
     /// What could not be read as a row; kept as dead letters in the same transaction.
     pub bad: Vec<BadRecord>,

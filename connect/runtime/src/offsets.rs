@@ -41,7 +41,7 @@ pub(crate) async fn load(log: &dyn Log, namespace: &str, source: &str) -> Result
     Ok(positions)
 }
 
-/// The records that store `positions`.
+/// The records that store `positions`; a null removes one.
 pub(crate) fn records(namespace: &str, source: &str, positions: &Positions) -> Vec<NewRecord> {
     positions
         .iter()
@@ -60,7 +60,7 @@ fn record(key: Value, value: &Value) -> NewRecord {
         topic: OFFSETS_TOPIC.into(),
         placement: Placement::ByKey,
         key: Some(Bytes::from(key.to_string())),
-        value: Some(Bytes::from(value.to_string())),
+        value: (!value.is_null()).then(|| Bytes::from(value.to_string())),
         timestamp: None,
         headers: Vec::new(),
     }

@@ -1,5 +1,7 @@
 //! What a connector accepts.
 
+use std::path::{Path, PathBuf};
+
 use indexmap::IndexMap;
 
 use super::settings::{Config, Setting, SettingValue};
@@ -11,6 +13,8 @@ use crate::types::parse_type;
 #[derive(Clone, Debug, Default)]
 pub struct ConfigDef {
     keys: IndexMap<String, Key, rustc_hash::FxBuildHasher>,
+    /// What relative paths are relative to; the process's own folder when `None`.
+    base: Option<PathBuf>,
     /// Checks that look at several keys.
     checks: Vec<fn(&Config) -> Vec<Problem>>,
 }
@@ -36,6 +40,8 @@ pub struct Key {
 pub enum Type {
     /// Text.
     String,
+    /// A path, or a pattern of paths; a relative one is taken from [`ConfigDef::relative_to`].
+    Path,
     /// A whole number between both bounds, inclusive.
     Integer {
         /// Least.
@@ -73,6 +79,16 @@ impl Key {
     /// A key that takes text.
     pub fn string(name: impl Into<String>) -> Self {
         Self::new(name, Type::String)
+    }
+
+    /// A key that takes a path.
+    pub fn path(name: impl Into<String>) -> Self {
+        Self::new(name, Type::Path)
+    }
+
+    /// A key that takes a list of paths or patterns of paths, or one.
+    pub fn path_list(name: impl Into<String>) -> Self {
+        Self::new(name, Type::List(Box::new(Type::Path)))
     }
 
     /// A key that takes a whole number in `min..=max`.
@@ -175,6 +191,13 @@ impl ConfigDef {
         self
     }
 
+    /// Takes relative paths from `base`: the folder of the file that the configuration stands in.
+    #[must_use]
+    pub fn relative_to(mut self, base: impl Into<PathBuf>) -> Self {
+        self.base = Some(base.into());
+        self
+    }
+
     /// The keys, in the order they were added.
     pub fn keys(&self) -> impl Iterator<Item = &Key> {
         self.keys.values()
@@ -193,7 +216,7 @@ impl ConfigDef {
         }
         let mut config = Config { settings: IndexMap::default(), span };
         for key in self.keys.values() {
-            match key.resolve(table.get(&key.name), span) {
+            match key.resolve(table.get(&key.name), span, self.base.as_deref()) {
                 Ok(Some(setting)) => {
                     config.settings.insert(key.name.clone(), setting);
                 }
@@ -220,7 +243,12 @@ impl ConfigDef {
 }
 
 impl Key {
-    fn resolve(&self, given: Option<&Value>, table: Option<Span>) -> Result<Option<Setting>, Vec<Problem>> {
+    fn resolve(
+        &self,
+        given: Option<&Value>,
+        table: Option<Span>,
+        base: Option<&Path>,
+    ) -> Result<Option<Setting>, Vec<Problem>> {
         let Some(value) = given else {
             if self.required {
                 let problem = Problem::at(table, format!("'{}' is missing", self.name));
@@ -228,11 +256,11 @@ impl Key {
             }
             let Some(default) = &self.default else { return Ok(None) };
             let value = Value { kind: default.clone(), span: Span::default() };
-            let mut setting = convert(&self.name, &self.kind, &value)?;
+            let mut setting = convert(&self.name, &self.kind, &value, base)?;
             setting.span = None;
             return Ok(Some(setting));
         };
-        let setting = convert(&self.name, &self.kind, value)?;
+        let setting = convert(&self.name, &self.kind, value, base)?;
         if let Some(Err(reason)) = self.check.map(|check| check(&setting)) {
             return Err(vec![Problem::at(value.span, format!("'{}': {reason}", self.name))]);
         }
@@ -240,11 +268,15 @@ impl Key {
     }
 }
 
-fn convert(name: &str, kind: &Type, value: &Value) -> Result<Setting, Vec<Problem>> {
+fn convert(name: &str, kind: &Type, value: &Value, base: Option<&Path>) -> Result<Setting, Vec<Problem>> {
     let span = value.span;
     let wrong = |reason: String| vec![Problem::at(span, format!("'{name}': {reason}"))];
     let typed = match (kind, &value.kind) {
         (Type::String, ValueKind::String(text)) => SettingValue::String(text.clone()),
+        (Type::Path, ValueKind::String(text)) => {
+            let path = base.map(|base| base.join(text).to_string_lossy().into_owned());
+            SettingValue::String(path.unwrap_or_else(|| text.clone()))
+        }
         (Type::String, ValueKind::Secret(text)) => SettingValue::Secret(text.clone()),
         (Type::Integer { min, max }, ValueKind::Integer(number)) => {
             if number < min || number > max {
@@ -255,7 +287,7 @@ fn convert(name: &str, kind: &Type, value: &Value) -> Result<Setting, Vec<Proble
         // What came from the environment is text.
         (Type::Integer { .. }, ValueKind::String(text)) if text.parse::<i64>().is_ok() => {
             let number = text.parse().expect("the guard has read it");
-            return convert(name, kind, &Value { kind: ValueKind::Integer(number), span });
+            return convert(name, kind, &Value { kind: ValueKind::Integer(number), span }, base);
         }
         (Type::Float, ValueKind::Float(number)) => SettingValue::Float(*number),
         (Type::Float, ValueKind::Integer(number)) => SettingValue::Float(*number as f64),
@@ -277,17 +309,20 @@ fn convert(name: &str, kind: &Type, value: &Value) -> Result<Setting, Vec<Proble
             SettingValue::String(text.clone())
         }
         (Type::List(item), ValueKind::Array(values)) => {
-            SettingValue::List(all(values.iter().map(|v| convert(name, item, v)))?)
+            SettingValue::List(all(values.iter().map(|v| convert(name, item, v, base)))?)
         }
-        (Type::List(item), _) => SettingValue::List(vec![convert(name, item, value)?]),
+        (Type::List(item), _) => SettingValue::List(vec![convert(name, item, value, base)?]),
         (Type::Map(item), ValueKind::Table(table)) => {
             let entries = table.entries.iter();
             let pairs = entries.map(|(key, entry)| {
-                Ok((key.clone(), convert(&format!("{name}.{key}"), item, &entry.value)?))
+                Ok((key.clone(), convert(&format!("{name}.{key}"), item, &entry.value, base)?))
             });
             SettingValue::Map(all(pairs)?.into_iter().collect())
         }
-        (Type::Table(def), ValueKind::Table(table)) => SettingValue::Table(def.resolve(table, Some(span))?),
+        (Type::Table(def), ValueKind::Table(table)) => {
+            let inherited = || def.as_ref().clone().relative_to(base.unwrap_or(Path::new("")));
+            SettingValue::Table(inherited().resolve(table, Some(span))?)
+        }
         (kind, other) => return Err(wrong(format!("{} was expected, this is {}", noun(kind), other.noun()))),
     };
     Ok(Setting { value: typed, span: Some(span) })
@@ -316,6 +351,7 @@ fn not_one_of(name: &str, words: &[String], text: &str, span: Span) -> Problem {
 fn noun(kind: &Type) -> &'static str {
     match kind {
         Type::String | Type::OneOf(_) => "a string",
+        Type::Path => "a path",
         Type::Integer { .. } => "an integer",
         Type::Float => "a number",
         Type::Boolean => "a boolean",

@@ -1,0 +1,187 @@
+//! Text to typed columns.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, ArrowPrimitiveType, BinaryBuilder, BooleanBuilder, Decimal128Builder, PrimitiveBuilder,
+    StringBuilder,
+};
+use arrow::compute::kernels::cast_utils::{Parser, parse_decimal};
+use arrow::datatypes::*;
+use millstream_connect_api::types::type_name;
+use millstream_connect_api::{ConnectError, Result};
+
+/// Bytes that a text is guessed to have.
+const TEXT_BYTES: usize = 16;
+
+/// Builds one column from texts.
+pub(super) trait FieldBuilder: Send {
+    /// Adds a value; false when the text is none of the column's type (nothing is added then).
+    fn append(&mut self, text: &str) -> bool;
+    fn append_null(&mut self);
+    fn finish(&mut self) -> ArrayRef;
+}
+
+/// A builder for columns of this type.
+///
+/// # Errors
+/// Fatal when texts cannot become such values.
+pub(super) fn field_builder(data_type: &DataType, rows: usize) -> Result<Box<dyn FieldBuilder>> {
+    macro_rules! primitive {
+        ($type:ty) => {
+            Box::new(Primitive {
+                builder: PrimitiveBuilder::<$type>::with_capacity(rows).with_data_type(data_type.clone()),
+            })
+        };
+    }
+    Ok(match data_type {
+        DataType::Boolean => Box::new(Boolean(BooleanBuilder::with_capacity(rows))),
+        DataType::Int8 => primitive!(Int8Type),
+        DataType::Int16 => primitive!(Int16Type),
+        DataType::Int32 => primitive!(Int32Type),
+        DataType::Int64 => primitive!(Int64Type),
+        DataType::UInt8 => primitive!(UInt8Type),
+        DataType::UInt16 => primitive!(UInt16Type),
+        DataType::UInt32 => primitive!(UInt32Type),
+        DataType::UInt64 => primitive!(UInt64Type),
+        DataType::Float32 => primitive!(Float32Type),
+        DataType::Float64 => primitive!(Float64Type),
+        DataType::Date32 => primitive!(Date32Type),
+        DataType::Time32(TimeUnit::Second) => primitive!(Time32SecondType),
+        DataType::Time32(TimeUnit::Millisecond) => primitive!(Time32MillisecondType),
+        DataType::Time64(TimeUnit::Microsecond) => primitive!(Time64MicrosecondType),
+        DataType::Time64(TimeUnit::Nanosecond) => primitive!(Time64NanosecondType),
+        DataType::Timestamp(TimeUnit::Second, _) => primitive!(TimestampSecondType),
+        DataType::Timestamp(TimeUnit::Millisecond, _) => primitive!(TimestampMillisecondType),
+        DataType::Timestamp(TimeUnit::Microsecond, _) => primitive!(TimestampMicrosecondType),
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => primitive!(TimestampNanosecondType),
+        DataType::Decimal128(precision, scale) => Box::new(Decimal {
+            precision: *precision,
+            scale: *scale,
+            builder: Decimal128Builder::with_capacity(rows).with_data_type(data_type.clone()),
+        }),
+        DataType::Utf8 => Box::new(Text(StringBuilder::with_capacity(rows, rows * TEXT_BYTES))),
+        DataType::Binary => Box::new(Raw(BinaryBuilder::with_capacity(rows, rows * TEXT_BYTES))),
+        other => {
+            let reason =
+                format!("CSV has no values of type {}; read the column as a string", type_name(other));
+            return Err(ConnectError::fatal("reading CSV", reason));
+        }
+    })
+}
+
+struct Primitive<T: ArrowPrimitiveType> {
+    builder: PrimitiveBuilder<T>,
+}
+
+impl<T: ArrowPrimitiveType + Parser> FieldBuilder for Primitive<T> {
+    fn append(&mut self, text: &str) -> bool {
+        match T::parse(text.trim_ascii()) {
+            Some(value) => {
+                self.builder.append_value(value);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn append_null(&mut self) {
+        self.builder.append_null();
+    }
+
+    fn finish(&mut self) -> ArrayRef {
+        Arc::new(self.builder.finish())
+    }
+}
+
+struct Boolean(BooleanBuilder);
+
+/// `true` or `false`, in any case.
+pub(super) fn parse_boolean(text: &str) -> Option<bool> {
+    let text = text.trim_ascii();
+    if text.eq_ignore_ascii_case("true") {
+        Some(true)
+    } else if text.eq_ignore_ascii_case("false") {
+        Some(false)
+    } else {
+        None
+    }
+}
+
+impl FieldBuilder for Boolean {
+    fn append(&mut self, text: &str) -> bool {
+        let value = parse_boolean(text);
+        if let Some(value) = value {
+            self.0.append_value(value);
+        }
+        value.is_some()
+    }
+
+    fn append_null(&mut self) {
+        self.0.append_null();
+    }
+
+    fn finish(&mut self) -> ArrayRef {
+        Arc::new(self.0.finish())
+    }
+}
+
+struct Decimal {
+    precision: u8,
+    scale: i8,
+    builder: Decimal128Builder,
+}
+
+impl FieldBuilder for Decimal {
+    fn append(&mut self, text: &str) -> bool {
+        match parse_decimal::<Decimal128Type>(text.trim_ascii(), self.precision, self.scale) {
+            Ok(value) => {
+                self.builder.append_value(value);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn append_null(&mut self) {
+        self.builder.append_null();
+    }
+
+    fn finish(&mut self) -> ArrayRef {
+        Arc::new(self.builder.finish())
+    }
+}
+
+struct Text(StringBuilder);
+
+impl FieldBuilder for Text {
+    fn append(&mut self, text: &str) -> bool {
+        self.0.append_value(text);
+        true
+    }
+
+    fn append_null(&mut self) {
+        self.0.append_null();
+    }
+
+    fn finish(&mut self) -> ArrayRef {
+        Arc::new(self.0.finish())
+    }
+}
+
+struct Raw(BinaryBuilder);
+
+impl FieldBuilder for Raw {
+    fn append(&mut self, text: &str) -> bool {
+        self.0.append_value(text.as_bytes());
+        true
+    }
+
+    fn append_null(&mut self) {
+        self.0.append_null();
+    }
+
+    fn finish(&mut self) -> ArrayRef {
+        Arc::new(self.0.finish())
+    }
+}

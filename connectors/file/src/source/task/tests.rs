@@ -1,0 +1,296 @@
+//! Scenarios with real files: ends, growth, rotation, truncation, restarts, bad input.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+
+use arrow::array::AsArray;
+use futures::executor::block_on;
+use millstream_connect_api::config::parse_toml;
+use millstream_connect_api::{BadRecord, SourceConnector};
+use millstream_record::Millis;
+use tempfile::TempDir;
+
+use super::*;
+use crate::FileSource;
+
+/// A folder, a source on it, and what a log would hold of it.
+struct World {
+    folder: TempDir,
+    settings: String,
+    positions: Positions,
+    rows: Vec<String>,
+    bad: Vec<BadRecord>,
+}
+
+impl World {
+    fn new(settings: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self { folder, settings: settings.into(), positions: Positions::new(), rows: vec![], bad: vec![] }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn append(&self, name: &str, text: &str) {
+        let mut file = OpenOptions::new().create(true).append(true).open(self.path(name)).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    }
+
+    fn config(&self) -> millstream_connect_api::Config {
+        let table = parse_toml(&self.settings).unwrap();
+        FileSource.definition().relative_to(self.folder.path()).resolve(&table, None).unwrap()
+    }
+
+    fn tables(&self, known: &[TableSchema]) -> Result<Vec<TableSchema>> {
+        block_on(FileSource.tables("src", &self.config(), known, &TaskContext::inline(Millis(0))))
+    }
+
+    fn start(&self) -> Box<dyn SourceTask> {
+        let mut task = FileSource.task(&self.config(), &self.tables(&[]).unwrap()).unwrap();
+        block_on(task.open(self.positions.clone(), TaskContext::inline(Millis(0)))).unwrap();
+        task
+    }
+
+    /// Takes one poll's rows and position as a transaction would. True when there was something.
+    fn step(&mut self, task: &mut dyn SourceTask) -> bool {
+        match block_on(task.poll()).unwrap() {
+            Polled::Batch(batch) => {
+                let lines =
+                    arrow::compute::cast(batch.rows.column(0), &arrow::datatypes::DataType::Utf8).unwrap();
+                self.rows
+                    .extend(lines.as_string::<i32>().iter().map(|line| line.unwrap_or("NULL").to_owned()));
+                self.bad.extend(batch.bad);
+                let committed = Positions::from([(batch.partition.to_string(), batch.position)]);
+                block_on(task.committed(&committed)).unwrap();
+                for (partition, position) in committed {
+                    if position.is_null() {
+                        self.positions.remove(&partition);
+                    } else {
+                        self.positions.insert(partition, position);
+                    }
+                }
+                true
+            }
+            Polled::Idle(_) | Polled::End => false,
+        }
+    }
+
+    fn drain(&mut self, task: &mut dyn SourceTask) {
+        while self.step(task) {}
+    }
+
+    /// Looks at the folder again after the next idle.
+    fn drain_twice(&mut self, task: &mut dyn SourceTask) {
+        (0..3).for_each(|_| self.drain(task));
+    }
+
+    fn check(&mut self, expected: &[&str]) {
+        assert_eq!(self.rows, expected);
+    }
+}
+
+const TEXT: &str = "include = '*.log'\nformat = 'text'\n";
+
+#[test]
+fn once_reads_all_files_in_order_to_their_ends_and_the_next_run_only_what_is_new() {
+    let mut world =
+        World::new("include = '*.log'\nformat = 'text'\nread = 'once'\nbatch_bytes = '1B'\nmax_line = '6B'");
+    world.append("b.log", "3\nvier\nfünf");
+    world.append("a.log", "1\r\n\n2\n");
+    let mut task = world.start();
+    world.drain(&mut *task);
+    world.check(&["1", "", "2", "3", "vier", "fünf"]);
+    assert!(matches!(block_on(task.poll()).unwrap(), Polled::End));
+    let mut task = world.start();
+    world.drain(&mut *task);
+    assert_eq!(world.rows.len(), 6, "nothing new");
+    world.append("a.log", "7\n");
+    let copy = fs::read(world.path("b.log")).unwrap();
+    fs::remove_file(world.path("b.log")).unwrap();
+    fs::write(world.path("b.log"), copy).unwrap();
+    let mut task = world.start();
+    world.drain(&mut *task);
+    assert_eq!(world.rows[6..], ["7"], "what was appended, and not the fresh copy");
+}
+
+#[test]
+fn follow_holds_back_a_partial_line_and_sees_growth_and_new_files() {
+    let mut world = World::new(TEXT);
+    world.append("a.log", "1\npart");
+    let mut task = world.start();
+    world.drain_twice(&mut *task);
+    world.check(&["1"]);
+    world.append("a.log", "ial\n");
+    world.append("b.log", "new\n");
+    world.drain_twice(&mut *task);
+    world.check(&["1", "partial", "new"]);
+}
+
+#[test]
+fn rotation_by_rename_loses_and_repeats_nothing() {
+    let mut world = World::new(TEXT);
+    world.append("a.log", "1\n2\n");
+    let mut task = world.start();
+    world.drain_twice(&mut *task);
+    world.append("a.log", "3\n");
+    fs::rename(world.path("a.log"), world.path("a.log.1")).unwrap();
+    world.append("a.log.1", "4\n5 without an end");
+    world.append("a.log", "6\n");
+    world.drain_twice(&mut *task);
+    let mut rows = world.rows.clone();
+    rows.sort();
+    assert_eq!(rows, ["1", "2", "3", "4", "5 without an end", "6"]);
+    // A second rotation over the first: the oldest file is deleted.
+    fs::rename(world.path("a.log"), world.path("a.log.1")).unwrap();
+    world.append("a.log", "7\n");
+    world.drain_twice(&mut *task);
+    assert_eq!(world.rows.last().unwrap(), "7");
+    assert_eq!(world.rows.len(), 7);
+}
+
+#[test]
+fn rotation_while_nobody_looks_loses_and_repeats_nothing() {
+    let mut world = World::new(TEXT);
+    world.append("a.log", "1\n2\n");
+    let mut task = world.start();
+    world.drain(&mut *task);
+    drop(task);
+    world.append("a.log", "3\n");
+    fs::rename(world.path("a.log"), world.path("a.log.1")).unwrap();
+    world.append("a.log", "1\n2\n"); // begins exactly as the old one
+    let mut task = world.start();
+    world.drain_twice(&mut *task);
+    world.check(&["1", "2", "3", "1", "2"]);
+}
+
+#[test]
+fn a_truncated_file_is_read_from_its_beginning() {
+    let mut world = World::new(TEXT);
+    world.append("a.log", "1\n2\n3\n");
+    let mut task = world.start();
+    world.drain_twice(&mut *task);
+    fs::write(world.path("a.log"), "4\n").unwrap();
+    world.drain_twice(&mut *task);
+    world.check(&["1", "2", "3", "4"]);
+    fs::write(world.path("a.log"), "longer than before\n").unwrap();
+    world.drain_twice(&mut *task);
+    assert_eq!(world.rows[4..], ["longer than before"]);
+}
+
+#[test]
+fn a_deleted_file_is_read_to_its_end_and_then_forgotten() {
+    let mut world = World::new(TEXT);
+    world.append("a.log", "1\n");
+    let mut task = world.start();
+    world.drain_twice(&mut *task);
+    world.append("a.log", "2\n");
+    fs::remove_file(world.path("a.log")).unwrap();
+    world.drain_twice(&mut *task);
+    world.check(&["1", "2"]);
+    assert_eq!(world.positions, Positions::new());
+}
+
+#[test]
+fn a_line_over_the_bound_is_a_bad_record_and_nothing_else_is_lost() {
+    let mut world = World::new("include = '*.log'\nformat = 'text'\nmax_line = '10B'\nbatch_bytes = '4B'");
+    let long = "x".repeat(10_000);
+    world.append("a.log", &format!("1\n{long}\n2\n{long}"));
+    let mut task = world.start();
+    world.drain_twice(&mut *task);
+    world.check(&["1", "2"]);
+    drop(task);
+    world.append("a.log", "still the same line\n0123456789\n01234567890\n3\n");
+    let mut task = world.start();
+    world.drain_twice(&mut *task);
+    world.check(&["1", "2", "0123456789", "3"]);
+    let bad: Vec<_> = world.bad.iter().map(|bad| (bad.line, bad.reason.as_str())).collect();
+    let reason = "the line is longer than max_line (10)";
+    assert_eq!(bad, [(Some(2), reason), (Some(4), reason), (Some(6), reason)]);
+}
+
+#[test]
+fn bad_json_lines_are_named_and_the_others_are_rows() {
+    let mut world = World::new(
+        "include = 'a.ndjson'\nformat = 'json'\nread = 'once'\ncolumns = { id = 'int64', s = 'string' }",
+    );
+    world.append("a.ndjson", "\u{feff}{\"id\":1}\n\n{\"id\":\"x\"}\noops\n{\"id\":2}{\"id\":3}\n[]\n{\"id\":4,\"other\":1}\n{\"id\":5");
+    let mut task = world.start();
+    world.drain(&mut *task);
+    world.check(&["1", "4"]);
+    let origin = world.path("a.ndjson").to_string_lossy().into_owned();
+    let lines: Vec<_> = world.bad.iter().map(|bad| bad.line.unwrap()).collect();
+    assert_eq!(lines, [3, 4, 5, 6, 8]);
+    assert!(world.bad.iter().all(|bad| bad.origin == origin && !bad.reason.is_empty()));
+    assert_eq!(world.bad[1].raw, b"oops");
+}
+
+#[test]
+fn csv_types_are_inferred_and_then_fixed() {
+    let mut world = World::new("include = '*.csv'\nformat = 'csv'\nread = 'once'\nnull_values = ['', 'NA']");
+    world.append("a.csv", "id,at,name\n1,2013-01-01T10:00:00Z,x\nNA,NA,NA\n");
+    let tables = world.tables(&[]).unwrap();
+    let types: Vec<_> = tables[0]
+        .schema
+        .fields()
+        .iter()
+        .map(|f| millstream_connect_api::types::type_name(f.data_type()))
+        .collect();
+    assert_eq!(types, ["int64", "timestamp", "string"]);
+    world.append("a.csv", "not a number,2013-01-01T10:00:00Z,y\n3,NA,z\n");
+    assert_eq!(world.tables(&tables).unwrap(), tables, "what was inferred before stays");
+    let mut task = FileSource.task(&world.config(), &tables).unwrap();
+    block_on(task.open(Positions::new(), TaskContext::inline(Millis(0)))).unwrap();
+    world.drain(&mut *task);
+    world.check(&["1", "NULL", "3"]);
+    assert_eq!(world.bad[0].reason, "column 'id': 'not a number' is not a int64");
+    assert_eq!(world.bad[0].line, Some(4));
+}
+
+#[test]
+fn every_file_has_its_own_header() {
+    let mut world =
+        World::new("include = '*.csv'\nformat = 'csv'\nread = 'once'\ncolumns = { id = 'int64' }");
+    world.append("a.csv", "id,x\n1,a\n");
+    world.append("b.csv", "x,y,id\nb,b,2\n");
+    world.append("c.csv", "id");
+    let mut task = world.start();
+    world.drain(&mut *task);
+    world.check(&["1", "2"]);
+    world.append("d.csv", "no\n1\n");
+    let mut task = world.start();
+    let error = block_on(task.poll()).unwrap_err().to_string();
+    assert!(error.contains("d.csv") && error.contains("its header has no column id; it has no"), "{error}");
+}
+
+#[test]
+fn compressed_files_and_missing_files_are_refused_with_a_word() {
+    let world = World::new("include = '*.csv'\nformat = 'csv'\nread = 'once'");
+    assert!(world.tables(&[]).unwrap_err().to_string().starts_with("no file matches"));
+    fs::write(world.path("a.csv"), [0x1f, 0x8b, 8, 0]).unwrap();
+    assert!(world.tables(&[]).unwrap_err().to_string().contains("compressed with gzip"));
+    let table = parse_toml("include = 'x.gz'\nformat = 'text'").unwrap();
+    let problems = FileSource.definition().resolve(&table, None).unwrap_err();
+    assert_eq!(problems[0].message, "compressed files cannot be read yet");
+}
+
+#[test]
+fn killed_after_any_poll_it_goes_on_exactly_where_it_was() {
+    let text: String = (0..200).map(|n| format!("line {n}{}\n", "ä".repeat(n % 7))).collect();
+    let expected: Vec<_> = text.lines().map(str::to_owned).collect();
+    for polls in 1..12 {
+        let mut world = World::new(
+            "include = '*.log'\nformat = 'text'\nread = 'once'\nbatch_bytes = '256B'\nmax_line = '64B'",
+        );
+        world.append("a.log", &text);
+        for _ in 0..100 {
+            let mut task = world.start();
+            let more = (0..polls).all(|_| world.step(&mut *task));
+            let _lost = block_on(task.poll()).unwrap(); // read, handed out, and then killed before the commit
+            if !more {
+                break;
+            }
+        }
+        assert_eq!(world.rows, expected, "killed after every {polls} polls");
+    }
+}
