@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use millstream_record::Offset;
 
-use crate::disk::{self, DiskFile, OpenMode};
+use crate::disk::{self, OpenMode};
 use crate::error::Result;
-use crate::handle::{Kind, LazyFile, OpenFiles};
+use crate::handle::{Dirty, Kind, OpenFiles};
 
 /// The name of the file with [`crate::LeaderEpochs`].
 pub(crate) const EPOCHS_FILE: &str = "leader-epoch-checkpoint";
@@ -25,7 +25,7 @@ pub struct FlushJob {
     pub(crate) dir: Arc<Path>,
     pub(crate) point: Offset,
     pub(crate) bytes: u64,
-    pub(crate) dirty: Vec<(Arc<LazyFile>, Arc<dyn DiskFile>)>,
+    pub(crate) dirty: Vec<Dirty>,
     pub(crate) snapshots: Vec<(Offset, Vec<u8>)>,
     pub(crate) names: bool,
     pub(crate) epochs: Option<String>,
@@ -55,7 +55,7 @@ impl FlushJob {
     /// offline and no sync is tried again.
     pub fn run(self) -> Result<FlushPoint> {
         self.files.check_online()?;
-        for (file, handle) in &self.dirty {
+        for Dirty { file, handle } in &self.dirty {
             handle.sync().map_err(|error| self.files.fail(&file.path(), &error))?;
         }
         for (offset, bytes) in &self.snapshots {

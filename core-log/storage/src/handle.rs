@@ -179,6 +179,14 @@ impl LazyFile {
     }
 }
 
+/// A file with unsynced bytes and the handle that wrote them. The handle is kept until it is synced, since only handles that
+/// were open are told of a failed write-back.
+#[derive(Clone)]
+pub(crate) struct Dirty {
+    pub(crate) file: Arc<LazyFile>,
+    pub(crate) handle: Arc<dyn DiskFile>,
+}
+
 impl fmt::Debug for LazyFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.path().fmt(f)

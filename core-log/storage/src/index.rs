@@ -11,7 +11,7 @@ use millstream_record::{Millis, Offset, ProducerId};
 
 use crate::disk::{DiskFile, OpenMode};
 use crate::error::{Result, StorageError};
-use crate::handle::LazyFile;
+use crate::handle::{Dirty, LazyFile};
 use crate::producer::AbortedTransaction;
 
 /// Entries that wait in memory before they are written as one block.
@@ -183,8 +183,8 @@ impl<E: Entry> Index<E> {
         self.spill().map(drop)
     }
 
-    /// Writes all waiting entries; gives the handle when the file changed.
-    pub(crate) fn spill(&mut self) -> Result<Option<Arc<dyn DiskFile>>> {
+    /// Writes all waiting entries; gives the file, which is there from now on.
+    pub(crate) fn spill(&mut self) -> Result<Dirty> {
         let write = || {
             let handle = self.file.handle(OpenMode::Create)?;
             let at = u64::from(self.written) * E::BYTES as u64;
@@ -200,7 +200,7 @@ impl<E: Entry> Index<E> {
         let handle = write().map_err(StorageError::io(&self.file.path()))?;
         self.written += u32::try_from(self.tail.len()).unwrap_or(u32::MAX);
         self.tail = Vec::new();
-        Ok(Some(handle))
+        Ok(Dirty { file: Arc::clone(&self.file), handle })
     }
 
     /// A view that can be searched without the log's lock.

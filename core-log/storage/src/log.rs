@@ -15,13 +15,13 @@ use crate::disk::{DiskFile, OpenMode};
 use crate::epochs::LeaderEpochs;
 use crate::error::{Result, StorageError};
 use crate::flush::{FlushJob, FlushPoint};
-use crate::handle::{LazyFile, OpenFiles};
+use crate::handle::{Dirty, LazyFile, OpenFiles};
 use crate::producer::{AbortedTransaction, DataBatch, ProducerState, ProducerStates};
 use crate::segment::Segment;
 use crate::snapshot;
 
-/// One partition's log. It is not `Sync`-clever: its owner keeps it behind a short mutex, appends and plans reads and flushes
-/// under it, and runs the plans outside.
+/// One partition's log. Its owner keeps it behind a short mutex, appends and plans reads and flushes under it, and
+/// runs the plans outside.
 pub struct Log {
     pub(crate) files: Arc<OpenFiles>,
     pub(crate) dir: Arc<Path>,
@@ -45,7 +45,7 @@ pub(crate) struct FlushState {
     pub(crate) flushed: Offset,
     /// A job is out. Its point counts only up to where the log was cut meanwhile.
     pub(crate) in_flight: Option<Offset>,
-    pub(crate) dirty: Vec<(Arc<LazyFile>, Arc<dyn DiskFile>)>,
+    pub(crate) dirty: Vec<Dirty>,
     pub(crate) bytes: u64,
     pub(crate) names: bool,
     pub(crate) epochs: bool,
@@ -53,10 +53,10 @@ pub(crate) struct FlushState {
 }
 
 impl FlushState {
-    /// Keeps the handle until it is synced: only handles that were open are told of a failed write-back.
+    /// Has `file` synced by the next job.
     pub(crate) fn mark(&mut self, file: &Arc<LazyFile>, handle: Arc<dyn DiskFile>) {
-        if !self.dirty.iter().any(|(known, _)| Arc::ptr_eq(known, file)) {
-            self.dirty.push((Arc::clone(file), handle));
+        if !self.dirty.iter().any(|known| Arc::ptr_eq(&known.file, file)) {
+            self.dirty.push(Dirty { file: Arc::clone(file), handle });
         }
     }
 }
@@ -285,7 +285,7 @@ impl Log {
         let sealed = self.active_mut().seal()?;
         let segment = Segment::empty(&self.files, &self.dir, base, now);
         let handle = segment.log.handle(OpenMode::Replace).map_err(segment.io())?;
-        for (file, handle) in sealed {
+        for Dirty { file, handle } in sealed {
             self.flush.mark(&file, handle);
         }
         self.flush.mark(&segment.log, handle);
@@ -362,7 +362,7 @@ impl Log {
     /// As for [`FlushJob::run`], or [`StorageError::Io`].
     pub fn close(&mut self) -> Result<()> {
         self.files.check_online()?;
-        for (file, handle) in self.active_mut().seal()? {
+        for Dirty { file, handle } in self.active_mut().seal()? {
             self.flush.mark(&file, handle);
         }
         self.flush.names = true;

@@ -221,7 +221,7 @@ impl LogDir {
         Ok(())
     }
 
-    /// Lowers one recovery point durably: what must follow [`Log::truncate_to`] before new records are appended.
+    /// Lowers one recovery point durably: what must come before [`Log::truncate_to`].
     ///
     /// # Errors
     /// [`StorageError::Io`].
@@ -248,13 +248,23 @@ impl LogDir {
         disk::replace_file(&**self.disk(), &path, text).map_err(StorageError::io(&path))
     }
 
-    /// Takes the directory of a deleted partition out of sight, durably, in one step; its bytes go with
+    /// Forgets the checkpoints of a deleted partition and takes its directory out of sight, durably; its bytes go with
     /// [`LogDir::remove_deleted_log`], or when the directory is opened next. `unique` tells it from others of its name. Forget
     /// the partition's [`Log`] first.
     ///
     /// # Errors
     /// [`StorageError::Io`].
     pub fn delete_log(&mut self, partition: &TopicPartition, unique: Uuid) -> Result<DeletedLog> {
+        for (name, known) in [
+            (RECOVERY_POINTS_FILE, &mut self.recovery_points),
+            (LOG_STARTS_FILE, &mut self.log_starts),
+            (HIGH_WATERMARKS_FILE, &mut self.high_watermarks),
+        ] {
+            // A topic that is created anew under this name must not inherit them.
+            if known.remove(partition).is_some() {
+                checkpoint::write_offsets(&**self.files.disk(), &self.path.join(name), known)?;
+            }
+        }
         let hex: String = unique.0.iter().map(|byte| format!("{byte:02x}")).collect();
         let to = self.path.join(format!("{partition}.{hex}{DELETE_SUFFIX}"));
         let from = self.log_path(partition);

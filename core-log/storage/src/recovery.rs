@@ -17,7 +17,7 @@ use crate::disk::{self, Disk, OpenMode};
 use crate::epochs::LeaderEpochs;
 use crate::error::{Result, StorageError};
 use crate::flush::EPOCHS_FILE;
-use crate::handle::{Kind, OpenFiles};
+use crate::handle::{Dirty, Kind, OpenFiles};
 use crate::log::{FlushState, Log, replay};
 use crate::producer::ProducerStates;
 use crate::scan::Found;
@@ -100,8 +100,14 @@ impl Log {
             flush: FlushState::default(),
             deleted: Default::default(),
         };
-        let recovery =
-            Recovery { log, names, now, shutdown, report: RecoveryReport::default(), scan_all: false };
+        let recovery = Recovery {
+            log,
+            names,
+            now,
+            shutdown,
+            report: RecoveryReport::default(),
+            scan_at_latest: usize::MAX,
+        };
         recovery.run()
     }
 }
@@ -146,8 +152,8 @@ struct Recovery {
     now: Millis,
     shutdown: Shutdown,
     report: RecoveryReport,
-    /// An index or the epoch file is missing, so everything is read.
-    scan_all: bool,
+    /// The number of the first segment that must be read because its indexes, or the epoch file, are missing.
+    scan_at_latest: usize,
 }
 
 impl Recovery {
@@ -196,7 +202,7 @@ impl Recovery {
         };
         match LeaderEpochs::parse(&String::from_utf8_lossy(&bytes)) {
             Ok(epochs) => self.log.epochs = epochs,
-            Err(_) => self.scan_all = true,
+            Err(_) => self.scan_at_latest = 0,
         }
         Ok(())
     }
@@ -209,10 +215,7 @@ impl Recovery {
                 None => {
                     let mut segment = Segment::empty(&log.files, &log.dir, base, self.now);
                     segment.bytes = segment.open()?.len().map_err(segment.io())?;
-                    // After a crash the newest segments are scanned anyway.
-                    let scanned =
-                        matches!(self.shutdown, Shutdown::Crash { recovery_point } if recovery_point <= base);
-                    self.scan_all |= !scanned && segment.bytes > 0;
+                    self.scan_at_latest = self.scan_at_latest.min(log.segments.len());
                     log.segments.push_back(segment);
                 }
             }
@@ -223,13 +226,13 @@ impl Recovery {
     /// The number of the first segment whose bytes are checked.
     fn first_to_scan(&self) -> usize {
         let segments = &self.log.segments;
-        match self.shutdown {
-            _ if self.scan_all => 0,
+        let unsure = match self.shutdown {
             Shutdown::Clean => segments.len(),
             Shutdown::Crash { recovery_point } => {
                 segments.partition_point(|segment| segment.base <= recovery_point).saturating_sub(1)
             }
-        }
+        };
+        unsure.min(self.scan_at_latest)
     }
 
     /// The log end, if it need not be found by scanning: the end of the last segment, from its last index entry on.
@@ -332,8 +335,11 @@ impl Recovery {
     fn scan(&mut self, at: usize, replay_from: Offset) -> Result<()> {
         let log = &mut self.log;
         let base = log.segments[at].base;
-        if at > 0 && base > log.end && self.report.rebuilt_indexes > 0 && !self.scan_all {
-            // A roll begins the new segment at the log end, so what lies between was lost.
+        let never_durable =
+            matches!(self.shutdown, Shutdown::Crash { recovery_point } if base > recovery_point);
+        if at > 0 && base > log.end && never_durable {
+            // A roll begins the new segment at the log end, so what lies between was lost. (Below the recovery point a gap may be
+            // what compaction left.)
             return self.cut(at - 1, None, "the next segment does not begin where this one ends");
         }
         let old = &log.segments[at];
@@ -393,7 +399,7 @@ impl Recovery {
             }
         }
         if !newest {
-            for (file, handle) in segment.seal()? {
+            for Dirty { file, handle } in segment.seal()? {
                 log.flush.mark(&file, handle);
             }
             log.flush.names = true;
@@ -430,6 +436,15 @@ impl Recovery {
         let log = &mut self.log;
         let oldest = log.segments.front().map_or(log.end, |segment| segment.base);
         log.start = log.start.max(oldest);
+        if let Shutdown::Crash { recovery_point } = self.shutdown
+            && log.end.max(log.start) < recovery_point
+            && !self.names.segments.is_empty()
+        {
+            let (path, position) = (log.active().log.path(), log.active().bytes);
+            let what =
+                format!("the log ends at offset {}, but all below {recovery_point} was durable", log.end);
+            return Err(StorageError::corrupt(&path, position, what));
+        }
         if log.start > log.end {
             // All that was left was deleted before: the log goes on where the checkpoint says.
             let bases = log.segment_bases();

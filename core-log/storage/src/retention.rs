@@ -1,6 +1,8 @@
 //! Taking records away: cutting the end (a follower's divergence), and the begin (retention, DeleteRecords).
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use millstream_record::{Millis, Offset};
 
@@ -19,9 +21,8 @@ const DELETED: &str = "deleted";
 
 impl Log {
     /// Cuts all records at or behind `target`, and what was derived from them: epochs, producer state, aborted transactions. A batch
-    /// that holds `target` goes as a whole. Gives the new log end. It is durable after the next flush; a lower recovery point
-    /// must be in the directory's checkpoint before anything new is appended, lest a crash takes the new, unsynced records
-    /// for old, durable ones.
+    /// that holds `target` goes as a whole. Gives the new log end. It is durable after the next flush. Lower the recovery point in the
+    /// directory's checkpoint first ([`crate::LogDir::lower_recovery_point`]), lest a crash takes what is cut for lost.
     ///
     /// # Errors
     /// [`StorageError::OffsetOutOfRange`] for a target below the log start; [`StorageError::Offline`] when the disk failed half way.
@@ -43,14 +44,15 @@ impl Log {
     fn cut_end(&mut self, target: Offset, now: Millis) -> Result<()> {
         while self.segments.len() > 1 && self.active().base >= target {
             let Some(gone) = self.segments.pop_back() else { break };
-            gone.cuts.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+            gone.cuts.fetch_add(1, Ordering::AcqRel);
             self.forget(&gone);
             self.remove_files(gone.base)?;
         }
-        self.end = self.active_mut().truncate(target)?;
+        // The batch that holds the log start may be gone; the log goes on at its start nevertheless.
+        self.end = self.active_mut().truncate(target)?.max(self.start);
         let active = self.active();
         let handle = active.open()?;
-        let file = std::sync::Arc::clone(&active.log);
+        let file = Arc::clone(&active.log);
         self.flush.mark(&file, handle);
         self.flush.names = true;
         self.flush.epochs |= self.epochs.truncate_from_end(self.end);
@@ -61,7 +63,7 @@ impl Log {
 
     /// Makes the producer state anew as of the log end, from the newest snapshot that is not ahead of it.
     fn rebuild_producers(&mut self, now: Millis) -> Result<()> {
-        let (end, disk) = (self.end, std::sync::Arc::clone(self.files.disk()));
+        let (end, disk) = (self.end, Arc::clone(self.files.disk()));
         self.flush.snapshots.retain(|&(offset, _)| offset <= end);
         let mut from = self.segments.front().map_or(self.start, |segment| segment.base);
         let mut states = ProducerStates::default();
@@ -120,7 +122,7 @@ impl Log {
 
     fn begin_anew(&mut self, start: Offset, now: Millis) -> Result<()> {
         while let Some(gone) = self.segments.pop_back() {
-            gone.cuts.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+            gone.cuts.fetch_add(1, Ordering::AcqRel);
             self.forget(&gone);
             self.remove_files(gone.base)?;
         }
@@ -201,7 +203,7 @@ impl Log {
         let Some(oldest) = self.segments.pop_front() else { return Ok(()) };
         self.forget(&oldest);
         oldest.close();
-        let disk = std::sync::Arc::clone(self.files.disk());
+        let disk = Arc::clone(self.files.disk());
         for kind in Kind::ALL {
             let path = kind.path(&self.dir, oldest.base);
             ignore_missing(disk.rename(&path, &path.with_added_extension(DELETED)), &path)?;
@@ -234,7 +236,7 @@ impl Log {
     /// What is gone need not be synced.
     fn forget(&mut self, segment: &Segment) {
         let gone = [&segment.log, segment.offsets.file(), segment.times.file(), segment.aborted.file()];
-        self.flush.dirty.retain(|(file, _)| !gone.iter().any(|gone| std::sync::Arc::ptr_eq(gone, file)));
+        self.flush.dirty.retain(|dirty| !gone.iter().any(|gone| Arc::ptr_eq(gone, &dirty.file)));
     }
 
     /// Removes the files of the segment at `base` at once, but for the producer snapshot that names the offset where the log ends.

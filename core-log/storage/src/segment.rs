@@ -10,7 +10,7 @@ use crate::batch::{self, HEADER_BYTES, Header};
 use crate::config::LogConfig;
 use crate::disk::{DiskFile, OpenMode};
 use crate::error::{Result, StorageError};
-use crate::handle::{Kind, LazyFile, OpenFiles};
+use crate::handle::{Dirty, Kind, LazyFile, OpenFiles};
 use crate::index::{Index, OffsetEntry, TimeEntry};
 use crate::producer::AbortedTransaction;
 use crate::scan::{Found, Scanner};
@@ -148,13 +148,13 @@ impl Segment {
 
     /// Writes what the indexes still hold in memory, as the segment is not written to any more (or not soon). Gives the files
     /// to sync.
-    pub(crate) fn seal(&mut self) -> Result<Vec<(Arc<LazyFile>, Arc<dyn DiskFile>)>> {
+    pub(crate) fn seal(&mut self) -> Result<Vec<Dirty>> {
         self.note_time();
         let mut written = Vec::with_capacity(3);
-        written.extend(self.offsets.spill()?.map(|handle| (Arc::clone(self.offsets.file()), handle)));
-        written.extend(self.times.spill()?.map(|handle| (Arc::clone(self.times.file()), handle)));
+        written.push(self.offsets.spill()?);
+        written.push(self.times.spill()?);
         if self.aborted.len() > 0 {
-            written.extend(self.aborted.spill()?.map(|handle| (Arc::clone(self.aborted.file()), handle)));
+            written.push(self.aborted.spill()?);
         }
         Ok(written)
     }

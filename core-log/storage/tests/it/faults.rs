@@ -1,0 +1,259 @@
+//! Disks that fail: nothing acknowledged is lost, nothing damaged is served, and the log says what is wrong.
+
+use std::io::IoSlice;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use millstream_record::Offset;
+use millstream_storage::disk::{Fault, Op};
+use millstream_storage::{Disk, FaultyDisk, LogConfig, MemoryDisk, OpenMode, Shutdown, StorageError};
+
+use crate::support::*;
+
+fn faulty(config: LogConfig) -> (FaultyDisk, Bench) {
+    let disk = FaultyDisk::new(Arc::new(MemoryDisk::new()));
+    let bench = Bench::on(Arc::new(disk.clone()), config);
+    (disk, bench)
+}
+
+fn file(name: &str) -> PathBuf {
+    Path::new(DIR).join(name)
+}
+
+fn flip(disk: &dyn Disk, path: &Path, at: u64) {
+    let file = disk.open(path, OpenMode::Write).unwrap();
+    let mut byte = [0];
+    assert_eq!(file.read_at(&mut byte, at).unwrap(), 1);
+    file.write_at(&[IoSlice::new(&[byte[0] ^ 4])], at).unwrap();
+}
+
+const LOG: &str = "00000000000000000000.log";
+
+#[test]
+fn a_write_that_fails_leaves_the_log_as_it_was() {
+    for fault in [Fault::Error, Fault::Full, Fault::Torn] {
+        let (disk, mut bench) = faulty(small());
+        bench.append(&produced(1, 0, 0, 2, false));
+        disk.arm(Op::Write, ".log", 0, fault);
+        let failed = bench.log.append(&produced(1, 0, 2, 2, false), LEADER, NOW);
+        assert!(matches!(failed, Err(StorageError::Io { .. })), "{fault:?}: {failed:?}");
+        assert_eq!(bench.log.end_offset(), Offset(2));
+        assert_eq!(bench.append(&produced(1, 0, 2, 1, false)), 2, "sent again, smaller");
+        let bench = bench.reopen(Shutdown::Crash { recovery_point: Offset(0) }).unwrap();
+        assert_eq!(bench.report.cut, None, "{fault:?}: no stale bytes behind the log's end");
+        assert_eq!(bench.spans(at(0)), [(0, 2), (2, 3)]);
+    }
+}
+
+#[test]
+fn a_write_that_can_neither_finish_nor_be_undone_takes_the_directory_offline() {
+    let (disk, mut bench) = faulty(small());
+    disk.arm(Op::Write, ".log", 0, Fault::Torn);
+    disk.arm(Op::Truncate, ".log", 0, Fault::Error);
+    assert!(bench.log.append(&plain(1, 1), LEADER, NOW).unwrap_err().is_fatal());
+    assert!(bench.log.append(&plain(1, 1), LEADER, NOW).unwrap_err().is_fatal());
+}
+
+#[test]
+fn a_failed_sync_is_fatal_and_never_tried_again() {
+    for (op, suffix) in
+        [(Op::Sync, ".log"), (Op::SyncDir, "topic-0"), (Op::Sync, ".snapshot"), (Op::Sync, ".index")]
+    {
+        let (disk, mut bench) = faulty(small());
+        bench.append(&plain(1, 10));
+        bench.log.flush_blocking().unwrap();
+        let flushed = bench.log.flushed_offset();
+        bench.log.roll_now(NOW).unwrap();
+        bench.append(&plain(1, 10));
+        disk.arm(op, suffix, 0, Fault::Error);
+        assert!(bench.log.flush_blocking().unwrap_err().is_fatal(), "{op:?} {suffix}");
+        assert_eq!((disk.pending(), bench.log.flushed_offset()), (0, flushed));
+        assert!(bench.log.append(&plain(1, 10), LEADER, NOW).unwrap_err().is_fatal());
+        assert!(bench.log.read(at(0)).unwrap_err().is_fatal());
+        assert!(bench.log.close().unwrap_err().is_fatal());
+        assert_eq!(bench.log.flushed_offset(), flushed);
+    }
+}
+
+#[test]
+fn a_flipped_bit_is_an_error_with_its_place_and_never_data() {
+    for reopen in [false, true] {
+        let mut bench = Bench::new(small());
+        for _ in 0..9 {
+            bench.append(&plain(1, 100));
+        }
+        let size = plain(1, 100).len() as u64;
+        bench.log.flush_blocking().unwrap();
+        bench.log.close().unwrap();
+        flip(&**bench.files.disk(), &file(LOG), 2 * size + 90);
+        if reopen {
+            bench = Bench::open(Arc::clone(bench.files.disk()), small(), Shutdown::Clean).unwrap();
+        }
+        assert_eq!(
+            bench.spans(millstream_storage::ReadRequest { max_bytes: 2 * size as usize, ..at(0) }).len(),
+            2
+        );
+        for offset in [0, 2] {
+            match bench.log.read(at(offset)) {
+                Err(StorageError::Corrupt { path, position, .. }) => {
+                    assert_eq!((path, position), (file(LOG), 2 * size))
+                }
+                other => panic!("read at {offset}: {other:?}"),
+            }
+        }
+        assert_eq!(bench.spans(at(3)).len(), 6, "what lies behind is still there");
+    }
+    let (disk, mut bench) = faulty(small());
+    bench.append(&plain(3, 100));
+    disk.arm(Op::Read, ".log", 0, Fault::BitFlip);
+    assert!(matches!(bench.log.read(at(0)), Err(StorageError::Corrupt { .. })), "flipped on the way");
+    assert_eq!(bench.spans(at(0)), [(0, 3)]);
+}
+
+#[test]
+fn a_torn_tail_is_cut_and_a_corrupt_middle_is_reported() {
+    let fill = || {
+        let mut bench = Bench::new(small());
+        for _ in 0..30 {
+            bench.append(&plain(1, 100));
+        }
+        bench.log.flush_blocking().unwrap();
+        assert!(bench.log.segment_bases().len() > 2);
+        bench
+    };
+    let size = plain(1, 100).len() as u64;
+    // Below the recovery point.
+    let bench = fill();
+    flip(&**bench.files.disk(), &file(LOG), 3 * size + 70);
+    match bench.reopen(Shutdown::Crash { recovery_point: Offset(4) }).map(|bench| bench.report) {
+        Err(StorageError::Corrupt { path, position, .. }) => {
+            assert_eq!((path, position), (file(LOG), 3 * size))
+        }
+        other => panic!("{other:?}"),
+    }
+    // The same place, never durable: all behind goes, and the report says that something good was there.
+    let bench = fill();
+    flip(&**bench.files.disk(), &file(LOG), 3 * size + 70);
+    let mut bench = bench.reopen(Shutdown::Crash { recovery_point: Offset(3) }).unwrap();
+    let cut = bench.report.cut.clone().unwrap();
+    assert_eq!((cut.path, cut.position, cut.bytes), (file(LOG), 3 * size, 27 * size));
+    assert!(cut.good_batch_behind);
+    assert_eq!((bench.log.end_offset(), bench.log.segment_bases()), (Offset(3), vec![Offset(0)]));
+    assert_eq!(bench.append(&plain(1, 5)), 3);
+    // Half a batch at the end.
+    let disk = Arc::clone(bench.files.disk());
+    let log = disk.open(&file(LOG), OpenMode::Write).unwrap();
+    let end = log.len().unwrap();
+    log.write_at(&[IoSlice::new(&plain(1, 50)[..80])], end).unwrap();
+    let bench = bench.reopen(Shutdown::Crash { recovery_point: Offset(4) }).unwrap();
+    let cut = bench.report.cut.clone().unwrap();
+    assert_eq!((cut.position, cut.bytes, cut.good_batch_behind), (end, 80, false));
+    assert_eq!(log.len().unwrap(), end);
+    assert_eq!(bench.spans(at(0)).len(), 4);
+}
+
+#[test]
+fn a_stale_batch_behind_a_torn_tail_is_not_taken_for_a_new_one() {
+    let mut bench = Bench::new(small());
+    bench.append(&plain(2, 10));
+    let stale = bench.log.read(at(0)).unwrap().bytes; // offset 0 again
+    let disk = Arc::clone(bench.files.disk());
+    let log = disk.open(&file(LOG), OpenMode::Write).unwrap();
+    log.write_at(&[IoSlice::new(&stale)], stale.len() as u64).unwrap();
+    let bench = bench.reopen(Shutdown::Crash { recovery_point: Offset(2) }).unwrap();
+    assert_eq!(bench.log.end_offset(), Offset(2));
+    assert_eq!(bench.report.cut.unwrap().position, stale.len() as u64);
+}
+
+#[test]
+fn a_segment_that_was_lost_in_the_middle_is_noticed() {
+    let fill = || {
+        let mut bench = Bench::new(small());
+        for _ in 0..30 {
+            bench.append(&plain(1, 100));
+        }
+        bench.log.flush_blocking().unwrap();
+        let second = bench.log.segment_bases()[1];
+        let path = file(&format!("{:020}.log", second.0));
+        bench.files.disk().open(&path, OpenMode::Write).unwrap().truncate(0).unwrap();
+        (bench, second)
+    };
+    let (bench, second) = fill();
+    let bench = bench.reopen(Shutdown::Crash { recovery_point: Offset(1) }).unwrap();
+    assert_eq!(bench.log.end_offset(), second);
+    let (bench, second) = fill();
+    let durable = bench.reopen(Shutdown::Crash { recovery_point: second.plus(1) });
+    assert!(matches!(durable, Err(StorageError::Corrupt { .. })), "{:?}", durable.map(|bench| bench.report));
+}
+
+#[test]
+fn indexes_are_hints_and_are_made_anew_where_they_are_wrong() {
+    let fill = || {
+        let mut bench = Bench::new(small());
+        for n in 0..40 {
+            bench.append(&produced(1, 0, n, 1, false));
+        }
+        bench.log.close().unwrap();
+        bench
+    };
+    let expected: Vec<i64> = (0..40).collect();
+    let damage: [(&str, fn(&dyn Disk, &Path)); 4] = [
+        ("removed", |disk, path| disk.remove(path).unwrap()),
+        ("cut within an entry", |disk, path| disk.open(path, OpenMode::Write).unwrap().truncate(5).unwrap()),
+        ("zeros", |disk, path| {
+            let file = disk.open(path, OpenMode::Write).unwrap();
+            file.truncate(0).unwrap();
+            file.truncate(2400).unwrap();
+        }),
+        ("positions that are no batches", |disk, path| {
+            let file = disk.open(path, OpenMode::Write).unwrap();
+            for at in 0..file.len().unwrap() / 8 {
+                flip(disk, path, at * 8 + 7);
+            }
+        }),
+    ];
+    for (name, hurt) in damage {
+        for kind in ["index", "timeindex"] {
+            let bench = fill();
+            hurt(&**bench.files.disk(), &file(&format!("00000000000000000000.{kind}")));
+            let bench = bench.reopen(Shutdown::Clean).unwrap();
+            let found: Vec<i64> = expected.iter().map(|&offset| bench.spans(at(offset))[0].0).collect();
+            assert_eq!(found, expected, "{kind} {name}");
+            let by_time = bench.log.offset_for_timestamp(NOW).unwrap().run_blocking().unwrap().unwrap();
+            assert_eq!(by_time.offset, Offset(0), "{kind} {name}");
+        }
+    }
+}
+
+#[test]
+fn a_snapshot_that_is_broken_or_ahead_of_the_log_is_not_believed() {
+    let mut bench = Bench::new(small());
+    for n in 0..10 {
+        bench.append(&produced(1, 0, n, 1, false));
+    }
+    bench.log.close().unwrap();
+    let disk = Arc::clone(bench.files.disk());
+    let path = file("00000000000000000010.snapshot");
+    let copy = |to: &str| {
+        let from = disk.open(&path, OpenMode::Read).unwrap();
+        let mut bytes = vec![0; from.len().unwrap() as usize];
+        from.read_at(&mut bytes, 0).unwrap();
+        disk.open(&file(to), OpenMode::Replace).unwrap().write_at(&[IoSlice::new(&bytes)], 0).unwrap();
+    };
+    copy("00000000000000000099.snapshot");
+    flip(&*disk, &path, 20);
+    let bench = Bench::open(disk.clone(), small(), Shutdown::Clean).unwrap();
+    assert_eq!(bench.report.replayed_batches, 10);
+    assert_eq!(bench.log.producers()[0].1.last_sequence(), 9);
+    let names = disk.list(Path::new(DIR)).unwrap();
+    assert!(!names.iter().any(|entry| entry.name.contains("99.snapshot")));
+}
+
+#[test]
+fn a_disk_that_cannot_be_read_gives_its_error_and_recovers() {
+    let (disk, mut bench) = faulty(small());
+    bench.append(&plain(1, 10));
+    disk.arm(Op::Read, ".log", 0, Fault::Error);
+    assert!(matches!(bench.log.read(at(0)), Err(StorageError::Io { .. })));
+    assert_eq!(bench.spans(at(0)), [(0, 1)]);
+}

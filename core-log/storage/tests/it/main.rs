@@ -1,0 +1,10 @@
+//! Tests of the log through its public face.
+
+mod crash;
+mod crash_disk;
+mod faults;
+mod golden;
+mod interop;
+mod log;
+mod model;
+mod support;
