@@ -5,20 +5,19 @@ use std::sync::Arc;
 use millstream_env::Env;
 use millstream_protocol::Dial;
 
-use crate::{Admin, ClientConfig, ClientError, Consumer, ConsumerConfig, Producer, ProducerConfig, Result};
+use crate::cluster::Cluster;
+use crate::{Admin, ClientConfig, Consumer, ConsumerConfig, Producer, ProducerConfig, Result};
 
 /// A client of one cluster. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
-    env: Env,
-    dial: Arc<dyn Dial>,
-    config: Arc<ClientConfig>,
+    pub(crate) cluster: Arc<Cluster>,
 }
 
 impl Client {
     /// A client that reaches brokers through `dial`. Nothing is asked yet.
     pub fn new(env: Env, dial: Arc<dyn Dial>, config: ClientConfig) -> Self {
-        Self { env, dial, config: Arc::new(config) }
+        Self { cluster: Arc::new(Cluster::new(env, dial, config)) }
     }
 
     /// A producer.
@@ -41,11 +40,11 @@ impl Client {
 
     /// The cluster's administration.
     pub fn admin(&self) -> Admin {
-        Admin::new(self.clone())
+        Admin::new(Arc::clone(&self.cluster))
     }
 
     pub(crate) fn unfinished<T>(&self) -> Result<T> {
-        let _ = (&self.env, &self.dial, &self.config);
-        Err(ClientError::state("this call is not built yet"))
+        let _ = &self.cluster;
+        Err(crate::ClientError::state("this call is not built yet"))
     }
 }

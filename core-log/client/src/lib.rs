@@ -26,10 +26,15 @@
 mod admin;
 pub mod assignor;
 mod client;
+mod cluster;
 mod config;
 mod consumer;
 mod error;
+mod links;
+mod metadata;
+mod offsets;
 mod producer;
+mod retry;
 mod types;
 
 pub use admin::Admin;

@@ -1,25 +1,56 @@
-//! Topics, configs, groups and offsets.
+//! Topics and the cluster; configs, groups and offsets are in the modules below.
+
+mod configs;
+mod groups;
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::Arc;
 
 use bytestring::ByteString;
-use millstream_record::{TopicId, TopicPartition};
-
-use crate::{
-    AlterConfig, Client, ClusterDescription, ConfigEntry, ConfigResource, GroupDescription, GroupListing,
-    IsolationLevel, NewTopic, OffsetAndTimestamp, OffsetSpec, Offsets, Result, TopicDescription,
+use millstream_protocol::ErrorCode;
+use millstream_protocol::messages::create_partitions::{CreatePartitionsRequest, CreatePartitionsTopic};
+use millstream_protocol::messages::create_topics::{
+    CreatableTopic, CreatableTopicConfig, CreatableTopicResult, CreateTopicsRequest,
 };
+use millstream_protocol::messages::delete_topics::{DeleteTopicState, DeleteTopicsRequest};
+use millstream_protocol::messages::describe_cluster::{DescribeClusterRequest, DescribeClusterResponse};
+use millstream_record::{NodeId, TopicId, TopicPartition};
+
+use crate::cluster::Cluster;
+use crate::links::newest;
+use crate::metadata::Topic;
+use crate::retry::retry;
+use crate::{
+    BrokerInfo, ClientError, ClusterDescription, IsolationLevel, NewTopic, OffsetAndTimestamp, OffsetSpec,
+    Result, TopicDescription, offsets,
+};
+
+/// The version of DeleteTopics that names topics by name or id, in a field of its own.
+const DELETE_BY_STATE: i16 = 6;
 
 /// The cluster's administration. Calls retry within `default.api.timeout.ms`.
 #[derive(Clone)]
 pub struct Admin {
-    client: Client,
+    cluster: Arc<Cluster>,
 }
 
 impl Admin {
-    pub(crate) fn new(client: Client) -> Self {
-        Self { client }
+    pub(crate) fn new(cluster: Arc<Cluster>) -> Self {
+        Self { cluster }
+    }
+
+    async fn retry<T, F, Fut>(&self, what: &str, attempt: F) -> Result<T>
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<T>>,
+    {
+        let config = &self.cluster.config;
+        retry(&self.cluster.env, config, what, config.api_timeout_ms, attempt).await
+    }
+
+    fn timeout_ms(&self) -> i32 {
+        i32::try_from(self.cluster.config.request_timeout_ms).unwrap_or(i32::MAX)
     }
 
     /// Creates topics and gives their ids, each with its own outcome (`TopicAlreadyExists` among them).
@@ -27,17 +58,50 @@ impl Admin {
     /// # Errors
     /// When the request as a whole fails.
     pub async fn create_topics(&self, topics: &[NewTopic]) -> Result<BTreeMap<Arc<str>, Result<TopicId>>> {
-        let _ = topics;
-        self.client.unfinished()
+        let answer = self.retry("creating topics", || async {
+            let request = CreateTopicsRequest {
+                topics: topics.iter().map(creatable).collect(),
+                timeout_ms: self.timeout_ms(),
+                validate_only: false,
+            };
+            let answer = self.cluster.ask_controller(request).await?;
+            // The controller may have moved: then nothing was done, and all of it can be asked again.
+            match answer.topics.iter().find(|t| t.error_code == ErrorCode::NotController.code()) {
+                Some(moved) => {
+                    self.cluster.refresh(self.cluster.metadata().version).await?;
+                    Err(outcome(moved.error_code, "CreateTopics", &moved.name, None)
+                        .expect_err("it is an error"))
+                }
+                None => Ok(answer),
+            }
+        });
+        let read = |topic: CreatableTopicResult| {
+            let done = outcome(topic.error_code, "CreateTopics", &topic.name, topic.error_message);
+            (Arc::from(&*topic.name), done.map(|()| topic.topic_id))
+        };
+        Ok(answer.await?.topics.into_iter().map(read).collect())
     }
 
-    /// Creates a topic, and takes it as created if there is one of that name already.
+    /// Creates a topic, and takes it as created if there is one of that name already. Waits until every partition has a leader.
     ///
     /// # Errors
     /// When it cannot be created.
     pub async fn ensure_topic(&self, topic: NewTopic) -> Result<TopicDescription> {
-        let _ = topic;
-        self.client.unfinished()
+        let name = Arc::clone(&topic.name);
+        for (_, done) in self.create_topics(&[topic]).await? {
+            match done {
+                Err(error) if error.code() != Some(ErrorCode::TopicAlreadyExists) => return Err(error),
+                _ => {}
+            }
+        }
+        let described = self.retry("finding the new topic's leaders", || async {
+            let unready = |code| ClientError::broker("Metadata", format!("topic {name}"), code);
+            let found = self.describe_topics(&[&name]).await?.remove(&name);
+            let topic = found.ok_or_else(|| unready(ErrorCode::UnknownTopicOrPartition))??;
+            let led = !topic.partitions.is_empty() && topic.partitions.iter().all(|p| p.leader.is_some());
+            if led { Ok(topic) } else { Err(unready(ErrorCode::LeaderNotAvailable)) }
+        });
+        described.await
     }
 
     /// Deletes topics, each with its own outcome.
@@ -45,8 +109,26 @@ impl Admin {
     /// # Errors
     /// When the request as a whole fails.
     pub async fn delete_topics(&self, topics: &[&str]) -> Result<BTreeMap<Arc<str>, Result<()>>> {
-        let _ = topics;
-        self.client.unfinished()
+        let names: Vec<ByteString> = topics.iter().map(|topic| ByteString::from(*topic)).collect();
+        let answer = self.retry("deleting topics", || async {
+            let endpoint = self.somebody().await?;
+            let link = self.cluster.links.get(&endpoint).await?;
+            let by_state = newest::<DeleteTopicsRequest>(&*link) >= DELETE_BY_STATE;
+            let state =
+                |name: &ByteString| DeleteTopicState { name: Some(name.clone()), topic_id: TopicId::ZERO };
+            let request = DeleteTopicsRequest {
+                topics: if by_state { names.iter().map(state).collect() } else { Vec::new() },
+                topic_names: if by_state { Vec::new() } else { names.clone() },
+                timeout_ms: self.timeout_ms(),
+            };
+            self.cluster.links.call(&endpoint, request).await
+        });
+        let each = answer.await?.responses.into_iter().map(|done| {
+            let name = done.name.unwrap_or_default();
+            let result = outcome(done.error_code, "DeleteTopics", &name, done.error_message);
+            (Arc::from(&*name), result)
+        });
+        Ok(each.collect())
     }
 
     /// Raises the number of partitions of `topic` to `count`.
@@ -54,8 +136,19 @@ impl Admin {
     /// # Errors
     /// When the topic has so many already, or the request fails.
     pub async fn create_partitions(&self, topic: &str, count: i32) -> Result<()> {
-        let _ = (topic, count);
-        self.client.unfinished()
+        self.retry("creating partitions", || async {
+            let wanted = CreatePartitionsTopic { name: topic.into(), count, assignments: None };
+            let request = CreatePartitionsRequest {
+                topics: vec![wanted],
+                timeout_ms: self.timeout_ms(),
+                validate_only: false,
+            };
+            let answer = self.cluster.ask_controller(request).await?;
+            answer.results.into_iter().try_for_each(|done| {
+                outcome(done.error_code, "CreatePartitions", &done.name, done.error_message)
+            })
+        })
+        .await
     }
 
     /// The names of all topics, internal ones included.
@@ -63,7 +156,8 @@ impl Admin {
     /// # Errors
     /// When no broker answers.
     pub async fn list_topics(&self) -> Result<Vec<Arc<str>>> {
-        self.client.unfinished()
+        let (_, topics) = self.retry("listing topics", || self.cluster.describe(None)).await?;
+        Ok(topics.into_keys().collect())
     }
 
     /// Describes topics, each with its own outcome (`UnknownTopicOrPartition` among them). Never creates one.
@@ -74,56 +168,20 @@ impl Admin {
         &self,
         topics: &[&str],
     ) -> Result<BTreeMap<Arc<str>, Result<TopicDescription>>> {
-        let _ = topics;
-        self.client.unfinished()
-    }
-
-    /// The settings of a topic or broker.
-    ///
-    /// # Errors
-    /// When the resource does not exist, or the request fails.
-    pub async fn describe_configs(&self, resource: &ConfigResource) -> Result<Vec<ConfigEntry>> {
-        let _ = resource;
-        self.client.unfinished()
-    }
-
-    /// Changes settings of a topic or broker.
-    ///
-    /// # Errors
-    /// When a setting or value is refused.
-    pub async fn incremental_alter_configs(
-        &self,
-        resource: &ConfigResource,
-        changes: &[AlterConfig],
-    ) -> Result<()> {
-        let _ = (resource, changes);
-        self.client.unfinished()
-    }
-
-    /// All groups of all brokers.
-    ///
-    /// # Errors
-    /// When a broker does not answer.
-    pub async fn list_groups(&self) -> Result<Vec<GroupListing>> {
-        self.client.unfinished()
-    }
-
-    /// Describes classic groups.
-    ///
-    /// # Errors
-    /// When a coordinator does not answer.
-    pub async fn describe_groups(&self, groups: &[&str]) -> Result<Vec<GroupDescription>> {
-        let _ = groups;
-        self.client.unfinished()
-    }
-
-    /// Deletes an empty group with its offsets.
-    ///
-    /// # Errors
-    /// When the group has members, or does not exist.
-    pub async fn delete_group(&self, group: &str) -> Result<()> {
-        let _ = group;
-        self.client.unfinished()
+        let (_, found) = self.retry("describing topics", || self.cluster.describe(Some(topics))).await?;
+        let describe = |(name, topic): (Arc<str>, Topic)| {
+            let described = match topic.error {
+                ErrorCode::None => Ok(TopicDescription {
+                    name: Arc::clone(&name),
+                    id: topic.id,
+                    is_internal: topic.is_internal,
+                    partitions: topic.partitions,
+                }),
+                code => Err(ClientError::broker("Metadata", format!("topic {name}"), code)),
+            };
+            (name, described)
+        };
+        Ok(found.into_iter().map(describe).collect())
     }
 
     /// The cluster: its id, controller and brokers.
@@ -131,7 +189,10 @@ impl Admin {
     /// # Errors
     /// When no broker answers.
     pub async fn describe_cluster(&self) -> Result<ClusterDescription> {
-        self.client.unfinished()
+        let request = DescribeClusterRequest { endpoint_type: 1, ..DescribeClusterRequest::default() };
+        let answer = self.retry("describing the cluster", || self.cluster.ask_any(request.clone())).await?;
+        outcome(answer.error_code, "DescribeCluster", "the cluster", answer.error_message.clone())?;
+        Ok(read_cluster(answer))
     }
 
     /// Looks offsets up, each with its own outcome; `None` where no record matches.
@@ -143,25 +204,63 @@ impl Admin {
         wanted: &BTreeMap<TopicPartition, OffsetSpec>,
         isolation: IsolationLevel,
     ) -> Result<BTreeMap<TopicPartition, Result<Option<OffsetAndTimestamp>>>> {
-        let _ = (wanted, isolation);
-        self.client.unfinished()
+        offsets::list(&self.cluster, &self.cluster.links, wanted, isolation).await
     }
 
-    /// All committed offsets of a group.
-    ///
-    /// # Errors
-    /// When the coordinator does not answer.
-    pub async fn group_offsets(&self, group: impl Into<ByteString>) -> Result<Offsets> {
-        let _ = group.into();
-        self.client.unfinished()
+    /// A broker to ask what any of them can answer; the controller, where it is known.
+    async fn somebody(&self) -> Result<millstream_protocol::Endpoint> {
+        let mut metadata = self.cluster.metadata();
+        if metadata.brokers.is_empty() {
+            metadata = self.cluster.refresh(metadata.version).await?;
+        }
+        let controller = metadata.controller.and_then(|id| metadata.brokers.get(&id.0));
+        let broker = controller.or_else(|| metadata.brokers.values().next());
+        broker.map(|broker| broker.endpoint.clone()).ok_or_else(|| ClientError::Unreachable {
+            tried: "the addresses in the metadata".to_owned(),
+            last: "the cluster names no broker".to_owned(),
+        })
     }
+}
 
-    /// Sets committed offsets of a group without members.
-    ///
-    /// # Errors
-    /// When the group has members, or the request fails.
-    pub async fn alter_group_offsets(&self, group: impl Into<ByteString>, offsets: &Offsets) -> Result<()> {
-        let _ = (group.into(), offsets);
-        self.client.unfinished()
+fn creatable(topic: &NewTopic) -> CreatableTopic {
+    let config = |(name, value): (&String, &String)| CreatableTopicConfig {
+        name: name.as_str().into(),
+        value: Some(value.as_str().into()),
+    };
+    CreatableTopic {
+        name: (&*topic.name).into(),
+        num_partitions: topic.partitions.unwrap_or(-1),
+        replication_factor: topic.replication_factor.unwrap_or(-1),
+        assignments: Vec::new(),
+        configs: topic.configs.iter().map(config).collect(),
+    }
+}
+
+fn read_cluster(answer: DescribeClusterResponse) -> ClusterDescription {
+    let brokers = answer.brokers.into_iter().map(|broker| BrokerInfo {
+        node: NodeId(broker.broker_id),
+        endpoint: millstream_protocol::Endpoint {
+            host: broker.host,
+            port: u16::try_from(broker.port).unwrap_or(0),
+        },
+        rack: broker.rack,
+    });
+    ClusterDescription {
+        cluster_id: Some(answer.cluster_id),
+        controller: Some(NodeId(answer.controller_id)).filter(|id| id.0 >= 0),
+        brokers: brokers.collect(),
+    }
+}
+
+/// A code of an answer as a result.
+fn outcome(code: i16, api: &'static str, subject: &str, detail: Option<ByteString>) -> Result<()> {
+    match ErrorCode::from_code(code) {
+        ErrorCode::None => Ok(()),
+        code => Err(ClientError::Broker {
+            api,
+            subject: subject.to_owned(),
+            code,
+            detail: detail.filter(|text| !text.is_empty()).map(|text| text.to_string()),
+        }),
     }
 }

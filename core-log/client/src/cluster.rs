@@ -1,0 +1,283 @@
+//! The cluster, as all users of one client share it: metadata, coordinators, and links for short questions.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytestring::ByteString;
+use millstream_env::Env;
+use millstream_protocol::messages::find_coordinator::{FindCoordinatorRequest, FindCoordinatorResponse};
+use millstream_protocol::messages::metadata::{MetadataRequest, MetadataRequestTopic};
+use millstream_protocol::{Dial, Endpoint, ErrorCode, Rpc};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::links::{Links, newest};
+use crate::metadata::{Metadata, Topic};
+use crate::retry::{Backoff, Deadline};
+use crate::{ClientConfig, ClientError, Result};
+
+/// The version of FindCoordinator that asks for several keys at once, in a field of its own.
+const COORDINATORS_BY_LIST: i16 = 4;
+
+/// What a coordinator coordinates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum CoordinatorKind {
+    Group = 0,
+    Transaction = 1,
+}
+
+pub(crate) struct Cluster {
+    pub(crate) env: Env,
+    pub(crate) config: Arc<ClientConfig>,
+    /// For questions that are answered at once.
+    pub(crate) links: Links,
+    metadata: watch::Sender<Arc<Metadata>>,
+    refreshing: tokio::sync::Mutex<()>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    wanted: BTreeSet<Arc<str>>,
+    /// Somebody learned that the metadata is out of date.
+    stale: bool,
+    /// When the last refresh began; the next one waits a backoff.
+    refreshed_at: Option<Duration>,
+    coordinators: BTreeMap<(CoordinatorKind, ByteString), Endpoint>,
+}
+
+impl Cluster {
+    pub(crate) fn new(env: Env, dial: Arc<dyn Dial>, config: ClientConfig) -> Self {
+        let timeout = Duration::from_millis(config.request_timeout_ms);
+        let links = Links::new(env.clone(), dial, config.client_id.clone(), timeout);
+        Self {
+            env,
+            config: Arc::new(config),
+            links,
+            metadata: watch::Sender::new(Arc::new(Metadata::default())),
+            refreshing: tokio::sync::Mutex::default(),
+            state: Mutex::default(),
+        }
+    }
+
+    /// What is known now.
+    pub(crate) fn metadata(&self) -> Arc<Metadata> {
+        Arc::clone(&self.metadata.borrow())
+    }
+
+    /// Tells of each new state.
+    pub(crate) fn watch(&self) -> watch::Receiver<Arc<Metadata>> {
+        self.metadata.subscribe()
+    }
+
+    /// Makes a topic part of every refresh; tells whether it is known already.
+    pub(crate) fn want(&self, topic: &Arc<str>) -> bool {
+        if !self.state.lock().wanted.contains(topic) {
+            self.state.lock().wanted.insert(Arc::clone(topic));
+        }
+        self.metadata.borrow().partition_count(topic).is_some()
+    }
+
+    /// Says that a broker disagreed with what is known.
+    pub(crate) fn mark_stale(&self) {
+        self.state.lock().stale = true;
+    }
+
+    /// Whether it is time to ask again.
+    pub(crate) fn is_stale(&self) -> bool {
+        let age = self.env.elapsed().saturating_sub(self.metadata.borrow().fetched_at);
+        self.state.lock().stale || age > Duration::from_millis(self.config.metadata_max_age_ms)
+    }
+
+    /// Asks again, unless somebody else has since `seen`. Concurrent callers share one question; repeated ones are a backoff apart.
+    pub(crate) async fn refresh(&self, seen: u64) -> Result<Arc<Metadata>> {
+        let _one_at_a_time = self.refreshing.lock().await;
+        if self.metadata.borrow().version > seen {
+            return Ok(self.metadata());
+        }
+        let (pause, topics) = {
+            let state = self.state.lock();
+            let since = state.refreshed_at.map(|at| self.env.elapsed().saturating_sub(at));
+            let backoff = Duration::from_millis(self.config.retry_backoff_ms);
+            let pause = since.and_then(|since| backoff.checked_sub(since));
+            (pause, state.wanted.iter().cloned().collect::<Vec<_>>())
+        };
+        if let Some(pause) = pause {
+            self.env.sleep(pause).await;
+        }
+        {
+            let mut state = self.state.lock();
+            state.refreshed_at = Some(self.env.elapsed());
+            state.stale = false;
+        }
+        let request = MetadataRequest {
+            topics: Some(topics.iter().map(|topic| by_name(topic)).collect()),
+            allow_auto_topic_creation: self.config.allow_auto_create_topics,
+            ..MetadataRequest::default()
+        };
+        let answer = self.ask_any(request).await.inspect_err(|_| self.mark_stale())?;
+        let next = Arc::new(self.metadata.borrow().after(answer, self.env.elapsed()));
+        self.metadata.send_replace(Arc::clone(&next));
+        Ok(next)
+    }
+
+    /// The metadata, once it knows `topic` without an error; asks until `deadline`.
+    pub(crate) async fn topic(&self, topic: &Arc<str>, deadline: Deadline) -> Result<Arc<Metadata>> {
+        self.want(topic);
+        let mut last = None;
+        let mut backoff = Backoff::new(&self.config);
+        loop {
+            let metadata = self.metadata();
+            if metadata.partition_count(topic).is_some_and(|count| count > 0) {
+                return Ok(metadata);
+            }
+            if let Some(known) = metadata.topics.get(topic) {
+                let error = ClientError::broker("Metadata", format!("topic {topic}"), known.error);
+                if !known.error.is_none() && !known.error.is_retriable() {
+                    self.state.lock().wanted.remove(topic);
+                    return Err(error);
+                }
+                last = Some(error);
+            }
+            let late = |last| deadline.error(format!("finding topic {topic}"), last);
+            let Some(left) = deadline.left(&self.env) else { return Err(late(last)) };
+            match self.env.timeout(left, self.refresh(metadata.version)).await {
+                Ok(Ok(next)) if next.partition_count(topic).is_none() => {
+                    self.env.sleep(backoff.next(&self.env).min(left)).await;
+                }
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) if error.is_retriable() => {
+                    last = Some(error);
+                    self.env.sleep(backoff.next(&self.env).min(left)).await;
+                }
+                Ok(Err(error)) => return Err(error),
+                Err(_) => return Err(late(last)),
+            }
+        }
+    }
+
+    /// Addresses to ask anything: known brokers from a random one on, then the bootstrap addresses.
+    fn anybody(&self) -> Vec<Endpoint> {
+        let mut endpoints: Vec<_> =
+            self.metadata.borrow().brokers.values().map(|broker| broker.endpoint.clone()).collect();
+        let first = self.env.random_below(endpoints.len() as u64);
+        endpoints.rotate_left(usize::try_from(first).unwrap_or(0));
+        for endpoint in &self.config.bootstrap {
+            if !endpoints.contains(endpoint) {
+                endpoints.push(endpoint.clone());
+            }
+        }
+        endpoints
+    }
+
+    /// Asks brokers until one answers.
+    pub(crate) async fn ask_any<R: Rpc + Clone>(&self, request: R) -> Result<R::Response> {
+        let endpoints = self.anybody();
+        let mut last = "there is no address to try; set bootstrap.servers".to_owned();
+        for endpoint in &endpoints {
+            match self.links.call(endpoint, request.clone()).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) if error.is_retriable() => last = error.to_string(),
+                // Unreadable where another broker may speak better: the next one decides.
+                Err(error @ ClientError::Dial(_)) => last = error.to_string(),
+                Err(error) => return Err(error),
+            }
+        }
+        let tried = endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        Err(ClientError::Unreachable { tried, last })
+    }
+
+    /// Asks the controller, where one is known; brokers of a KRaft cluster forward what it decides.
+    pub(crate) async fn ask_controller<R: Rpc + Clone>(&self, request: R) -> Result<R::Response> {
+        let metadata = self.metadata();
+        let controller = metadata.controller.and_then(|id| metadata.brokers.get(&id.0));
+        match controller {
+            Some(broker) => self.links.call(&broker.endpoint, request).await,
+            None => self.ask_any(request).await,
+        }
+    }
+
+    /// The coordinator of a group or transactional id: as remembered, or asked for.
+    pub(crate) async fn coordinator(&self, kind: CoordinatorKind, key: &ByteString) -> Result<Endpoint> {
+        if let Some(known) = self.state.lock().coordinators.get(&(kind, key.clone())) {
+            return Ok(known.clone());
+        }
+        let mut last =
+            ClientError::Unreachable { tried: String::new(), last: "no address is known".to_owned() };
+        for endpoint in self.anybody() {
+            let request = |link: &dyn millstream_protocol::Link| {
+                let by_list = newest::<FindCoordinatorRequest>(link) >= COORDINATORS_BY_LIST;
+                FindCoordinatorRequest {
+                    key: if by_list { ByteString::new() } else { key.clone() },
+                    key_type: kind as i8,
+                    coordinator_keys: if by_list { vec![key.clone()] } else { Vec::new() },
+                }
+            };
+            let timeout = Duration::from_millis(self.config.request_timeout_ms);
+            match self.links.call_with(&endpoint, timeout, request).await {
+                Ok(answer) => {
+                    let found = read_coordinator(answer, key)?;
+                    self.state.lock().coordinators.insert((kind, key.clone()), found.clone());
+                    return Ok(found);
+                }
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
+
+    /// Forgets a coordinator that moved or is gone.
+    pub(crate) fn forget_coordinator(&self, kind: CoordinatorKind, key: &ByteString) {
+        self.state.lock().coordinators.remove(&(kind, key.clone()));
+    }
+
+    /// Describes topics without creating them, and without making them part of every refresh.
+    pub(crate) async fn describe(
+        &self,
+        topics: Option<&[&str]>,
+    ) -> Result<(Metadata, BTreeMap<Arc<str>, Topic>)> {
+        let request = MetadataRequest {
+            topics: topics.map(|topics| topics.iter().map(|topic| by_name(topic)).collect()),
+            allow_auto_topic_creation: false,
+            ..MetadataRequest::default()
+        };
+        let answer = self.ask_any(request).await?;
+        let state = Metadata::default().after(answer, self.env.elapsed());
+        let topics = state.topics.clone();
+        Ok((state, topics))
+    }
+}
+
+fn by_name(topic: &str) -> MetadataRequestTopic {
+    MetadataRequestTopic { name: Some(topic.into()), ..MetadataRequestTopic::default() }
+}
+
+fn read_coordinator(answer: FindCoordinatorResponse, key: &ByteString) -> Result<Endpoint> {
+    let fail = |code: i16, detail: Option<ByteString>| ClientError::Broker {
+        api: "FindCoordinator",
+        subject: key.to_string(),
+        code: ErrorCode::from_code(code),
+        detail: detail.filter(|text| !text.is_empty()).map(|text| text.to_string()),
+    };
+    let (code, detail, host, port) = match answer.coordinators.into_iter().next() {
+        Some(found) => (found.error_code, found.error_message, found.host, found.port),
+        None => (answer.error_code, answer.error_message, answer.host, answer.port),
+    };
+    if code != 0 {
+        return Err(fail(code, detail));
+    }
+    let port = u16::try_from(port).map_err(|_| fail(ErrorCode::CoordinatorNotAvailable.code(), None))?;
+    Ok(Endpoint { host, port })
+}
+
+/// Whether an error of a coordinator means that it has to be looked up again.
+pub(crate) fn coordinator_moved(error: &ClientError) -> bool {
+    match error {
+        ClientError::Dial(_) | ClientError::Call { .. } => true,
+        ClientError::Broker { code, .. } => {
+            matches!(code, ErrorCode::NotCoordinator | ErrorCode::CoordinatorNotAvailable)
+        }
+        _ => false,
+    }
+}
