@@ -1,18 +1,45 @@
-//! The broker: start, stop, and the way of a request to its handler.
+//! The broker: start, stop, and the door to the handlers.
 
+use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use millstream_env::Env;
-use millstream_protocol::{CallError, Ctx, Receipt, Request, Service};
-use millstream_storage::Disk;
+use arc_swap::ArcSwap;
+use bytestring::ByteString;
+use millstream_env::{Env, Pool, TaskGroup};
+use millstream_machine::metadata::{Controller, Image, MetadataLog};
+use millstream_protocol::messages::BrokerRegistrationRequest;
+use millstream_protocol::messages::broker_registration::{Feature, Listener};
+use millstream_protocol::{CallError, Ctx, Receipt, Request, Response, Service};
+use millstream_record::{TopicPartition, Uuid};
+use millstream_storage::{DirIdentity, Disk, LogConfig, LogDir};
 
-use crate::{BrokerConfig, Result};
+use crate::flusher::Flusher;
+use crate::metadata::{LocalLog, Metadata};
+use crate::partition::Context;
+use crate::partitions::{CLUSTER_METADATA, Partitions};
+use crate::shared::Shared;
+use crate::timers::Timers;
+use crate::transactions::Transactions;
+use crate::{BrokerConfig, BrokerError, Result, api};
 
-/// One broker. It lives on its [`Env`]'s threads, whoever calls it.
+/// Files that are open at once, apart from those with unsynced bytes.
+const OPEN_FILES: usize = 4096;
+/// Kafka's id of the metadata topic.
+const METADATA_TOPIC_ID: Uuid = Uuid([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+/// How long a clean shutdown waits for flushes that are under way.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// One broker. It lives on its [`Env`]'s threads, whoever calls it. Dropping it ends its tasks at once, as a crash would;
+/// [`Broker::shutdown`] ends it cleanly.
 pub struct Broker {
-    env: Env,
-    config: BrokerConfig,
+    pub(crate) shared: Arc<Shared>,
+    tasks: TaskGroup,
+    flusher: Arc<Flusher>,
+    metadata_log: Arc<LocalLog>,
+    closed: AtomicBool,
 }
 
 impl Broker {
@@ -22,23 +49,56 @@ impl Broker {
     /// When the directory is in use, damaged, or belongs to another node.
     pub async fn start(
         env: Env,
-        _disk: Arc<dyn Disk>,
-        _data_dir: PathBuf,
+        disk: Arc<dyn Disk>,
+        data_dir: PathBuf,
         config: BrokerConfig,
     ) -> Result<Arc<Self>> {
-        Ok(Arc::new(Self { env, config }))
+        let tasks = env.group();
+        let timers = Timers::start(&tasks);
+        let flusher = Flusher::new(env.clone());
+        let (dir, identity, metadata_log) = open_dir(&env, disk, data_dir, &config).await?;
+        let metadata_log = Arc::new(metadata_log);
+        let context = Arc::new(Context {
+            env: env.clone(),
+            timers,
+            flusher: Arc::clone(&flusher),
+            node: config.node_id,
+        });
+        let image = Arc::new(ArcSwap::from_pointee(Image::default()));
+        let partitions = Partitions::new(context, dir, config.properties.clone());
+        let log: Arc<dyn MetadataLog> = Arc::<LocalLog>::clone(&metadata_log);
+        let metadata =
+            Metadata::load(env.clone(), &config, log, Arc::clone(&image), Arc::clone(&partitions)).await?;
+        partitions.open_all(&image.load()).await?;
+        let registration = registration(&env, &config, &identity);
+        metadata.register(&registration).await.map_err(|refusal| BrokerError::Refused {
+            what: format!("the broker cannot register: {refusal:?}"),
+            mend: "look at the disk of the log directory",
+        })?;
+        let shared = Arc::new(Shared {
+            cluster_id: ByteString::from(identity.cluster_id),
+            config,
+            image,
+            partitions,
+            metadata,
+            transactions: Transactions,
+            parking: Shared::parking(),
+            watchers: Default::default(),
+            env,
+        });
+        Ok(Arc::new(Self { shared, tasks, flusher, metadata_log, closed: AtomicBool::new(false) }))
     }
 
     /// What the broker was told at start.
     #[must_use]
     pub fn config(&self) -> &BrokerConfig {
-        &self.config
+        &self.shared.config
     }
 
     /// The broker's env.
     #[must_use]
     pub fn env(&self) -> &Env {
-        &self.env
+        &self.shared.env
     }
 
     /// Refuses new work, flushes every log and writes what makes the next start fast.
@@ -46,12 +106,105 @@ impl Broker {
     /// # Errors
     /// When the disk fails; the next start then recovers as after a crash.
     pub async fn shutdown(&self) -> Result<()> {
+        if self.closed.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        if self.shared.env.timeout(DRAIN_TIMEOUT, self.flusher.drained()).await.is_err() {
+            tracing::warn!("flushes are still under way; the next start recovers as after a crash");
+            return Ok(());
+        }
+        let partitions = Arc::clone(&self.shared.partitions);
+        let metadata_log = Arc::clone(&self.metadata_log);
+        let close = move || {
+            partitions.close()?;
+            metadata_log.close()?;
+            partitions.checkpoint(metadata_log.checkpointed())?;
+            partitions.mark_clean()
+        };
+        self.shared.env.blocking(Pool::General, close).await??;
+        self.tasks.abort_all();
         Ok(())
+    }
+
+    /// Answers later, with what `work` gives.
+    pub(crate) fn answer<R: Into<Response>>(
+        &self,
+        name: &'static str,
+        work: impl Future<Output = R> + Send + 'static,
+    ) -> Receipt {
+        let (completer, receipt) = Receipt::pending();
+        self.tasks.spawn(name, async move {
+            completer.complete(Ok(work.await.into()));
+        });
+        receipt
     }
 }
 
 impl Service for Broker {
-    fn call(&self, _ctx: Ctx, _request: Request) -> Receipt {
-        Receipt::from(CallError::Unsupported { peer: "embedded".to_owned(), api: "any" })
+    fn call(&self, ctx: Ctx, request: Request) -> Receipt {
+        if self.closed.load(Ordering::SeqCst) {
+            let peer = format!("node {}", self.shared.config.node_id);
+            return CallError::Disconnected { peer, reason: "the broker has been shut down".to_owned() }
+                .into();
+        }
+        api::dispatch(self, ctx, request)
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.tasks.abort_all();
+        self.shared.partitions.abandon();
+    }
+}
+
+/// Opens the directory and the metadata log in it. A new directory becomes a new cluster's.
+async fn open_dir(
+    env: &Env,
+    disk: Arc<dyn Disk>,
+    data_dir: PathBuf,
+    config: &BrokerConfig,
+) -> Result<(LogDir, DirIdentity, LocalLog)> {
+    let (now, node_id) = (env.now(), config.node_id);
+    let (new_cluster, new_directory) = (env.random_uuid(), env.random_uuid());
+    let inside = env.clone();
+    let open = move || {
+        let dir = LogDir::open(disk, &data_dir, OPEN_FILES)?;
+        let cluster_id = dir.identity()?.map_or_else(|| new_cluster.to_string(), |found| found.cluster_id);
+        let identity = dir.claim(&cluster_id, node_id, new_directory)?;
+        let at = TopicPartition::new(CLUSTER_METADATA, 0);
+        let log_config = LogConfig { cleanup_delete: false, ..LogConfig::default() };
+        let (log, _) = dir.open_log(&at, METADATA_TOPIC_ID, log_config, now)?;
+        Ok((dir, identity, LocalLog::lead(inside, log)))
+    };
+    env.blocking(Pool::General, open).await?
+}
+
+fn registration(env: &Env, config: &BrokerConfig, identity: &DirIdentity) -> BrokerRegistrationRequest {
+    let features = Controller::supported_features().into_iter();
+    BrokerRegistrationRequest {
+        broker_id: config.node_id.0,
+        cluster_id: ByteString::from(identity.cluster_id.as_str()),
+        incarnation_id: env.random_uuid(),
+        listeners: config
+            .listeners
+            .iter()
+            .map(|listener| Listener {
+                name: listener.name.clone(),
+                host: listener.endpoint.host.clone(),
+                port: listener.endpoint.port,
+                security_protocol: 0,
+            })
+            .collect(),
+        features: features
+            .map(|(name, min_supported_version, max_supported_version)| Feature {
+                name: ByteString::from_static(name),
+                min_supported_version,
+                max_supported_version,
+            })
+            .collect(),
+        rack: config.rack.clone(),
+        log_dirs: vec![identity.directory_id],
+        ..BrokerRegistrationRequest::default()
     }
 }

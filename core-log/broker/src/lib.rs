@@ -4,9 +4,20 @@
 //! machines of `millstream-machine` what to do, and performs what they answer on `millstream-storage` and through
 //! `millstream-env`.
 
+mod api;
 mod broker;
 mod config;
 mod error;
+mod flusher;
+mod keys;
+mod metadata;
+mod partition;
+mod partitions;
+mod refusal;
+mod shared;
+mod timers;
+mod topic_settings;
+mod transactions;
 
 pub use broker::Broker;
 pub use config::{BrokerConfig, ListenerEndpoint};

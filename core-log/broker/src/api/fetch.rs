@@ -1,0 +1,287 @@
+//! Fetch: reads batches, or waits for them.
+//!
+//! A fetch reads what is there; when that is less than `min_bytes` it parks: the partitions wake it when their marks move, or
+//! its deadline does. There is no polling. Sessions are not kept (KIP-227 allows that): every answer has session id 0, so
+//! clients send full requests.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use millstream_env::Pool;
+use millstream_protocol::messages::fetch::{
+    AbortedTransaction, FetchPartition, FetchableTopicResponse, LeaderIdAndEpoch, PartitionData,
+};
+use millstream_protocol::messages::{FetchRequest, FetchResponse};
+use millstream_protocol::{Ctx, ErrorCode, Receipt};
+use millstream_record::{BatchHeader, Compression, LeaderEpoch, Offset};
+use millstream_storage::{ReadPlan, ReadSlices, StorageError};
+use tokio::sync::Notify;
+
+use crate::Broker;
+use crate::partition::{Isolation, Marks, Partition, Sought};
+use crate::refusal::Refusal;
+use crate::shared::Shared;
+
+/// What a client sends that has no session: it fetches in full, and opens none.
+const FINAL_EPOCH: i32 = -1;
+/// How often a read is planned anew when segments vanish under it.
+const MAX_REPLANS: usize = 3;
+
+pub(super) fn handle(broker: &Broker, ctx: Ctx, request: FetchRequest) -> Receipt {
+    if let Some(code) = foreign_session(&request) {
+        return super::now(FetchResponse { error_code: code.code(), ..FetchResponse::default() });
+    }
+    let mut fetch = Fetch::new(Arc::clone(&broker.shared), ctx, request);
+    let first = fetch.round(Access::Warm);
+    if !first.is_cold && fetch.is_enough(&first) {
+        return super::now(first.response);
+    }
+    broker.answer("fetch", async move { fetch.run(first).await })
+}
+
+/// Sessions of another broker's making, or of an earlier life's, are not known here.
+fn foreign_session(request: &FetchRequest) -> Option<ErrorCode> {
+    match (request.session_id, request.session_epoch) {
+        (_, 0 | FINAL_EPOCH) => None, // opens a session, or closes one and fetches in full
+        (0, _) => Some(ErrorCode::InvalidFetchSessionEpoch),
+        _ => Some(ErrorCode::FetchSessionIdNotFound),
+    }
+}
+
+/// Whether reads may wait for the disk.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Warm,
+    Cold,
+}
+
+/// A fetch, until it is answered.
+struct Fetch {
+    shared: Arc<Shared>,
+    ctx: Ctx,
+    request: FetchRequest,
+    isolation: Isolation,
+    deadline: Duration,
+}
+
+/// One look at all partitions.
+struct Round {
+    response: FetchResponse,
+    bytes: usize,
+    /// Something went wrong with a partition, which the client learns at once.
+    has_error: bool,
+    /// Some bytes were not in memory.
+    is_cold: bool,
+}
+
+impl Fetch {
+    fn new(shared: Arc<Shared>, ctx: Ctx, request: FetchRequest) -> Self {
+        let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
+        let deadline = shared.env.elapsed().saturating_add(wait);
+        let isolation = Isolation::from_code(request.isolation_level);
+        Self { shared, ctx, request, isolation, deadline }
+    }
+
+    fn is_enough(&self, round: &Round) -> bool {
+        let wanted = usize::try_from(self.request.min_bytes).unwrap_or(0);
+        round.has_error
+            || round.bytes >= wanted
+            || round.response.responses.is_empty()
+            || self.shared.env.elapsed() >= self.deadline
+    }
+
+    async fn run(mut self, first: Round) -> FetchResponse {
+        let mut round = first;
+        let Ok(_place) = Arc::clone(&self.shared.parking).try_acquire_owned() else {
+            return self.complete(round).await.response;
+        };
+        let parked = Parked::new(&self);
+        loop {
+            round = self.complete(round).await;
+            if self.is_enough(&round) {
+                return round.response;
+            }
+            let left = self.deadline.saturating_sub(self.shared.env.elapsed());
+            let woken = self.shared.env.timeout(left, parked.notify.notified()).await;
+            round = self.round(Access::Warm);
+            if woken.is_err() {
+                return self.complete(round).await.response;
+            }
+        }
+    }
+
+    /// `round`, or one that waits for the disk where that one would have had to.
+    async fn complete(&mut self, round: Round) -> Round {
+        if !round.is_cold {
+            return round;
+        }
+        let mut again = Self {
+            shared: Arc::clone(&self.shared),
+            ctx: self.ctx.clone(),
+            request: self.request.clone(),
+            ..*self
+        };
+        let env = self.shared.env.clone();
+        let read = env.blocking(Pool::Read, move || again.round(Access::Cold)).await;
+        read.unwrap_or(round)
+    }
+
+    /// Reads every partition, in the order in which the client names them, until the answer is full.
+    fn round(&mut self, access: Access) -> Round {
+        let mut round =
+            Round { response: FetchResponse::default(), bytes: 0, has_error: false, is_cold: false };
+        for topic in &self.request.topics {
+            let mut partitions = Vec::with_capacity(topic.partitions.len());
+            for asked in &topic.partitions {
+                let found = self.shared.partition(&topic.topic, topic.topic_id, asked.partition);
+                let mut data = match found {
+                    Ok(partition) => self.read(&partition, asked, access, &mut round),
+                    Err(refusal) => self.refused(refusal, None),
+                };
+                data.partition_index = asked.partition;
+                round.has_error |= data.error_code != 0;
+                round.bytes += data.records.as_ref().map_or(0, |records| records.len());
+                partitions.push(data);
+            }
+            round.response.responses.push(FetchableTopicResponse {
+                topic: topic.topic.clone(),
+                topic_id: topic.topic_id,
+                partitions,
+            });
+        }
+        round
+    }
+
+    fn read(
+        &self,
+        partition: &Partition,
+        asked: &FetchPartition,
+        access: Access,
+        round: &mut Round,
+    ) -> PartitionData {
+        let size = |bytes: i32| usize::try_from(bytes).unwrap_or(0);
+        let limit = size(self.request.max_bytes.min(self.shared.config.fetch_max_bytes));
+        let sought = Sought {
+            offset: Offset(asked.fetch_offset),
+            max_bytes: size(asked.partition_max_bytes).min(limit.saturating_sub(round.bytes)),
+            at_least_one: round.bytes == 0, // a batch larger than the limits must not stick
+            isolation: self.isolation,
+        };
+        for _ in 0..MAX_REPLANS {
+            let (plan, marks) = match partition.read_plan(sought, LeaderEpoch(asked.current_leader_epoch)) {
+                Ok(planned) => planned,
+                Err((refusal, marks)) => return self.refused(refusal, marks),
+            };
+            match slices(&plan, access) {
+                Ok(Some(slices)) => return self.given(&slices, &marks),
+                Ok(None) => {
+                    round.is_cold = true;
+                    return self.given(&ReadSlices::default(), &marks);
+                }
+                Err(StorageError::Changed) => {}
+                Err(error) => {
+                    tracing::error!(partition = %partition.at(), %error, "a read failed");
+                    return self.refused(error.into(), Some(marks));
+                }
+            }
+        }
+        self.refused(StorageError::Changed.into(), None)
+    }
+
+    fn given(&self, slices: &ReadSlices, marks: &Marks) -> PartitionData {
+        if !self.ctx.facts.zstd_allowed && begins_with_zstd(slices) {
+            return self.refused(ErrorCode::UnsupportedCompressionType.into(), Some(*marks));
+        }
+        let aborted = slices.aborted.iter().map(|aborted| AbortedTransaction {
+            producer_id: aborted.producer_id.0,
+            first_offset: aborted.first_offset.0,
+        });
+        PartitionData {
+            aborted_transactions: (self.isolation == Isolation::Committed).then(|| aborted.collect()),
+            records: Some(slices.bytes.clone()),
+            ..self.marked(*marks)
+        }
+    }
+
+    fn marked(&self, marks: Marks) -> PartitionData {
+        PartitionData {
+            high_watermark: marks.high_watermark.0,
+            last_stable_offset: marks.last_stable.0,
+            log_start_offset: marks.start.0,
+            aborted_transactions: None,
+            ..PartitionData::default()
+        }
+    }
+
+    fn refused(&self, refusal: Refusal, marks: Option<Marks>) -> PartitionData {
+        let code = match refusal.code {
+            ErrorCode::KafkaStorageError if !self.ctx.facts.storage_error_known => {
+                ErrorCode::NotLeaderOrFollower
+            }
+            code => code,
+        };
+        let current_leader = match (code, marks) {
+            (ErrorCode::FencedLeaderEpoch | ErrorCode::NotLeaderOrFollower, Some(marks)) => {
+                LeaderIdAndEpoch { leader_id: self.shared.config.node_id.0, leader_epoch: marks.epoch.0 }
+            }
+            _ => LeaderIdAndEpoch::default(),
+        };
+        let base = match marks {
+            Some(marks) if code != ErrorCode::OffsetOutOfRange => self.marked(marks),
+            _ => PartitionData {
+                high_watermark: -1,
+                last_stable_offset: -1,
+                log_start_offset: -1,
+                aborted_transactions: None,
+                ..PartitionData::default()
+            },
+        };
+        PartitionData { error_code: code.code(), current_leader, records: Some(bytes::Bytes::new()), ..base }
+    }
+}
+
+fn slices(plan: &ReadPlan, access: Access) -> Result<Option<ReadSlices>, StorageError> {
+    match access {
+        Access::Warm => plan.try_now(),
+        Access::Cold => plan.run_blocking().map(Some),
+    }
+}
+
+/// A client that cannot read zstd is told so by the first batch that needs it (KIP-110).
+fn begins_with_zstd(slices: &ReadSlices) -> bool {
+    BatchHeader::peek(&slices.bytes)
+        .is_ok_and(|header| matches!(header.attributes.compression(), Ok(Compression::Zstd)))
+}
+
+/// A fetch's place in the partitions it waits for; given up when dropped.
+struct Parked {
+    notify: Arc<Notify>,
+    key: u64,
+    partitions: Vec<Arc<Partition>>,
+}
+
+impl Parked {
+    fn new(fetch: &Fetch) -> Self {
+        let notify = Arc::new(Notify::new());
+        let key = fetch.shared.next_watcher();
+        let topics = fetch.request.topics.iter();
+        let named =
+            topics.flat_map(|topic| topic.partitions.iter().map(move |asked| (topic, asked.partition)));
+        let partitions: Vec<Arc<Partition>> = named
+            .filter_map(|(topic, index)| fetch.shared.partition(&topic.topic, topic.topic_id, index).ok())
+            .collect();
+        for partition in &partitions {
+            partition.watch(key, &notify);
+        }
+        notify.notify_one(); // what came between the first look and now
+        Self { notify, key, partitions }
+    }
+}
+
+impl Drop for Parked {
+    fn drop(&mut self) {
+        for partition in &self.partitions {
+            partition.unwatch(self.key);
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! The way of a request to its handler, one file for each API or family of them.
+//!
+//! A handler only translates: it finds the partition or coordinator, asks it, and puts what it says into the answer.
+
+mod api_versions;
+mod describe_cluster;
+mod describe_configs;
+mod fetch;
+mod list_offsets;
+mod metadata;
+mod offset_for_leader_epoch;
+mod permissions;
+mod produce;
+mod resource;
+mod topics;
+
+use millstream_protocol::{CallError, Ctx, Receipt, Request, Response};
+
+use crate::Broker;
+
+/// Hands `request` to its handler. What must be in order is in order when this returns.
+pub(crate) fn dispatch(broker: &Broker, ctx: Ctx, request: Request) -> Receipt {
+    let shared = &broker.shared;
+    match request {
+        Request::Produce(request) => produce::handle(shared, &ctx, request),
+        Request::Fetch(request) => fetch::handle(broker, ctx, request),
+        Request::ListOffsets(request) => list_offsets::handle(broker, ctx, request),
+        Request::OffsetForLeaderEpoch(request) => now(offset_for_leader_epoch::handle(shared, &request)),
+        Request::Metadata(request) => metadata::handle(broker, ctx, request),
+        Request::ApiVersions(request) => now(api_versions::handle(shared, &ctx, &request)),
+        Request::DescribeCluster(request) => now(describe_cluster::handle(shared, &ctx, &request)),
+        Request::DescribeConfigs(request) => now(describe_configs::handle(shared, &request)),
+        Request::IncrementalAlterConfigs(request) => topics::alter_configs(broker, request),
+        Request::CreateTopics(request) => topics::create(broker, request),
+        Request::DeleteTopics(request) => topics::delete(broker, &ctx, request),
+        Request::CreatePartitions(request) => topics::create_partitions(broker, request),
+        other => CallError::Unsupported {
+            peer: format!("node {}", shared.config.node_id),
+            api: other.api().name(),
+        }
+        .into(),
+    }
+}
+
+/// An answer that is known at once.
+fn now(response: impl Into<Response>) -> Receipt {
+    Receipt::from(response.into())
+}

@@ -1,0 +1,253 @@
+//! Produce: appends batches in the order of calls, and answers when they are as durable as `acks` says.
+//!
+//! The append (to the page cache) is done before [`handle`] returns; that fixes the order. With `acks=all` the partition's
+//! replica machine answers once the records are fsynced on the in-sync set.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use millstream_machine::metadata::InternalTopic;
+use millstream_machine::replica::{Acks, Outcome};
+use millstream_protocol::messages::produce::{
+    PartitionProduceData, PartitionProduceResponse, TopicProduceData, TopicProduceResponse,
+};
+use millstream_protocol::messages::{ProduceRequest, ProduceResponse};
+use millstream_protocol::{Completer, Ctx, ErrorCode, Receipt};
+use millstream_record::{BatchHeader, Compression};
+use millstream_storage::{AppendInfo, validate_for_append};
+use parking_lot::Mutex;
+
+use crate::keys;
+use crate::partition::{Partition, Terms, Waiting};
+use crate::refusal::Refusal;
+use crate::shared::Shared;
+
+/// Kafka's admin tools may write to internal topics under this client id.
+const ADMIN_CLIENT: &str = "__admin_client";
+
+pub(super) fn handle(shared: &Arc<Shared>, ctx: &Ctx, request: ProduceRequest) -> Receipt {
+    let acks = match request.acks {
+        0 => Acks::None,
+        1 => Acks::Leader,
+        -1 => Acks::All,
+        _ => return refuse_all(&request, ErrorCode::InvalidRequiredAcks).into(),
+    };
+    let (completer, receipt) = Receipt::pending();
+    let pending = Arc::new(Pending(Mutex::new(Some(Inner::new(&request, completer)))));
+    let produce = Produce {
+        shared,
+        ctx,
+        transactional_id: request.transactional_id,
+        terms: Terms {
+            acks,
+            timeout: Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0)),
+            by_coordinator: false,
+        },
+        pending: &pending,
+    };
+    for (t, topic) in request.topic_data.into_iter().enumerate() {
+        for (p, data) in topic.partition_data.iter().enumerate() {
+            if let Err(refusal) = produce.append(&topic, data, (t, p)) {
+                if acks == Acks::None {
+                    tracing::debug!(topic = %topic.name, partition = data.index, ?refusal, "acks=0 batch refused");
+                }
+                pending.settle((t, p), |slot| refuse(slot, refusal));
+            }
+        }
+    }
+    pending.all_admitted();
+    if acks == Acks::None { Receipt::none() } else { receipt }
+}
+
+/// One request on its way through its partitions.
+struct Produce<'a> {
+    shared: &'a Arc<Shared>,
+    ctx: &'a Ctx,
+    transactional_id: Option<ByteString>,
+    terms: Terms,
+    pending: &'a Arc<Pending>,
+}
+
+impl Produce<'_> {
+    fn append(
+        &self,
+        topic: &TopicProduceData,
+        data: &PartitionProduceData,
+        at: (usize, usize),
+    ) -> Result<(), Refusal> {
+        let partition = self.shared.partition(&topic.name, topic.topic_id, data.index)?;
+        if InternalTopic::of_name(&partition.at().topic).is_some()
+            && self.ctx.client_id.as_deref() != Some(ADMIN_CLIENT)
+        {
+            return Err(Refusal::new(
+                ErrorCode::InvalidTopicException,
+                "clients cannot write to an internal topic",
+            ));
+        }
+        let records = data.records.as_ref().filter(|records| !records.is_empty());
+        let records =
+            records.ok_or_else(|| Refusal::new(ErrorCode::InvalidRecord, "there is no record batch"))?;
+        let header = self.check(&partition, records)?;
+        let pending = Arc::clone(self.pending);
+        let waiting = move |info: &AppendInfo| -> Option<Waiting> {
+            let info = *info;
+            Some(Box::new(move |outcome| pending.settle(at, |slot| fill(slot, &info, outcome))))
+        };
+        if !header.attributes.is_transactional() {
+            return partition.append(records, self.terms, waiting).map(|_| ());
+        }
+        self.append_transactional(&partition, records, &header, waiting)
+    }
+
+    /// What must hold of any batch that a client sends; needs no lock.
+    fn check(&self, partition: &Partition, records: &Bytes) -> Result<BatchHeader, Refusal> {
+        let invalid = |why: &'static str| Refusal::new(ErrorCode::InvalidRecord, why);
+        let header = BatchHeader::peek(records)
+            .map_err(|error| Refusal::new(ErrorCode::InvalidRecord, error.to_string()))?;
+        if header.size_bytes() < records.len() {
+            return Err(invalid("a request may hold one record batch for each partition"));
+        }
+        if header.attributes.is_control() {
+            return Err(invalid("clients cannot write control batches"));
+        }
+        let compression = header.attributes.compression();
+        match compression {
+            Err(error) => return Err(Refusal::new(ErrorCode::UnsupportedCompressionType, error.to_string())),
+            Ok(Compression::Zstd) if !self.ctx.facts.zstd_allowed => {
+                return Err(ErrorCode::UnsupportedCompressionType.into());
+            }
+            Ok(_) => {}
+        }
+        let settings = partition.settings();
+        validate_for_append(records, &settings.log, self.shared.env.now())?;
+        if settings.compacted {
+            keys::require(records)?;
+        }
+        Ok(header)
+    }
+
+    /// A transaction's first batch in a partition is appended under the coordinator's word that the partition belongs to the
+    /// transaction, given while the append is made (KIP-890); later ones only continue it.
+    fn append_transactional(
+        &self,
+        partition: &Arc<Partition>,
+        records: &Bytes,
+        header: &BatchHeader,
+        waiting: impl FnOnce(&AppendInfo) -> Option<Waiting>,
+    ) -> Result<(), Refusal> {
+        let Some(id) = self.transactional_id.as_deref() else {
+            return Err(Refusal::new(
+                ErrorCode::InvalidRequest,
+                "a transactional batch without a transactional id",
+            ));
+        };
+        if partition.has_open_transaction(header.producer_id) {
+            return partition.append(records, self.terms, waiting).map(|_| ());
+        }
+        let verified = self.shared.transactions.while_in_transaction(
+            id,
+            header.producer_id,
+            header.producer_epoch,
+            partition.at(),
+            || partition.append(records, self.terms, waiting),
+        );
+        match verified {
+            Ok(appended) => appended.map(|_| ()),
+            Err(code) if code == ErrorCode::TransactionAbortable && !self.ctx.facts.abortable_error_known => {
+                Err(ErrorCode::InvalidTxnState.into())
+            }
+            Err(code) => Err(code.into()),
+        }
+    }
+}
+
+/// The answer as it fills up. It leaves when every partition is settled.
+struct Pending(Mutex<Option<Inner>>);
+
+struct Inner {
+    response: ProduceResponse,
+    /// Partitions without an outcome, and one more while the request is being admitted.
+    missing: usize,
+    completer: Completer,
+}
+
+impl Inner {
+    fn new(request: &ProduceRequest, completer: Completer) -> Self {
+        let response = skeleton(request);
+        let missing =
+            1 + response.responses.iter().map(|topic| topic.partition_responses.len()).sum::<usize>();
+        Self { response, missing, completer }
+    }
+}
+
+impl Pending {
+    fn settle(&self, (t, p): (usize, usize), fill: impl FnOnce(&mut PartitionProduceResponse)) {
+        self.count_down(|response| {
+            let slot = response.responses.get_mut(t).and_then(|topic| topic.partition_responses.get_mut(p));
+            slot.into_iter().next().map(fill);
+        });
+    }
+
+    fn all_admitted(&self) {
+        self.count_down(|_| {});
+    }
+
+    fn count_down(&self, change: impl FnOnce(&mut ProduceResponse)) {
+        let mut held = self.0.lock();
+        let Some(inner) = held.as_mut() else { return };
+        change(&mut inner.response);
+        inner.missing -= 1;
+        if inner.missing > 0 {
+            return;
+        }
+        let done = held.take();
+        drop(held);
+        if let Some(Inner { response, completer, .. }) = done {
+            completer.complete(Ok(response.into()));
+        }
+    }
+}
+
+fn skeleton(request: &ProduceRequest) -> ProduceResponse {
+    let topics = request.topic_data.iter().map(|topic| TopicProduceResponse {
+        name: topic.name.clone(),
+        topic_id: topic.topic_id,
+        partition_responses: topic
+            .partition_data
+            .iter()
+            .map(|data| PartitionProduceResponse { index: data.index, base_offset: -1, ..Default::default() })
+            .collect(),
+    });
+    ProduceResponse { responses: topics.collect(), ..ProduceResponse::default() }
+}
+
+fn refuse_all(request: &ProduceRequest, code: ErrorCode) -> millstream_protocol::Response {
+    let mut response = skeleton(request);
+    for slot in response.responses.iter_mut().flat_map(|topic| &mut topic.partition_responses) {
+        slot.error_code = code.code();
+    }
+    response.into()
+}
+
+fn refuse(slot: &mut PartitionProduceResponse, refusal: Refusal) {
+    slot.error_code = refusal.code.code();
+    slot.error_message = refusal.why;
+}
+
+fn fill(slot: &mut PartitionProduceResponse, info: &AppendInfo, outcome: Outcome) {
+    let code = match outcome {
+        Outcome::Done => {
+            slot.base_offset = info.base_offset.0;
+            slot.log_append_time_ms = info.log_append_time.map_or(-1, |time| time.0);
+            slot.log_start_offset = info.log_start_offset.0;
+            ErrorCode::None
+        }
+        Outcome::TimedOut => ErrorCode::RequestTimedOut,
+        Outcome::NotLeader => ErrorCode::NotLeaderOrFollower,
+        Outcome::StorageFailed => ErrorCode::KafkaStorageError,
+        Outcome::Overloaded => ErrorCode::NotEnoughReplicasAfterAppend,
+    };
+    slot.error_code = code.code();
+}

@@ -1,0 +1,122 @@
+//! Appending to a partition.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use millstream_machine::Waiter;
+use millstream_machine::replica::{Acks, Input, State as Leadership, TransactionChange};
+use millstream_protocol::ErrorCode;
+use millstream_record::{BatchHeader, Offset, ProducerId};
+use millstream_storage::{AppendInfo, AppendOrigin, Log};
+
+use super::{After, Partition, State, Waiting};
+use crate::refusal::Refusal;
+
+/// What an append asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    pub(crate) acks: Acks,
+    /// How long the answer may wait for durability.
+    pub(crate) timeout: Duration,
+    /// Whether a part of this broker appends, rather than a client.
+    pub(crate) by_coordinator: bool,
+}
+
+/// When something that is in the log already counts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Durable {
+    pub(crate) end: Offset,
+    pub(crate) timeout: Duration,
+}
+
+impl Partition {
+    /// Appends whole batches in the order of calls. When it gives `Ok`, `waiting` (made from what was appended) is called once
+    /// the terms are met or cannot be; with an error it is not made.
+    pub(crate) fn append(
+        self: &Arc<Self>,
+        batches: &Bytes,
+        terms: Terms,
+        waiting: impl FnOnce(&AppendInfo) -> Option<Waiting>,
+    ) -> Result<AppendInfo, Refusal> {
+        let (info, after) = {
+            let mut state = self.state.lock();
+            self.append_locked(&mut state, batches, terms, waiting)?
+        };
+        self.perform(after);
+        Ok(info)
+    }
+
+    /// Whether `producer` has a transaction open here, so that its next batch only continues it.
+    pub(crate) fn has_open_transaction(&self, producer: ProducerId) -> bool {
+        open_transaction(&self.state.lock().log, producer).is_some()
+    }
+
+    /// Calls `waiting` once everything below an offset is durable on the in-sync set.
+    pub(crate) fn when_durable(self: &Arc<Self>, what: Durable, waiting: Waiting) {
+        let after = {
+            let mut state = self.state.lock();
+            let waiter = state.expect(waiting);
+            let deadline = self.now().plus_ms(as_ms(what.timeout));
+            self.step(&mut state, Input::Await { end: what.end, waiter, deadline })
+        };
+        self.perform(after);
+    }
+
+    fn append_locked(
+        &self,
+        state: &mut State,
+        batches: &Bytes,
+        terms: Terms,
+        waiting: impl FnOnce(&AppendInfo) -> Option<Waiting>,
+    ) -> Result<(AppendInfo, After), Refusal> {
+        match state.replica.state() {
+            Leadership::Leading => {}
+            Leadership::Resigned => return Err(ErrorCode::NotLeaderOrFollower.into()),
+            Leadership::Failed => return Err(ErrorCode::KafkaStorageError.into()),
+        }
+        if terms.acks == Acks::All && !state.replica.has_min_isr() {
+            return Err(ErrorCode::NotEnoughReplicas.into());
+        }
+        let epoch = state.replica.epoch();
+        let origin = if terms.by_coordinator {
+            AppendOrigin::Coordinator { epoch }
+        } else {
+            AppendOrigin::Leader { epoch }
+        };
+        let producer = BatchHeader::peek(batches).map_or(ProducerId(-1), |header| header.producer_id);
+        let open_before = open_transaction(&state.log, producer);
+        let info = state.log.append(batches, origin, self.context.env.now())?;
+        let transaction = match (open_before, open_transaction(&state.log, producer)) {
+            (None, Some(first)) => TransactionChange::Opened(first),
+            (Some(first), None) => TransactionChange::Closed { first, marker: info.last_offset },
+            _ => TransactionChange::None,
+        };
+        let waiter = waiting(&info).map(|waiting| state.expect(waiting));
+        let deadline = self.now().plus_ms(as_ms(terms.timeout));
+        let (end, acks) = (info.last_offset.plus(1), terms.acks);
+        let input = if info.duplicate {
+            Input::Duplicate { end, acks, waiter, deadline }
+        } else {
+            Input::Appended { end, acks, waiter, deadline, transaction }
+        };
+        Ok((info, self.step(state, input)))
+    }
+}
+
+impl State {
+    fn expect(&mut self, waiting: Waiting) -> Waiter {
+        let waiter = Waiter(self.next_waiter);
+        self.next_waiter += 1;
+        self.waiting.insert(waiter, waiting);
+        waiter
+    }
+}
+
+fn open_transaction(log: &Log, producer: ProducerId) -> Option<Offset> {
+    if producer.0 < 0 { None } else { log.producer(producer)?.open_transaction }
+}
+
+fn as_ms(timeout: Duration) -> i64 {
+    i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX)
+}

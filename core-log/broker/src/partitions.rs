@@ -1,0 +1,334 @@
+//! The partitions that this broker leads, kept as the metadata says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use futures::future::join_all;
+use millstream_env::Pool;
+use millstream_machine::config::{Effective, Static};
+use millstream_machine::metadata::{ConfigScope, Image, Record, Topic};
+use millstream_protocol::ErrorCode;
+use millstream_record::{LeaderEpoch, TopicId, TopicPartition, Uuid};
+use millstream_storage::{DeletedLog, Log, LogConfig, LogDir, Offsets, StorageError};
+use parking_lot::{Mutex, RwLock};
+use rustc_hash::FxHashMap;
+
+use crate::partition::{Checkpointed, Context, Partition};
+use crate::topic_settings::TopicSettings;
+
+/// Logs that are opened one after the other in one job; many jobs run at once.
+const LOGS_PER_JOB: usize = 16;
+/// The topic under whose name the metadata log lies; no topic to clients.
+pub(crate) const CLUSTER_METADATA: &str = "__cluster_metadata";
+
+/// The partitions that this broker leads. Handlers look them up; only the metadata's shell changes what is there.
+pub(crate) struct Partitions {
+    context: Arc<Context>,
+    dir: Arc<RwLock<LogDir>>,
+    statics: Static,
+    table: RwLock<FxHashMap<TopicId, Vec<Slot>>>,
+    /// Logs that start-up opened, until the partition is led.
+    opened: Mutex<BTreeMap<TopicPartition, Log>>,
+}
+
+#[derive(Clone)]
+enum Slot {
+    /// Not this broker's.
+    Elsewhere,
+    Leading(Arc<Partition>),
+    /// Its log could not be opened; the others go on.
+    Broken,
+}
+
+/// A log to open.
+struct Wanted {
+    at: TopicPartition,
+    topic_id: TopicId,
+    config: LogConfig,
+}
+
+impl Partitions {
+    pub(crate) fn new(context: Arc<Context>, dir: LogDir, statics: Static) -> Arc<Self> {
+        Arc::new(Self {
+            context,
+            dir: Arc::new(RwLock::new(dir)),
+            statics,
+            table: RwLock::default(),
+            opened: Mutex::default(),
+        })
+    }
+
+    /// The partition of `topic_id` with this index.
+    ///
+    /// # Errors
+    /// The code that a client is told.
+    pub(crate) fn get(&self, topic_id: TopicId, index: i32) -> Result<Arc<Partition>, ErrorCode> {
+        let index = usize::try_from(index).map_err(|_| ErrorCode::UnknownTopicOrPartition)?;
+        match self.table.read().get(&topic_id).and_then(|slots| slots.get(index)) {
+            Some(Slot::Leading(partition)) => Ok(Arc::clone(partition)),
+            Some(Slot::Broken) => Err(ErrorCode::KafkaStorageError),
+            Some(Slot::Elsewhere) | None => Err(ErrorCode::NotLeaderOrFollower),
+        }
+    }
+
+    /// Every partition that is led.
+    pub(crate) fn all(&self) -> Vec<Arc<Partition>> {
+        let table = self.table.read();
+        let leading = |slot: &Slot| match slot {
+            Slot::Leading(partition) => Some(Arc::clone(partition)),
+            Slot::Elsewhere | Slot::Broken => None,
+        };
+        table.values().flatten().filter_map(leading).collect()
+    }
+
+    /// At start: opens every log that the metadata knows, and takes out of sight what it does not know. Nothing is appended
+    /// before this is done, since an unclean shutdown is told apart by a file that goes then.
+    ///
+    /// # Errors
+    /// When the directory itself cannot be used. A single log that cannot be opened is reported, and only it is not served.
+    pub(crate) async fn open_all(&self, image: &Image) -> Result<(), StorageError> {
+        let wanted: Vec<Wanted> = image.topics().flat_map(|topic| self.wanted(image, topic)).collect();
+        let known: BTreeSet<TopicPartition> = wanted.iter().map(|wanted| wanted.at.clone()).collect();
+        self.delete_unknown(image, &known).await?;
+        let logs = self.open_logs(wanted).await;
+        *self.opened.lock() = logs.into_iter().filter_map(|(at, log)| Some((at, log?))).collect();
+        self.dir.write().begin_use()
+    }
+
+    /// Makes the logs that `next` wants here, before clients learn of them.
+    pub(crate) async fn before_publishing(&self, next: &Image) {
+        let grown: Vec<&Arc<Topic>> = {
+            let table = self.table.read();
+            let is_new = |topic: &&Arc<Topic>| {
+                table.get(&topic.id).is_none_or(|slots| slots.len() < topic.partitions.len())
+            };
+            next.topics().filter(is_new).collect()
+        };
+        let wanted = grown.iter().flat_map(|topic| self.wanted(next, topic));
+        let (ready, missing): (Vec<_>, Vec<_>) =
+            wanted.partition(|wanted| self.opened.lock().contains_key(&wanted.at));
+        let mut logs = self.open_logs(missing).await;
+        for wanted in ready {
+            let log = self.opened.lock().remove(&wanted.at);
+            logs.insert(wanted.at, log);
+        }
+        for topic in grown {
+            self.lead(next, topic, &mut logs);
+        }
+    }
+
+    /// Does what clients need not wait for: forgets what is gone, takes up changed configurations.
+    pub(crate) async fn after_publishing(&self, before: &Image, next: &Image, records: &[Record]) {
+        for record in records {
+            match record {
+                Record::RemoveTopic(removed) => self.forget(before, removed.topic_id).await,
+                Record::Config(config) => {
+                    match ConfigScope::of_resource(config.resource_type, &config.resource_name) {
+                        Some(ConfigScope::Topic(name)) => {
+                            next.topic(&name).into_iter().for_each(|t| self.configure(next, t))
+                        }
+                        Some(_) => next.topics().for_each(|topic| self.configure(next, topic)),
+                        None => {}
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn settings(&self, image: &Image, topic: &str) -> TopicSettings {
+        let effective = Effective::new(image, self.context.node, &self.statics);
+        let expiration_ms = effective.broker_number("producer.id.expiration.ms", 86_400_000);
+        TopicSettings::new(&effective.topic_config(topic), expiration_ms)
+    }
+
+    fn configure(&self, image: &Image, topic: &Topic) {
+        let settings = self.settings(image, &topic.name);
+        let slots = self.table.read().get(&topic.id).cloned().unwrap_or_default();
+        for slot in slots {
+            if let Slot::Leading(partition) = slot {
+                partition.configure(settings.clone());
+            }
+        }
+    }
+
+    /// The logs of `topic` that belong here and are not led yet.
+    fn wanted(&self, image: &Image, topic: &Topic) -> Vec<Wanted> {
+        let have = self.table.read().get(&topic.id).map_or(0, Vec::len);
+        let config = self.settings(image, &topic.name).log;
+        let mine = topic
+            .partitions
+            .iter()
+            .zip(0..)
+            .skip(have)
+            .filter(|(p, _)| p.replicas.contains(&self.context.node));
+        mine.map(|(_, index)| Wanted {
+            at: TopicPartition::new(Arc::clone(&topic.name), index),
+            topic_id: topic.id,
+            config: config.clone(),
+        })
+        .collect()
+    }
+
+    /// Opens logs on many threads. Those that cannot be opened are `None`, and logged.
+    async fn open_logs(&self, wanted: Vec<Wanted>) -> BTreeMap<TopicPartition, Option<Log>> {
+        let mut jobs = Vec::new();
+        let mut rest = wanted.into_iter().peekable();
+        while rest.peek().is_some() {
+            let some: Vec<Wanted> = rest.by_ref().take(LOGS_PER_JOB).collect();
+            let (dir, now) = (Arc::clone(&self.dir), self.context.env.now());
+            jobs.push(self.context.env.blocking(Pool::General, move || {
+                let open = |wanted: Wanted| {
+                    let opened = dir.read().open_log(&wanted.at, wanted.topic_id, wanted.config, now);
+                    (wanted.at.clone(), report(&wanted.at, opened))
+                };
+                some.into_iter().map(open).collect::<Vec<_>>()
+            }));
+        }
+        join_all(jobs).await.into_iter().flatten().flatten().collect()
+    }
+
+    fn lead(&self, image: &Image, topic: &Topic, logs: &mut BTreeMap<TopicPartition, Option<Log>>) {
+        let settings = self.settings(image, &topic.name);
+        let have = self.table.read().get(&topic.id).map_or(0, Vec::len);
+        let slot = |(partition, index): (&Arc<millstream_machine::metadata::Partition>, i32)| {
+            let at = TopicPartition::new(Arc::clone(&topic.name), index);
+            match logs.remove(&at) {
+                Some(Some(log)) => {
+                    let epoch: LeaderEpoch = partition.leader_epoch;
+                    Slot::Leading(Partition::lead(&self.context, at, log, epoch, settings.clone()))
+                }
+                Some(None) => Slot::Broken,
+                None if partition.replicas.contains(&self.context.node) => Slot::Broken,
+                None => Slot::Elsewhere,
+            }
+        };
+        let new: Vec<Slot> = topic.partitions.iter().zip(0..).skip(have).map(slot).collect();
+        self.table.write().entry(topic.id).or_default().extend(new);
+    }
+
+    /// Gives up the partitions of a deleted topic. Their directories go out of sight at once, their bytes later.
+    async fn forget(&self, before: &Image, topic_id: TopicId) {
+        let slots = self.table.write().remove(&topic_id).unwrap_or_default();
+        let Some(topic) = before.topic_by_id(topic_id) else { return };
+        let mut gone = Vec::new();
+        for (slot, index) in slots.into_iter().zip(0..) {
+            match slot {
+                Slot::Leading(partition) => partition.resign(),
+                Slot::Broken => {}
+                Slot::Elsewhere => continue,
+            }
+            gone.push(TopicPartition::new(Arc::clone(&topic.name), index));
+        }
+        self.delete(gone).await;
+    }
+
+    async fn delete_unknown(
+        &self,
+        image: &Image,
+        known: &BTreeSet<TopicPartition>,
+    ) -> Result<(), StorageError> {
+        let found = self.dir.read().partitions()?;
+        let is_metadata = |at: &TopicPartition| &*at.topic == CLUSTER_METADATA;
+        let is_known = |at: &TopicPartition, id: Option<TopicId>| {
+            known.contains(at)
+                && image.topic(&at.topic).is_some_and(|topic| id.is_none_or(|id| id == topic.id))
+        };
+        let stray = found
+            .into_iter()
+            .filter(|log| !is_metadata(&log.partition) && !is_known(&log.partition, log.topic_id));
+        self.delete(stray.map(|log| log.partition).collect()).await;
+        Ok(())
+    }
+
+    async fn delete(&self, gone: Vec<TopicPartition>) {
+        if gone.is_empty() {
+            return;
+        }
+        let ids: Vec<Uuid> = gone.iter().map(|_| self.context.env.random_uuid()).collect();
+        let dir = Arc::clone(&self.dir);
+        let hide = move || -> Vec<DeletedLog> {
+            let hidden = gone.into_iter().zip(ids).map(|(at, id)| (dir.write().delete_log(&at, id), at));
+            let report = |(result, at): (Result<DeletedLog, StorageError>, TopicPartition)| {
+                result
+                    .inspect_err(
+                        |error| tracing::warn!(partition = %at, %error, "a deleted log stays on disk"),
+                    )
+                    .ok()
+            };
+            hidden.filter_map(report).collect()
+        };
+        let Ok(deleted) = self.context.env.blocking(Pool::General, hide).await else { return };
+        self.context.env.submit(Pool::General, move || {
+            for log in deleted {
+                if let Err(error) = log.remove() {
+                    tracing::warn!(%error, "a deleted log's bytes stay until the next start");
+                }
+            }
+        });
+    }
+
+    /// Applies retention everywhere. Blocks.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub(crate) fn retain(&self) -> Result<(), StorageError> {
+        self.all().iter().try_for_each(|partition| partition.retain())
+    }
+
+    /// Writes the directory's checkpoints, with that of the metadata log among them. Blocks.
+    ///
+    /// # Errors
+    /// Those of the disk; the older checkpoints then still hold.
+    pub(crate) fn checkpoint(&self, metadata: Checkpointed) -> Result<(), StorageError> {
+        let (mut recovery, mut starts, mut marks) = (Offsets::new(), Offsets::new(), Offsets::new());
+        for one in self.all().iter().map(|partition| partition.checkpointed()).chain([metadata]) {
+            recovery.insert(one.at.clone(), one.recovery_point);
+            starts.insert(one.at.clone(), one.start);
+            marks.insert(one.at, one.high_watermark);
+        }
+        self.dir.write().checkpoint(recovery, starts, marks)
+    }
+
+    /// Leads no more, and leaves every log so that the next open need not scan it. Blocks; nothing may be flushing any more.
+    ///
+    /// # Errors
+    /// Those of the disk; the next start then recovers as after a crash.
+    pub(crate) fn close(&self) -> Result<(), StorageError> {
+        self.all().iter().try_for_each(Partition::close)
+    }
+
+    /// Says that all logs, that of the metadata too, were closed in order.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub(crate) fn mark_clean(&self) -> Result<(), StorageError> {
+        self.dir.write().mark_clean()
+    }
+
+    /// Forgets who waits, everywhere, without an answer.
+    pub(crate) fn abandon(&self) {
+        for partition in self.all() {
+            partition.abandon();
+        }
+        self.table.write().clear();
+    }
+}
+
+fn report(
+    at: &TopicPartition,
+    opened: Result<(Log, millstream_storage::RecoveryReport), StorageError>,
+) -> Option<Log> {
+    match opened {
+        Ok((log, report)) => {
+            if let Some(cut) = report.cut {
+                tracing::warn!(partition = %at, ?cut, "a torn tail was cut off");
+            }
+            Some(log)
+        }
+        Err(error) => {
+            tracing::error!(partition = %at, %error, "the log cannot be opened; the partition is not served");
+            None
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! What every handler needs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use bytestring::ByteString;
+use millstream_env::Env;
+use millstream_machine::metadata::Image;
+use millstream_protocol::ErrorCode;
+use millstream_record::TopicId;
+use tokio::sync::Semaphore;
+
+use crate::BrokerConfig;
+use crate::metadata::Metadata;
+use crate::partition::Partition;
+use crate::partitions::Partitions;
+use crate::refusal::Refusal;
+use crate::transactions::Transactions;
+
+/// Fetches that may wait for more records at once. Beyond it a fetch is answered with what there is.
+const MAX_PARKED_FETCHES: usize = 16_384;
+
+/// What every handler needs.
+pub(crate) struct Shared {
+    pub(crate) env: Env,
+    pub(crate) config: BrokerConfig,
+    pub(crate) cluster_id: ByteString,
+    pub(crate) image: Arc<ArcSwap<Image>>,
+    pub(crate) partitions: Arc<Partitions>,
+    pub(crate) metadata: Metadata,
+    pub(crate) transactions: Transactions,
+    /// A place for each fetch that waits.
+    pub(crate) parking: Arc<Semaphore>,
+    pub(crate) watchers: AtomicU64,
+}
+
+impl Shared {
+    pub(crate) fn parking() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(MAX_PARKED_FETCHES))
+    }
+
+    /// A key that no other watcher of partitions has.
+    pub(crate) fn next_watcher(&self) -> u64 {
+        self.watchers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The partition that a request names by topic id or, without one, by topic name.
+    ///
+    /// # Errors
+    /// The code that the client is told.
+    pub(crate) fn partition(&self, name: &str, id: TopicId, index: i32) -> Result<Arc<Partition>, Refusal> {
+        let image = self.image.load();
+        let (topic, unknown) = if id.is_zero() {
+            (image.topic(name), ErrorCode::UnknownTopicOrPartition)
+        } else {
+            (image.topic_by_id(id), ErrorCode::UnknownTopicId)
+        };
+        let topic = topic.ok_or(unknown)?;
+        let exists = usize::try_from(index).is_ok_and(|index| index < topic.partitions.len());
+        if !exists {
+            return Err(ErrorCode::UnknownTopicOrPartition.into());
+        }
+        Ok(self.partitions.get(topic.id, index)?)
+    }
+}

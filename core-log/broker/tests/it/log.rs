@@ -1,0 +1,252 @@
+//! Produce, Fetch, ListOffsets, OffsetForLeaderEpoch.
+
+use futures::FutureExt;
+use millstream_protocol::ErrorCode;
+use millstream_protocol::messages::offset_for_leader_epoch::{
+    OffsetForLeaderPartition, OffsetForLeaderTopic,
+};
+use millstream_protocol::messages::{FetchRequest, OffsetForLeaderEpochRequest, ProduceRequest};
+use millstream_record::{BatchOptions, Compression};
+
+use crate::harness::{
+    Harness, batch, batch_at, batch_of, fetch_request, idempotent, produce_request, values_of,
+};
+
+#[test]
+fn what_is_acknowledged_is_read_back_also_after_restart_and_crash() {
+    let mut node = Harness::start();
+    node.create("t", 2, &[]);
+    assert_eq!(node.put("t", 0, &["a", "b"]), 0);
+    assert_eq!(node.put("t", 0, &["c"]), 2);
+    assert_eq!(node.put("t", 1, &["x"]), 0);
+    assert_eq!(node.values("t", 0, 0), ["a", "b", "c"]);
+    node.restart();
+    assert_eq!(node.values("t", 0, 2), ["c"]);
+    assert_eq!(node.put("t", 0, &["d"]), 3);
+    node.crash();
+    assert_eq!(node.values("t", 0, 0), ["a", "b", "c", "d"]);
+    assert_eq!(node.values("t", 1, 0), ["x"]);
+    assert_eq!(node.put("t", 1, &["y"]), 1);
+}
+
+#[test]
+fn produce_refuses_what_kafka_refuses() {
+    let node = Harness::with(&[("message.max.bytes", "2000")]);
+    node.create("t", 1, &[]);
+    node.create("compacted", 1, &[("cleanup.policy", "compact")]);
+    let mut flipped = batch(&["a"]).to_vec();
+    *flipped.last_mut().unwrap() ^= 1;
+    let mut old = batch(&["a"]).to_vec();
+    old[16] = 1;
+    let two = [batch(&["a"]), batch(&["b"])].concat();
+    let large = batch(&[&"x".repeat(3000)]);
+    let control = batch_of(&["a"], BatchOptions { control: true, ..BatchOptions::default() });
+    for (what, topic, bytes, expected) in [
+        ("unknown topic", "nowhere", batch(&["a"]), ErrorCode::UnknownTopicOrPartition),
+        ("flipped bit", "t", flipped.into(), ErrorCode::CorruptMessage),
+        ("magic 1", "t", old.into(), ErrorCode::InvalidRecord),
+        ("two batches", "t", two.into(), ErrorCode::InvalidRecord),
+        ("nothing", "t", Default::default(), ErrorCode::InvalidRecord),
+        ("too large", "t", large, ErrorCode::MessageTooLarge),
+        ("control batch", "t", control, ErrorCode::InvalidRecord),
+        ("keys are there", "compacted", batch(&["a"]), ErrorCode::None),
+    ] {
+        let found = node.produce(topic, 0, bytes);
+        assert_eq!(ErrorCode::from_code(found.error_code), expected, "{what}: {:?}", found.error_message);
+    }
+    let bad_acks = ProduceRequest { acks: 2, ..produce_request("t", 0, batch(&["a"])) };
+    let answer = node.call(bad_acks);
+    let code = answer.responses[0].partition_responses[0].error_code;
+    assert_eq!(ErrorCode::from_code(code), ErrorCode::InvalidRequiredAcks);
+    assert_eq!(node.offset("t", 0, -1), (ErrorCode::None, 0), "nothing of it was appended");
+}
+
+#[test]
+fn acks_zero_has_no_answer_and_acks_one_has() {
+    let node = Harness::start();
+    node.create("t", 1, &[]);
+    let silent = node.send(ProduceRequest { acks: 0, ..produce_request("t", 0, batch(&["a"])) });
+    assert!(silent.is_none());
+    let one = node.call(ProduceRequest { acks: 1, ..produce_request("t", 0, batch(&["b"])) });
+    assert_eq!(one.responses[0].partition_responses[0].base_offset, 1);
+    assert_eq!(node.put("t", 0, &["c"]), 2);
+    assert_eq!(node.values("t", 0, 0), ["a", "b", "c"]);
+}
+
+#[test]
+fn order_is_fixed_when_call_returns() {
+    let node = Harness::start();
+    node.create("t", 1, &[]);
+    let values: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+    let receipts: Vec<_> =
+        values.iter().map(|value| node.send(produce_request("t", 0, batch(&[value])))).collect();
+    for (receipt, expected) in receipts.into_iter().zip(0..) {
+        let answer = node.wait::<ProduceRequest>(receipt).unwrap();
+        assert_eq!(answer.responses[0].partition_responses[0].base_offset, expected);
+    }
+    assert_eq!(node.values("t", 0, 0), values);
+}
+
+#[test]
+fn a_duplicate_gets_the_originals_offset_and_a_gap_is_refused() {
+    let mut node = Harness::start();
+    node.create("t", 1, &[]);
+    let send = |node: &Harness, sequence: i32, epoch: i16| {
+        let answer = node.produce("t", 0, batch_at(node.now(), &["a", "b"], idempotent(7, epoch, sequence)));
+        (ErrorCode::from_code(answer.error_code), answer.base_offset)
+    };
+    assert_eq!(send(&node, 0, 3), (ErrorCode::None, 0));
+    assert_eq!(send(&node, 2, 3), (ErrorCode::None, 2));
+    assert_eq!(send(&node, 0, 3), (ErrorCode::None, 0));
+    assert_eq!(send(&node, 5, 3).0, ErrorCode::OutOfOrderSequenceNumber);
+    assert_eq!(send(&node, 4, 2).0, ErrorCode::InvalidProducerEpoch);
+    node.crash();
+    assert_eq!(send(&node, 2, 3), (ErrorCode::None, 2), "the state survives");
+    assert_eq!(send(&node, 4, 3), (ErrorCode::None, 4));
+    assert_eq!(node.offset("t", 0, -1), (ErrorCode::None, 6));
+}
+
+#[test]
+fn a_fetch_waits_for_records_and_for_no_longer_than_asked() {
+    let node = Harness::start();
+    node.create("t", 1, &[]);
+    let mut waiting = node.send(FetchRequest { max_wait_ms: 20_000, ..fetch_request("t", 0, 0) });
+    assert!((&mut waiting).now_or_never().is_none(), "there is nothing to read yet");
+    node.put("t", 0, &["a"]);
+    let answer = node.wait::<FetchRequest>(waiting).unwrap();
+    assert_eq!(values_of(answer.responses[0].partitions[0].records.as_ref().unwrap()), ["a"]);
+    let short = node.call(FetchRequest { max_wait_ms: 20, ..fetch_request("t", 0, 1) });
+    assert_eq!(short.responses[0].partitions[0].records.as_ref().unwrap().len(), 0);
+    assert_eq!(short.responses[0].partitions[0].high_watermark, 1);
+}
+
+#[test]
+fn a_fetch_is_bounded_but_never_stuck() {
+    let node = Harness::start();
+    node.create("t", 2, &[]);
+    let large = "x".repeat(1000);
+    for partition in [0, 1] {
+        for _ in 0..3 {
+            node.put("t", partition, &[&large]);
+        }
+    }
+    let fetch = |partition_max_bytes: i32, max_bytes: i32| {
+        let mut request = FetchRequest { max_bytes, ..fetch_request("t", 0, 0) };
+        request.topics[0].partitions[0].partition_max_bytes = partition_max_bytes;
+        let mut second = request.topics[0].partitions[0].clone();
+        second.partition = 1;
+        request.topics[0].partitions.push(second);
+        let answer = node.call(request);
+        let counts = answer.responses[0].partitions.iter();
+        counts.map(|data| values_of(data.records.as_ref().unwrap()).len()).collect::<Vec<_>>()
+    };
+    assert_eq!(fetch(1 << 20, 1 << 20), [3, 3]);
+    assert_eq!(fetch(1, 1 << 20), [1, 0], "only the first batch of the answer may break a limit");
+    assert_eq!(fetch(2500, 1 << 20), [2, 2]);
+    assert_eq!(fetch(1 << 20, 1), [1, 0]);
+    assert_eq!(fetch(1 << 20, 4600), [3, 1]);
+}
+
+#[test]
+fn fetch_refuses_wrong_offsets_epochs_and_sessions() {
+    let node = Harness::start();
+    node.create("t", 1, &[]);
+    node.put("t", 0, &["a"]);
+    let code = |offset: i64, epoch: i32| {
+        let mut request = fetch_request("t", 0, offset);
+        request.topics[0].partitions[0].current_leader_epoch = epoch;
+        let answer = node.call(request);
+        ErrorCode::from_code(answer.responses[0].partitions[0].error_code)
+    };
+    assert_eq!(code(1, -1), ErrorCode::None);
+    assert_eq!(code(2, -1), ErrorCode::OffsetOutOfRange);
+    assert_eq!(code(-5, -1), ErrorCode::OffsetOutOfRange);
+    assert_eq!(code(0, 0), ErrorCode::None);
+    assert_eq!(code(0, 9), ErrorCode::UnknownLeaderEpoch);
+    for (id, epoch, expected) in [
+        (0, 0, ErrorCode::None),
+        (0, -1, ErrorCode::None),
+        (0, 3, ErrorCode::InvalidFetchSessionEpoch),
+        (5, 1, ErrorCode::FetchSessionIdNotFound),
+    ] {
+        let request = FetchRequest { session_id: id, session_epoch: epoch, ..fetch_request("t", 0, 0) };
+        let answer = node.call(request);
+        assert_eq!(ErrorCode::from_code(answer.error_code), expected, "session {id} epoch {epoch}");
+        assert_eq!(answer.session_id, 0);
+    }
+}
+
+#[test]
+fn compressed_batches_stay_as_they_were_sent() {
+    let node = Harness::start();
+    node.create("t", 1, &[]);
+    for compression in [Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd] {
+        let options = BatchOptions { codec: compression.into(), ..BatchOptions::default() };
+        assert_eq!(node.produce("t", 0, batch_of(&["a", "b"], options)).error_code, 0);
+    }
+    assert_eq!(node.values("t", 0, 0), ["a", "b", "a", "b", "a", "b", "a", "b"]);
+}
+
+#[test]
+fn offsets_are_found_by_place_and_by_time() {
+    let node = Harness::start();
+    node.create("t", 1, &[]);
+    assert_eq!(node.offset("t", 0, -2), (ErrorCode::None, 0));
+    assert_eq!(node.offset("t", 0, -3), (ErrorCode::None, -1));
+    node.put("t", 0, &["a", "b", "c"]);
+    node.put("t", 0, &["d"]);
+    let began = 1_700_000_000_000;
+    for (timestamp, expected) in [
+        (-2, 0),
+        (-1, 4),
+        (-4, 0),
+        (-3, 2),
+        (began, 0),
+        (began - 1, 0),
+        (began + 1, 1),
+        (began + 2, 2),
+        (began + 3, -1),
+    ] {
+        assert_eq!(node.offset("t", 0, timestamp), (ErrorCode::None, expected), "{timestamp}");
+    }
+    assert_eq!(node.offset("t", 5, -1).0, ErrorCode::UnknownTopicOrPartition);
+    assert_eq!(node.offset("t", 0, -9).0, ErrorCode::UnsupportedVersion);
+}
+
+#[test]
+fn each_start_leads_in_a_new_epoch_that_fences_older_clients() {
+    let mut node = Harness::start();
+    node.create("t", 1, &[]);
+    node.put("t", 0, &["a", "b"]);
+    node.restart();
+    node.put("t", 0, &["c"]);
+    let end_of = |epoch: i32, known: i32| {
+        let answer = node.call(OffsetForLeaderEpochRequest {
+            topics: vec![OffsetForLeaderTopic {
+                topic: "t".into(),
+                partitions: vec![OffsetForLeaderPartition {
+                    partition: 0,
+                    current_leader_epoch: known,
+                    leader_epoch: epoch,
+                }],
+            }],
+            ..OffsetForLeaderEpochRequest::default()
+        });
+        let found = answer.topics[0].partitions[0].clone();
+        (ErrorCode::from_code(found.error_code), found.leader_epoch, found.end_offset)
+    };
+    assert_eq!(end_of(0, -1), (ErrorCode::None, 0, 2));
+    assert_eq!(end_of(1, 1), (ErrorCode::None, 1, 3));
+    assert_eq!(end_of(0, 0).0, ErrorCode::FencedLeaderEpoch);
+    assert_eq!(end_of(0, 2).0, ErrorCode::UnknownLeaderEpoch);
+}
+
+#[test]
+fn log_append_time_is_stamped_and_told() {
+    let node = Harness::start();
+    node.create("t", 1, &[("message.timestamp.type", "LogAppendTime")]);
+    let answer = node.produce("t", 0, batch(&["a"]));
+    assert!(answer.log_append_time_ms > 1_700_000_000_000);
+    assert_eq!(node.values("t", 0, 0), ["a"]);
+    assert_eq!(node.offset("t", 0, answer.log_append_time_ms), (ErrorCode::None, 0));
+}

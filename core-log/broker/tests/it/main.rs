@@ -1,0 +1,5 @@
+//! The broker, called in process with decoded requests, on a real disk.
+
+mod harness;
+mod log;
+mod topics;
