@@ -2,6 +2,9 @@
 //!
 //! They are those of Kafka 4.3.1's broker. What a version means is in [`crate::facts`]; no other room sees a version number.
 
+use millstream_record::Uuid;
+
+use crate::Request;
 use crate::messages::{ApiKey, api_versions::ApiVersion};
 
 /// The least version of Produce that clients are told: librdkafka before 2.x takes a higher one to mean that the broker knows no
@@ -75,4 +78,74 @@ pub fn shared(api: ApiKey, theirs: (i16, i16)) -> Option<(i16, i16)> {
 fn ours(api: ApiKey) -> (i16, i16) {
     let (first, last) = api.defined();
     (first, if api.newest_is_unstable() { last - 1 } else { last })
+}
+
+/// The version in which a client sends `request`, of those that it shares with the broker (first, last); `None` when none can
+/// carry it. It is the last that says what the request says:
+/// - a client in transactions v1 must not claim v2 (KIP-890), and only brokers send AddPartitionsToTxn in batches;
+/// - versions that name topics by id only (KIP-516) are for requests that know every id, those before for requests that know every
+///   name.
+#[must_use]
+pub fn choose(request: &Request, shared: (i16, i16)) -> Option<i16> {
+    let (mut first, mut last) = shared;
+    let (by_client, by_id) = limits(request);
+    last = last.min(by_client);
+    if let Some((since, ids_known)) = by_id {
+        match ids_known {
+            Known::NamesOnly => last = last.min(since - 1),
+            Known::IdsOnly => first = first.max(since),
+            Known::Both => {}
+        }
+    }
+    (first <= last).then_some(last)
+}
+
+/// Which words for its topics a request knows for all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    NamesOnly,
+    IdsOnly,
+    Both,
+}
+
+/// The last version that a client may use, and the first that names topics by id with what is known of them.
+fn limits(request: &Request) -> (i16, Option<(i16, Known)>) {
+    const ANY: i16 = i16::MAX;
+    match request {
+        Request::Produce(m) => {
+            let last = if m.transactional_id.is_some() { 11 } else { ANY };
+            (
+                last,
+                Some((13, known(m.topic_data.iter().map(|topic| (topic.name.is_empty(), topic.topic_id))))),
+            )
+        }
+        Request::Fetch(m) => {
+            let topics = m.topics.iter().map(|topic| (topic.topic.is_empty(), topic.topic_id));
+            let forgotten =
+                m.forgotten_topics_data.iter().map(|topic| (topic.topic.is_empty(), topic.topic_id));
+            (ANY, Some((13, known(topics.chain(forgotten)))))
+        }
+        Request::OffsetCommit(m) => {
+            (ANY, Some((10, known(m.topics.iter().map(|topic| (topic.name.is_empty(), topic.topic_id))))))
+        }
+        Request::OffsetFetch(m) => {
+            let topics = m.groups.iter().filter_map(|group| group.topics.as_ref()).flatten();
+            (ANY, Some((10, known(topics.map(|topic| (topic.name.is_empty(), topic.topic_id))))))
+        }
+        Request::AddPartitionsToTxn(_) => (3, None),
+        Request::EndTxn(_) | Request::TxnOffsetCommit(_) => (4, None),
+        _ => (ANY, None),
+    }
+}
+
+fn known(topics: impl Iterator<Item = (bool, Uuid)>) -> Known {
+    let mut known = Known::Both;
+    for (no_name, id) in topics {
+        match (no_name, id.is_zero()) {
+            (_, true) => return Known::NamesOnly, // also what knows neither: an old version says so best
+            (true, false) => known = Known::IdsOnly,
+            (false, false) => {}
+        }
+    }
+    known
 }
