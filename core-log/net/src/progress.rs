@@ -44,10 +44,11 @@ impl Progress {
         millis(self.env.elapsed())
     }
 
-    /// A frame or a response that began at `began_ms` has moved `bytes` so far.
+    /// When a frame or a response that began at `began_ms`, and has moved `bytes` so far, must move again: by its rate on the
+    /// whole, and within the stall timeout in any case.
     fn due(&self, began_ms: u64, bytes: usize) -> u64 {
         let earned_ms = (bytes as u64).saturating_mul(1000) / LEAST_BYTES_PER_SECOND;
-        began_ms.saturating_add(self.stall_ms).saturating_add(earned_ms)
+        self.now_ms().min(began_ms.saturating_add(earned_ms)).saturating_add(self.stall_ms)
     }
 
     /// A frame has begun; the result goes to [`Progress::frame_moved`].

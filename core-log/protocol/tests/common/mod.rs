@@ -1,5 +1,4 @@
 //! Messages made up from the table: valid bytes of any message in any version, and the codecs under one signature.
-#![allow(unreachable_pub)] // shared by several test crates
 
 use bytes::Bytes;
 use millstream_protocol::messages::*;
@@ -9,36 +8,36 @@ use millstream_protocol_codegen::schema::{Field, Kind, Message, Type};
 use millstream_protocol_codegen::table;
 
 /// The whole table.
-pub fn table() -> Vec<Message> {
+pub(crate) fn table() -> Vec<Message> {
     table::load(&millstream_protocol_codegen::table_dir()).unwrap()
 }
 
 /// A small generator of numbers (xorshift64*): a test is repeated by its seed.
-pub struct Rng(u64);
+pub(crate) struct Rng(u64);
 
 impl Rng {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
         self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
     }
 
-    pub fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         (self.next() >> 11) % bound
     }
 
-    pub fn bytes(&mut self, length: u64) -> Vec<u8> {
+    pub(crate) fn bytes(&mut self, length: u64) -> Vec<u8> {
         (0..length).map(|_| self.next() as u8).collect()
     }
 }
 
 /// Makes up one message of one version.
-pub struct Maker<'a> {
+pub(crate) struct Maker<'a> {
     message: &'a Message,
     version: i16,
     flexible: bool,
@@ -46,7 +45,7 @@ pub struct Maker<'a> {
 }
 
 impl<'a> Maker<'a> {
-    pub fn make(message: &'a Message, version: i16, rng: &'a mut Rng) -> Vec<u8> {
+    pub(crate) fn make(message: &'a Message, version: i16, rng: &'a mut Rng) -> Vec<u8> {
         let flexible = message.flexible.is_some_and(|range| range.has(version));
         let mut out = Vec::new();
         Maker { message, version, flexible, rng }.fields(&mut out, &message.fields, false);
@@ -188,7 +187,7 @@ fn varint(out: &mut Vec<u8>, mut value: u32) {
 }
 
 /// Reads `bytes` as that message and writes what was read.
-pub fn through(message: &Message, version: i16, bytes: Bytes) -> Result<Bytes, CodecError> {
+pub(crate) fn through(message: &Message, version: i16, bytes: Bytes) -> Result<Bytes, CodecError> {
     let api = || ApiKey::from_code(message.key.unwrap()).unwrap();
     match message.kind {
         Kind::Request => {
