@@ -31,6 +31,15 @@ pub struct TaskId {
     pub partition: i32,
 }
 
+impl TaskId {
+    /// Reads what [`TaskId`] shows as.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (subtopology, partition) = text.split_once('_')?;
+        Some(Self { subtopology: subtopology.parse().ok()?, partition: partition.parse().ok()? })
+    }
+}
+
 impl std::fmt::Display for TaskId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}_{}", self.subtopology, self.partition)
@@ -48,9 +57,12 @@ pub struct TaskCommit {
     pub offsets: Vec<(TopicName, Offset)>,
 }
 
+/// Changes of a store, by key; none is a removal.
+pub type StoreChanges = (Arc<str>, BTreeMap<Bytes, Option<Bytes>>);
+
 /// One subtopology on one partition: takes records, runs operators, collects outputs. No I/O: whoever drives it moves
 /// records in with [`Task::add_records`], calls [`Task::process`] while that says there was work, and commits with
-/// [`Task::prepare_commit`] and then [`Task::fold`] or [`Task::take_changes`]. After an error the task must be dropped and built anew.
+/// [`Task::prepare_commit`] and then [`Task::fold`] or [`Task::fold_or_take`]. After an error the task must be dropped and built anew.
 pub struct Task {
     id: TaskId,
     application_id: Arc<str>,
@@ -267,10 +279,21 @@ impl Task {
         self.stores.iter_mut().try_for_each(Layered::fold)
     }
 
-    /// The commit is durable: takes the changes of every store out, by store, for a driver that applies them in one batch.
-    pub fn take_changes(&mut self) -> Vec<(Arc<str>, BTreeMap<Bytes, Option<Bytes>>)> {
-        let names = self.store_names.iter().map(Arc::clone);
-        names.zip(self.stores.iter_mut().map(Layered::take_changes)).collect()
+    /// The commit is durable: folds the stores for which `taken` is false, and takes the changes of the others out, for a driver
+    /// that applies those of many stores in one batch.
+    ///
+    /// # Errors
+    /// What a store says.
+    pub fn fold_or_take(&mut self, taken: impl Fn(&str) -> bool) -> Result<Vec<StoreChanges>> {
+        let mut changes = Vec::new();
+        for (name, store) in self.store_names.iter().zip(&mut self.stores) {
+            if taken(name) {
+                changes.push((Arc::clone(name), store.take_changes()));
+            } else {
+                store.fold()?;
+            }
+        }
+        Ok(changes)
     }
 
     /// Reads a store, uncommitted changes included.

@@ -1,0 +1,142 @@
+//! A task that runs on a worker.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use millstream_client::{ConsumerHandle, ConsumerRecord, OffsetAndMetadata, PartitionRecords};
+use millstream_record::{LeaderEpoch, Offset, TopicPartition};
+use millstream_streams_core::task::Gate;
+use millstream_streams_core::{InputRecord, Task, TaskId, TopicName};
+
+use crate::control::StreamsControl;
+use crate::error::Result;
+use crate::layout::Layout;
+use crate::restore::{Stores, restore};
+use crate::state::{Fold, Reached, Slot};
+use crate::worker::Shared;
+
+/// What a committed offset carries when its input was consumed to its end and the task has closed.
+pub(crate) const ENDED: &str = "end";
+
+/// A task with what the runtime knows about it.
+pub(crate) struct Active {
+    pub(crate) task: Task,
+    pub(crate) slots: BTreeMap<Arc<str>, (Slot, Reached)>,
+    pub(crate) inputs: Vec<(TopicName, TopicPartition)>,
+    /// Leader epoch of the last record of each input.
+    epochs: BTreeMap<TopicName, LeaderEpoch>,
+    /// Something happened since the last commit.
+    pub(crate) dirty: bool,
+    /// It is closed, and that is committed.
+    pub(crate) done: bool,
+    worker: usize,
+    control: StreamsControl,
+}
+
+impl Active {
+    /// Restores the task's stores, and stands its inputs where the group left them.
+    pub(crate) async fn start(
+        shared: &Shared,
+        worker: usize,
+        id: TaskId,
+        consumer: &ConsumerHandle,
+    ) -> Result<Self> {
+        let layout = &shared.layout;
+        let Stores { bases, slots } = restore(layout, &shared.state, &shared.client, id).await?;
+        let inputs: Vec<(TopicName, TopicPartition)> =
+            layout.inputs_of(id).map(|(topic, partition)| (topic.clone(), partition)).collect();
+        let partitions: Vec<_> = inputs.iter().map(|(_, partition)| partition.clone()).collect();
+        let committed = consumer.committed(&partitions).await?;
+        let first = consumer.beginning_offsets(&partitions).await?;
+        let ends = consumer.end_offsets(&partitions).await?;
+        let position = |partition: &TopicPartition| {
+            let start = first.get(partition).copied().unwrap_or_default();
+            committed.get(partition).map_or(start, |position| position.offset.max(start))
+        };
+        let positions: Vec<_> = inputs.iter().map(|(topic, at)| (topic.clone(), position(at))).collect();
+        let application = Arc::clone(&layout.application_id);
+        let mut task = Task::new(Arc::clone(&layout.topology), id, application, bases, &positions)?;
+        for (topic, partition) in &inputs {
+            consumer.seek(partition, position(partition))?;
+            let end = ends.get(partition).copied().unwrap_or_default();
+            task.observe_log_end(topic, end)?;
+            task.set_gate(topic, gate(layout, shared, topic, end))?;
+        }
+        let (epochs, control) = (BTreeMap::new(), shared.control.clone());
+        Ok(Self { task, slots, inputs, epochs, dirty: false, done: false, worker, control })
+    }
+
+    /// Takes records of one of its inputs.
+    pub(crate) fn add(&mut self, topic: &TopicName, batch: PartitionRecords) -> Result<()> {
+        self.task.observe_log_end(topic, batch.last_stable_offset)?;
+        self.epochs.insert(topic.clone(), batch.leader_epoch);
+        self.dirty = true;
+        let records = batch.records.into_iter().map(input_record).collect();
+        Ok(self.task.add_records(topic, records, batch.next_offset)?)
+    }
+
+    /// The positions to commit.
+    pub(crate) fn offsets(
+        &self,
+        positions: Vec<(TopicName, Offset)>,
+    ) -> impl Iterator<Item = (TopicPartition, OffsetAndMetadata)> {
+        let partition = |topic: &TopicName| {
+            self.inputs.iter().find(|(name, _)| name == topic).map(|(_, partition)| partition.clone())
+        };
+        let metadata = if self.task.is_closed() { ENDED } else { "" };
+        positions.into_iter().filter_map(move |(topic, offset)| {
+            let leader_epoch = self.epochs.get(&topic).copied().unwrap_or(LeaderEpoch::NONE);
+            Some((partition(&topic)?, OffsetAndMetadata { offset, leader_epoch, metadata: metadata.into() }))
+        })
+    }
+
+    /// The commit is durable. `reached` holds the changelog offsets after the records that were written.
+    pub(crate) fn committed(
+        &mut self,
+        reached: &BTreeMap<Arc<str>, Offset>,
+        folds: &mut Vec<Fold>,
+    ) -> Result<()> {
+        let on_disk = |name: &str| self.slots.contains_key(name);
+        let taken = self.task.fold_or_take(on_disk)?;
+        for (name, changes) in taken {
+            let Some((slot, to)) = self.slots.get_mut(&name) else { continue };
+            if let Some(offset) = reached.get(&name) {
+                to.offset = *offset;
+            }
+            if !changes.is_empty() {
+                folds.push(Fold { slot: slot.clone(), changes: changes.into_iter().collect(), reached: *to });
+            }
+        }
+        self.dirty = false;
+        self.done = self.task.is_closed();
+        Ok(())
+    }
+
+    /// Tells the control what the task has counted.
+    pub(crate) fn report(&self) {
+        let counters = self.task.counters().map(|(name, counters)| (Arc::clone(name), *counters)).collect();
+        self.control.report(self.worker, self.task.id(), counters);
+    }
+}
+
+impl Drop for Active {
+    fn drop(&mut self) {
+        self.control.retire(self.worker, self.task.id());
+    }
+}
+
+/// How far a bootstrap input must be read first: a finite one to its end, which may not be known yet, another to its present end.
+fn gate(layout: &Layout, shared: &Shared, topic: &TopicName, end: Offset) -> Gate {
+    if !layout.topology.is_bootstrap(topic) {
+        Gate::Open
+    } else if shared.config.finite_inputs.iter().any(|finite| finite == topic.as_str()) {
+        Gate::Unknown
+    } else {
+        Gate::At(end)
+    }
+}
+
+fn input_record(record: ConsumerRecord) -> InputRecord {
+    let ConsumerRecord { offset, timestamp, key, value, headers, .. } = record;
+    InputRecord { offset, timestamp, key, value, headers }
+}

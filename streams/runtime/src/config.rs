@@ -1,0 +1,88 @@
+//! Settings of an application.
+
+use std::path::PathBuf;
+
+use crate::error::{AppError, Result};
+
+/// What a crash may do to results.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ProcessingGuarantee {
+    /// Outputs, state and positions are committed together: no result is lost or seen twice.
+    #[default]
+    ExactlyOnce,
+    /// Cheaper: no result is lost, but those since the last commit may be repeated.
+    AtLeastOnce,
+}
+
+/// Settings of a [`crate::StreamsApp`], with the names of Kafka Streams where it has them.
+#[derive(Clone, Debug)]
+pub struct StreamsConfig {
+    /// Name of the application: its consumer group, and the first part of the names of its topics and transactions.
+    pub application_id: String,
+    /// Workers in this process; more than there are tasks stay idle.
+    pub threads: usize,
+    /// See [`ProcessingGuarantee`].
+    pub processing_guarantee: ProcessingGuarantee,
+    /// Time between commits. Kafka's default with exactly-once is the same; a result is visible after at most so long.
+    pub commit_interval_ms: u64,
+    /// Where state is kept; each process needs a directory of its own.
+    pub state_dir: PathBuf,
+    /// A worker commits early when the uncommitted state of one of its tasks takes more than this.
+    pub max_uncommitted_bytes: usize,
+    /// A worker stops fetching an input of a task while more rows than this wait there.
+    pub max_buffered_rows: usize,
+    /// Records that one poll returns at most.
+    pub max_poll_records: usize,
+    /// Replicas of the topics that the application creates; -1 leaves it to the broker.
+    pub replication_factor: i16,
+    /// Session timeout of a worker in the group: how long a lost process holds its tasks.
+    pub session_timeout_ms: i32,
+    /// The broker aborts transactions that are older: how long a lost process holds up readers of its outputs.
+    pub transaction_timeout_ms: i32,
+    /// Topics that end: the app waits for [`crate::StreamsControl::end_input`] for each, and once all inputs of all tasks are
+    /// consumed to their ends, [`crate::StreamsApp::run`] returns. Empty: the app runs until it is stopped.
+    pub finite_inputs: Vec<String>,
+}
+
+impl StreamsConfig {
+    /// Defaults for `application_id`, with state in `state_dir`.
+    pub fn new(application_id: impl Into<String>, state_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            application_id: application_id.into(),
+            threads: 1,
+            processing_guarantee: ProcessingGuarantee::ExactlyOnce,
+            commit_interval_ms: 100,
+            state_dir: state_dir.into(),
+            max_uncommitted_bytes: 32 << 20,
+            max_buffered_rows: 16_384,
+            max_poll_records: 4_096,
+            replication_factor: -1,
+            session_timeout_ms: 45_000,
+            transaction_timeout_ms: 10_000,
+            finite_inputs: Vec::new(),
+        }
+    }
+
+    /// # Errors
+    /// [`AppError::Config`] for the first setting that cannot work.
+    pub(crate) fn check(&self) -> Result<()> {
+        let refuse = |setting, reason: &str| Err(AppError::Config { setting, reason: reason.to_owned() });
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+        if self.application_id.is_empty() || !self.application_id.chars().all(fits) {
+            return refuse("application_id", "it begins topic names: use letters, digits, '.', '_' and '-'");
+        }
+        if self.threads == 0 {
+            return refuse("threads", "at least one is needed");
+        }
+        if self.commit_interval_ms == 0 {
+            return refuse("commit_interval_ms", "give at least 1 ms");
+        }
+        if self.max_uncommitted_bytes == 0 || self.max_buffered_rows == 0 || self.max_poll_records == 0 {
+            return refuse(
+                "max_uncommitted_bytes, max_buffered_rows, max_poll_records",
+                "each must be above zero",
+            );
+        }
+        Ok(())
+    }
+}

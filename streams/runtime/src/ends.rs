@@ -1,0 +1,73 @@
+//! How the ends of finite inputs pass on.
+
+use std::collections::BTreeMap;
+
+use millstream_client::{Admin, IsolationLevel, OffsetSpec, Offsets};
+use millstream_record::{Offset, TopicPartition};
+use millstream_streams_core::{TaskId, TopicName};
+
+use crate::active::ENDED;
+use crate::error::Result;
+use crate::worker::Shared;
+
+/// What is known about ends at one moment: the group's committed offsets, and the ends of repartition topics.
+///
+/// A task says that it is closed in the metadata of its committed offsets, in the same transaction as its last outputs. Who
+/// reads it there may take the high watermark of the repartition topic for its end: every record of that transaction
+/// lies below. (The last stable offset would not do: the transaction's marker may not be written there yet.)
+pub(crate) struct Ends {
+    committed: Offsets,
+    repartitions: BTreeMap<TopicPartition, Offset>,
+}
+
+impl Ends {
+    /// Asks the cluster.
+    pub(crate) async fn ask(shared: &Shared, admin: &Admin) -> Result<Self> {
+        let committed = admin.group_offsets(&*shared.layout.application_id).await?;
+        let mut wanted = BTreeMap::new();
+        for task in shared.layout.tasks() {
+            let inputs = shared.layout.inputs_of(task);
+            let internal = inputs.filter(|(topic, _)| matches!(topic, TopicName::Internal(_)));
+            wanted.extend(internal.map(|(_, partition)| (partition, OffsetSpec::Latest)));
+        }
+        let mut repartitions = BTreeMap::new();
+        if !wanted.is_empty() {
+            let listed = admin.list_offsets(&wanted, IsolationLevel::ReadUncommitted).await?;
+            for (partition, end) in listed {
+                repartitions.insert(partition, end?.map(|end| end.offset).unwrap_or_default());
+            }
+        }
+        Ok(Self { committed, repartitions })
+    }
+
+    /// Where an input ends, if that is known by now.
+    pub(crate) fn end_of(
+        &self,
+        shared: &Shared,
+        topic: &TopicName,
+        partition: &TopicPartition,
+    ) -> Option<Offset> {
+        if matches!(topic, TopicName::User(_)) {
+            return shared.control.end_of(partition);
+        }
+        let repartition = shared.layout.topology.repartitions().iter().find(|r| r.topic == *topic)?;
+        let upstream = shared.layout.tasks().filter(|task| task.subtopology == repartition.written_by);
+        upstream
+            .into_iter()
+            .all(|task| self.has_ended(shared, task))
+            .then(|| self.repartitions.get(partition).copied())?
+    }
+
+    /// Whether a task, anywhere in the group, has consumed its inputs to their ends and closed.
+    pub(crate) fn has_ended(&self, shared: &Shared, task: TaskId) -> bool {
+        shared.layout.inputs_of(task).all(|(topic, partition)| {
+            let Some(end) = self.end_of(shared, topic, &partition) else { return false };
+            self.committed.get(&partition).is_some_and(|at| at.offset >= end && *at.metadata == *ENDED)
+        })
+    }
+
+    /// Whether every task of the application has ended.
+    pub(crate) fn all_ended(&self, shared: &Shared) -> bool {
+        shared.layout.tasks().all(|task| self.has_ended(shared, task))
+    }
+}

@@ -1,0 +1,292 @@
+//! The tasks of one worker, and their commits.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use millstream_client::{
+    ClientError, ConsumerHandle, Delivery, Offsets, PartitionRecords, Producer, ProducerConfig,
+    ProducerRecord, partition_for_key,
+};
+use millstream_record::{Offset, TopicPartition};
+use millstream_streams_core::{OutputRecord, TaskCommit, TaskId, TopicName};
+
+use crate::active::Active;
+use crate::config::ProcessingGuarantee;
+use crate::ends::Ends;
+use crate::error::Result;
+use crate::worker::Shared;
+
+/// Runs of rows that one task processes before the worker polls again.
+const RUNS_PER_TURN: usize = 16;
+
+/// Everything between the consumer and the log: tasks, producer, transaction.
+pub(crate) struct Engine {
+    shared: Arc<Shared>,
+    worker: usize,
+    producer: Producer,
+    tasks: BTreeMap<TaskId, Active>,
+    /// Tasks assigned and not started yet.
+    waiting: BTreeSet<TaskId>,
+    in_transaction: bool,
+    widths: BTreeMap<Arc<str>, i32>,
+}
+
+impl Engine {
+    /// Registers the worker's producer, which ends what an earlier one of this worker left open.
+    pub(crate) async fn new(shared: Arc<Shared>, worker: usize) -> Result<Self> {
+        let producer = shared.client.producer(producer_config(&shared, worker))?;
+        if shared.config.processing_guarantee == ProcessingGuarantee::ExactlyOnce {
+            producer.init_transactions().await?;
+        }
+        Ok(Self {
+            shared,
+            worker,
+            producer,
+            tasks: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            in_transaction: false,
+            widths: BTreeMap::new(),
+        })
+    }
+
+    /// Tasks that the group has given to this worker; they start with the next [`Engine::start_waiting`].
+    pub(crate) fn assign(&mut self, partitions: &[TopicPartition]) {
+        for partition in partitions {
+            if let Some((task, _)) = self.shared.layout.reader_of(partition) {
+                self.waiting.insert(task);
+            }
+        }
+    }
+
+    /// Restores and starts tasks that were assigned.
+    pub(crate) async fn start_waiting(&mut self, consumer: &ConsumerHandle) -> Result<()> {
+        while let Some(id) = self.waiting.first().copied() {
+            let active = Active::start(&self.shared, self.worker, id, consumer).await?;
+            self.waiting.remove(&id);
+            tracing::debug!(task = %id, worker = self.worker, "task started");
+            self.tasks.insert(id, active);
+        }
+        Ok(())
+    }
+
+    /// Hands records to the tasks that read them.
+    pub(crate) fn add(&mut self, batches: Vec<PartitionRecords>) -> Result<()> {
+        let layout = Arc::clone(&self.shared.layout);
+        for batch in batches {
+            let Some((id, topic)) = layout.reader_of(&batch.topic_partition) else { continue };
+            if let Some(active) = self.tasks.get_mut(&id) {
+                active.add(topic, batch)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets each task work for a while and sends what it made. True when one of them could go on.
+    pub(crate) async fn process(&mut self) -> Result<bool> {
+        let wall = self.shared.env.now();
+        let mut busy = false;
+        let ids: Vec<_> = self.tasks.keys().copied().collect();
+        for id in ids {
+            let Some(active) = self.tasks.get_mut(&id) else { continue };
+            let mut runs = 0;
+            while runs < RUNS_PER_TURN && active.task.process(wall)? {
+                runs += 1;
+            }
+            if active.task.is_drained() && !active.task.is_closed() {
+                active.task.close(wall)?;
+                active.dirty = true;
+            } else if runs == 0 {
+                active.task.advance(wall)?;
+            }
+            busy |= runs == RUNS_PER_TURN;
+            active.dirty |= runs > 0;
+            active.report();
+            let outputs = active.task.take_outputs();
+            self.send(outputs).await?;
+        }
+        Ok(busy)
+    }
+
+    /// Whether a commit must not wait for its time: uncommitted state has outgrown its bound, or a task has just closed.
+    pub(crate) fn is_commit_due(&self) -> bool {
+        let limit = self.shared.config.max_uncommitted_bytes;
+        let due = |active: &Active| {
+            active.task.uncommitted_bytes() > limit || (active.task.is_closed() && !active.done)
+        };
+        self.tasks.values().any(due)
+    }
+
+    /// Commits what all tasks have done: outputs, changelog and positions, then the local stores.
+    pub(crate) async fn commit(&mut self, consumer: &ConsumerHandle) -> Result<()> {
+        let mut offsets = Offsets::new();
+        let mut last = BTreeMap::new();
+        let dirty: Vec<_> = self.tasks.iter().filter(|(_, active)| active.dirty).map(|(id, _)| *id).collect();
+        for id in &dirty {
+            let Some(active) = self.tasks.get_mut(id) else { continue };
+            let TaskCommit { outputs, changelog, offsets: positions } = active.task.prepare_commit()?;
+            offsets.extend(active.offsets(positions));
+            self.send(outputs).await?;
+            for (store, key, value) in changelog {
+                let topic = self.shared.layout.changelog_name(&store);
+                let record = ProducerRecord {
+                    topic,
+                    partition: Some(id.partition),
+                    timestamp: None,
+                    key: Some(key),
+                    value,
+                    headers: Vec::new(),
+                };
+                let delivery = self.send_one(record).await?;
+                last.insert((*id, store), delivery);
+            }
+        }
+        if dirty.is_empty() && !self.in_transaction {
+            return Ok(());
+        }
+        self.make_durable(consumer, &offsets).await?;
+        self.fold(&dirty, last).await
+    }
+
+    /// Ends the epoch in the log.
+    async fn make_durable(&mut self, consumer: &ConsumerHandle, offsets: &Offsets) -> Result<()> {
+        match self.shared.config.processing_guarantee {
+            ProcessingGuarantee::ExactlyOnce => {
+                self.begin()?;
+                self.producer.send_offsets_to_transaction(offsets, &consumer.group_metadata()).await?;
+                self.producer.commit_transaction().await?;
+                self.in_transaction = false;
+            }
+            ProcessingGuarantee::AtLeastOnce => {
+                self.producer.flush().await?;
+                consumer.commit(offsets).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the epoch's changes to the local stores, with the changelog offsets that they reach.
+    async fn fold(&mut self, dirty: &[TaskId], last: BTreeMap<(TaskId, Arc<str>), Delivery>) -> Result<()> {
+        let mut reached: BTreeMap<TaskId, BTreeMap<Arc<str>, Offset>> = BTreeMap::new();
+        for ((id, store), delivery) in last {
+            if let Some(offset) = delivery.await?.offset {
+                reached.entry(id).or_default().insert(store, offset.plus(1));
+            }
+        }
+        let mut folds = Vec::new();
+        for id in dirty {
+            if let Some(active) = self.tasks.get_mut(id) {
+                active.committed(reached.entry(*id).or_default(), &mut folds)?;
+            }
+        }
+        if folds.is_empty() { Ok(()) } else { self.shared.state.fold(folds) }
+    }
+
+    /// Forgets every task and what it did since the last commit.
+    pub(crate) async fn abandon(&mut self) -> Result<()> {
+        self.tasks.clear();
+        self.waiting.clear();
+        if std::mem::take(&mut self.in_transaction) {
+            self.producer.abort_transaction().await?;
+        }
+        Ok(())
+    }
+
+    /// Tells tasks the ends of their inputs, as far as they are known. Ends of repartition topics are known only if `asked`.
+    pub(crate) fn tell_ends(&mut self, asked: Option<&Ends>) -> Result<()> {
+        for active in self.tasks.values_mut() {
+            for (topic, partition) in &active.inputs {
+                let end = match (asked, topic) {
+                    (_, TopicName::User(_)) => self.shared.control.end_of(partition),
+                    (Some(ends), TopicName::Internal(_)) => ends.end_of(&self.shared, topic, partition),
+                    (None, TopicName::Internal(_)) => None,
+                };
+                if let Some(end) = end {
+                    active.task.end_input(topic, end)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether every task here is closed and committed.
+    pub(crate) fn is_done(&self) -> bool {
+        self.waiting.is_empty() && self.tasks.values().all(|active| active.done)
+    }
+
+    /// Inputs that hold too many rows, and those that have room again.
+    pub(crate) fn pressure(&self) -> (Vec<TopicPartition>, Vec<TopicPartition>) {
+        let limit = self.shared.config.max_buffered_rows;
+        let (mut full, mut free) = (Vec::new(), Vec::new());
+        for active in self.tasks.values() {
+            for (topic, partition) in &active.inputs {
+                let rows = active.task.buffered_rows(topic);
+                if rows >= limit {
+                    full.push(partition.clone());
+                } else if rows <= limit / 2 {
+                    free.push(partition.clone());
+                }
+            }
+        }
+        (full, free)
+    }
+
+    /// Flushes and ends the producer.
+    pub(crate) async fn close(&mut self) -> Result<()> {
+        self.tasks.clear();
+        Ok(self.producer.close().await?)
+    }
+
+    async fn send(&mut self, outputs: Vec<(TopicName, Vec<OutputRecord>)>) -> Result<()> {
+        for (topic, records) in outputs {
+            let topic = topic.resolve(&self.shared.layout.application_id);
+            for record in records {
+                let OutputRecord { key, partition_key, value, timestamp, headers } = record;
+                let partition = match partition_key {
+                    Some(bytes) => Some(partition_for_key(&bytes, self.width(&topic).await?)),
+                    None => None,
+                };
+                let topic = Arc::clone(&topic);
+                let record =
+                    ProducerRecord { topic, partition, timestamp: Some(timestamp), key, value, headers };
+                drop(self.send_one(record).await?); // its failure fails the commit
+            }
+        }
+        Ok(())
+    }
+
+    async fn send_one(&mut self, record: ProducerRecord) -> Result<Delivery, ClientError> {
+        self.begin()?;
+        self.producer.send(record).await
+    }
+
+    /// Opens the transaction of the epoch with its first record.
+    fn begin(&mut self) -> Result<(), ClientError> {
+        let exactly_once = self.shared.config.processing_guarantee == ProcessingGuarantee::ExactlyOnce;
+        if exactly_once && !self.in_transaction {
+            self.producer.begin_transaction()?;
+            self.in_transaction = true;
+        }
+        Ok(())
+    }
+
+    async fn width(&mut self, topic: &Arc<str>) -> Result<i32> {
+        if let Some(width) = self.widths.get(topic) {
+            return Ok(*width);
+        }
+        let partitions = self.producer.partitions_for(topic).await?;
+        let width = i32::try_from(partitions.len()).unwrap_or(i32::MAX).max(1);
+        self.widths.insert(Arc::clone(topic), width);
+        Ok(width)
+    }
+}
+
+fn producer_config(shared: &Shared, worker: usize) -> ProducerConfig {
+    match shared.config.processing_guarantee {
+        ProcessingGuarantee::AtLeastOnce => ProducerConfig::default(),
+        ProcessingGuarantee::ExactlyOnce => {
+            let id = format!("{}-{}-{worker}", shared.layout.application_id, shared.process);
+            let timeout = shared.config.transaction_timeout_ms;
+            ProducerConfig { transaction_timeout_ms: timeout, ..ProducerConfig::transactional(id) }
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Which topics there are, how many partitions each has, and so which tasks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use millstream_client::{Admin, ClientError, NewTopic, TopicDescription};
+use millstream_protocol::ErrorCode;
+use millstream_record::{TopicId, TopicPartition};
+use millstream_streams_core::{TaskId, TopicName, Topology};
+
+use crate::config::StreamsConfig;
+use crate::error::{AppError, Result};
+
+/// Segments of repartition and changelog topics, so that what is no longer needed can go soon.
+const SEGMENT_BYTES: &str = "52428800";
+
+/// A topology with its topics found or made.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    pub(crate) topology: Arc<Topology>,
+    pub(crate) application_id: Arc<str>,
+    /// Number of partitions of every input.
+    partitions: BTreeMap<TopicName, i32>,
+    /// Ids of the changelog topics, by store.
+    changelogs: BTreeMap<Arc<str>, TopicId>,
+    /// Inputs by full name.
+    inputs: BTreeMap<Arc<str>, (TopicName, usize)>,
+}
+
+impl Layout {
+    /// Finds the topics that the topology reads and creates those that are its own.
+    pub(crate) async fn make(topology: Arc<Topology>, config: &StreamsConfig, admin: &Admin) -> Result<Self> {
+        let application_id: Arc<str> = config.application_id.as_str().into();
+        let mut partitions = user_inputs(&topology, admin).await?;
+        count_repartitions(&topology, &mut partitions)?;
+        check_copartitioned(&topology, &partitions)?;
+        for repartition in topology.repartitions() {
+            let name = repartition.topic.resolve(&application_id);
+            let count = partitions.get(&repartition.topic).copied().unwrap_or(1);
+            let topic = internal(name, count, config)
+                .with_config("cleanup.policy", "delete")
+                .with_config("retention.ms", "-1");
+            ensure(admin, topic).await?;
+        }
+        let inputs = topology.subtopologies().iter().enumerate().flat_map(|(number, part)| {
+            let resolve = |topic: &TopicName| (topic.resolve(&application_id), (topic.clone(), number));
+            part.inputs.iter().map(resolve).collect::<Vec<_>>()
+        });
+        let inputs = inputs.collect();
+        let mut layout = Self { topology, application_id, partitions, changelogs: BTreeMap::new(), inputs };
+        layout.make_changelogs(config, admin).await?;
+        Ok(layout)
+    }
+
+    async fn make_changelogs(&mut self, config: &StreamsConfig, admin: &Admin) -> Result<()> {
+        for (number, part) in Arc::clone(&self.topology).subtopologies().iter().enumerate() {
+            for store in &part.stores {
+                if !self.topology.store(store).is_some_and(|spec| spec.changelog) {
+                    continue;
+                }
+                let topic = internal(self.changelog_name(store), self.task_count(number), config)
+                    .with_config("cleanup.policy", "compact");
+                let made = ensure(admin, topic).await?;
+                self.changelogs.insert(Arc::clone(store), made.id);
+            }
+        }
+        Ok(())
+    }
+
+    /// The full name of a store's changelog.
+    pub(crate) fn changelog_name(&self, store: &str) -> Arc<str> {
+        format!("{}-{store}-changelog", self.application_id).into()
+    }
+
+    /// The changelog of a store, if it has one.
+    pub(crate) fn changelog(&self, store: &str) -> Option<TopicId> {
+        self.changelogs.get(store).copied()
+    }
+
+    fn task_count(&self, subtopology: usize) -> i32 {
+        let inputs = self.topology.subtopologies()[subtopology].inputs.iter();
+        inputs.filter_map(|topic| self.partitions.get(topic)).copied().max().unwrap_or(0)
+    }
+
+    /// Every task.
+    pub(crate) fn tasks(&self) -> impl Iterator<Item = TaskId> {
+        (0..self.topology.subtopologies().len()).flat_map(|subtopology| {
+            (0..self.task_count(subtopology)).map(move |partition| TaskId { subtopology, partition })
+        })
+    }
+
+    /// The inputs of a task: those of its subtopology's topics that have its partition.
+    pub(crate) fn inputs_of(&self, task: TaskId) -> impl Iterator<Item = (&TopicName, TopicPartition)> {
+        let topics = self.topology.subtopologies()[task.subtopology].inputs.iter();
+        let has = move |topic: &&TopicName| {
+            self.partitions.get(*topic).is_some_and(|count| task.partition < *count)
+        };
+        topics.filter(has).map(move |topic| {
+            (topic, TopicPartition::new(topic.resolve(&self.application_id), task.partition))
+        })
+    }
+
+    /// Every topic that is read, by full name.
+    pub(crate) fn input_topics(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.inputs.keys()
+    }
+
+    /// The task that reads a partition, and the topic's name in the topology.
+    pub(crate) fn reader_of(&self, partition: &TopicPartition) -> Option<(TaskId, &TopicName)> {
+        let (topic, subtopology) = self.inputs.get(&partition.topic)?;
+        Some((TaskId { subtopology: *subtopology, partition: partition.partition }, topic))
+    }
+}
+
+/// The partitions of the user's topics; each must exist.
+async fn user_inputs(topology: &Topology, admin: &Admin) -> Result<BTreeMap<TopicName, i32>> {
+    let topics = topology.subtopologies().iter().flat_map(|part| &part.inputs);
+    let users: BTreeSet<&TopicName> = topics.filter(|topic| matches!(topic, TopicName::User(_))).collect();
+    let names: Vec<_> = users.iter().map(|topic| topic.as_str()).collect();
+    let mut described = admin.describe_topics(&names).await?;
+    let mut partitions = BTreeMap::new();
+    for topic in users {
+        let missing = || AppError::Topic {
+            topic: topic.as_str().to_owned(),
+            reason: "the topology reads it and it does not exist; create it first".to_owned(),
+        };
+        let found = match described.remove(topic.as_str()) {
+            Some(Ok(found)) => found,
+            Some(Err(error)) if error.code() != Some(ErrorCode::UnknownTopicOrPartition) => {
+                return Err(error.into());
+            }
+            _ => return Err(missing()),
+        };
+        partitions.insert(topic.clone(), count_of(&found));
+    }
+    Ok(partitions)
+}
+
+fn count_of(topic: &TopicDescription) -> i32 {
+    i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX)
+}
+
+/// A repartition topic has as many partitions as asked for, else as the widest topic upstream; repartitions may feed each other.
+fn count_repartitions(topology: &Topology, partitions: &mut BTreeMap<TopicName, i32>) -> Result<()> {
+    let mut open: Vec<_> = topology.repartitions().iter().collect();
+    while !open.is_empty() {
+        let before = open.len();
+        open.retain(|repartition| {
+            let upstream = &topology.subtopologies()[repartition.written_by].inputs;
+            let known: Option<Vec<i32>> =
+                upstream.iter().map(|topic| partitions.get(topic).copied()).collect();
+            let widest = known.and_then(|counts| counts.into_iter().max());
+            let Some(count) = repartition.partitions.or(widest) else { return true };
+            partitions.insert(repartition.topic.clone(), count);
+            false
+        });
+        if open.len() == before {
+            return Err(AppError::Topic {
+                topic: open[0].topic.as_str().to_owned(),
+                reason: "it feeds itself, so its number of partitions cannot be derived; give one".to_owned(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Rows of equal keys meet only if their topics are cut in the same way.
+fn check_copartitioned(topology: &Topology, partitions: &BTreeMap<TopicName, i32>) -> Result<()> {
+    for group in topology.subtopologies().iter().flat_map(|part| &part.copartitioned) {
+        let counts: Vec<_> = group.iter().filter_map(|topic| Some((topic, partitions.get(topic)?))).collect();
+        let Some((first, count)) = counts.first() else { continue };
+        if let Some((other, differs)) = counts.iter().find(|(_, other)| other != count) {
+            return Err(AppError::Topic {
+                topic: other.as_str().to_owned(),
+                reason: format!(
+                    "it has {differs} partitions and is joined with {:?}, which has {count}; repartition one of the two",
+                    first.as_str()
+                ),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn internal(name: Arc<str>, partitions: i32, config: &StreamsConfig) -> NewTopic {
+    let mut topic = NewTopic::new(name, partitions)
+        .with_config("segment.bytes", SEGMENT_BYTES)
+        .with_config("message.timestamp.type", "CreateTime");
+    topic.replication_factor = (config.replication_factor > 0).then_some(config.replication_factor);
+    topic
+}
+
+/// Creates a topic of the application unless it is there; one of another width means that an input was widened.
+async fn ensure(admin: &Admin, topic: NewTopic) -> Result<TopicDescription, AppError> {
+    let (name, wanted) = (topic.name.to_string(), topic.partitions);
+    let found = admin.ensure_topic(topic).await.map_err(|error: ClientError| AppError::from(error))?;
+    if wanted.is_some_and(|wanted| wanted != count_of(&found)) {
+        return Err(AppError::Topic {
+            topic: name,
+            reason: format!(
+                "it has {} partitions and the topology needs {}; state cannot be split: reset the application",
+                count_of(&found),
+                wanted.unwrap_or_default()
+            ),
+        });
+    }
+    Ok(found)
+}

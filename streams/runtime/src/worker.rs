@@ -1,0 +1,213 @@
+//! A worker: one member of the group, with its tasks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use millstream_client::{
+    Client, ClientError, Consumer, ConsumerConfig, ConsumerHandle, IsolationLevel, OffsetReset,
+    RebalanceListener,
+};
+use millstream_env::Env;
+use millstream_record::{TopicPartition, Uuid};
+use tokio::sync::Mutex;
+
+use crate::assignor::TaskAssignor;
+use crate::config::StreamsConfig;
+use crate::control::StreamsControl;
+use crate::ends::Ends;
+use crate::engine::Engine;
+use crate::error::{AppError, Result};
+use crate::layout::Layout;
+use crate::state::StateDir;
+
+/// What the workers of an application share.
+pub(crate) struct Shared {
+    pub(crate) layout: Arc<Layout>,
+    pub(crate) config: StreamsConfig,
+    pub(crate) env: Env,
+    pub(crate) client: Client,
+    pub(crate) state: StateDir,
+    pub(crate) process: Uuid,
+    pub(crate) control: StreamsControl,
+}
+
+/// A poll that finds nothing waits so long at most, so that stops and ends are noticed.
+const IDLE_POLL: Duration = Duration::from_millis(50);
+/// Time between two looks at the group's ends while tasks wait for them.
+const ASK_ENDS_EVERY: Duration = Duration::from_millis(200);
+
+/// Failures in a row, without a commit between them, after which a worker gives up.
+const MAX_FAILURES: u32 = 10;
+const FAILURE_PAUSE: Duration = Duration::from_millis(200);
+
+/// One member of the group.
+pub(crate) struct Worker {
+    shared: Arc<Shared>,
+    number: usize,
+    consumer: Consumer,
+    engine: Arc<Mutex<Engine>>,
+    last_commit: Duration,
+    last_ask: Duration,
+    busy: bool,
+    /// Failures since the last commit that succeeded.
+    failures: u32,
+}
+
+/// What a round came to.
+enum Turn {
+    Working,
+    Stopped,
+    Drained,
+}
+
+impl Worker {
+    /// Joins the group.
+    pub(crate) async fn start(shared: Arc<Shared>, number: usize) -> Result<Self> {
+        let engine = Arc::new(Mutex::new(Engine::new(Arc::clone(&shared), number).await?));
+        let warm = shared.state.tasks()?;
+        let assignor = TaskAssignor::new(Arc::clone(&shared.layout), shared.process, warm);
+        let mut consumer = shared.client.consumer(ConsumerConfig {
+            auto_offset_reset: OffsetReset::Earliest,
+            isolation_level: IsolationLevel::ReadCommitted,
+            max_poll_records: shared.config.max_poll_records,
+            session_timeout_ms: shared.config.session_timeout_ms,
+            assignors: vec![Arc::new(assignor)],
+            ..ConsumerConfig::group(shared.config.application_id.as_str())
+        })?;
+        let listener = Listener { engine: Arc::clone(&engine) };
+        consumer.subscribe(shared.layout.input_topics().cloned(), Some(Box::new(listener)))?;
+        let now = shared.env.elapsed();
+        Ok(Self {
+            shared,
+            number,
+            consumer,
+            engine,
+            last_commit: now,
+            last_ask: now,
+            busy: false,
+            failures: 0,
+        })
+    }
+
+    /// Works until the application is stopped (false) or has drained (true).
+    pub(crate) async fn run(mut self) -> Result<bool> {
+        let drained = loop {
+            match self.turn().await {
+                Ok(Turn::Working) => {}
+                Ok(Turn::Stopped) => break false,
+                Ok(Turn::Drained) => break true,
+                Err(AppError::Client(error)) if is_recoverable(&error) => self.start_over(&error).await?,
+                Err(error) => {
+                    let abandoned = self.engine.lock().await.abandon().await;
+                    if let Err(second) = abandoned {
+                        tracing::warn!(worker = self.number, %second, "could not abort the transaction of a failed worker");
+                    }
+                    return Err(error);
+                }
+            }
+        };
+        self.consumer.close().await?;
+        self.engine.lock().await.close().await?;
+        Ok(drained)
+    }
+
+    /// One round: poll, process, and commit when it is time.
+    async fn turn(&mut self) -> Result<Turn> {
+        let stopping = self.shared.control.is_stopping();
+        let batches = self.consumer.poll(if self.busy { Duration::ZERO } else { IDLE_POLL }).await?;
+        let engine = Arc::clone(&self.engine);
+        let mut engine = engine.lock().await;
+        engine.add(batches)?;
+        engine.start_waiting(&self.consumer).await?; // after add: it seeks back to what is committed
+        let ends = self.ask_ends().await?;
+        engine.tell_ends(ends.as_ref())?;
+        self.busy = engine.process().await?;
+        let now = self.shared.env.elapsed();
+        let interval = Duration::from_millis(self.shared.config.commit_interval_ms);
+        if stopping || engine.is_commit_due() || now.saturating_sub(self.last_commit) >= interval {
+            engine.commit(&self.consumer).await?;
+            self.last_commit = now;
+            self.failures = 0;
+        }
+        let (full, free) = engine.pressure();
+        self.consumer.pause(&full)?;
+        self.consumer.resume(&free)?;
+        Ok(match ends {
+            _ if stopping => Turn::Stopped,
+            Some(ends) if engine.is_done() && ends.all_ended(&self.shared) => Turn::Drained,
+            _ => Turn::Working,
+        })
+    }
+
+    /// What the group says about ends, now and then, where inputs are finite.
+    async fn ask_ends(&mut self) -> Result<Option<Ends>> {
+        let now = self.shared.env.elapsed();
+        let wanted = !self.shared.config.finite_inputs.is_empty() && !self.busy;
+        if !wanted || now.saturating_sub(self.last_ask) < ASK_ENDS_EVERY {
+            return Ok(None);
+        }
+        self.last_ask = now;
+        Ends::ask(&self.shared, &self.shared.client.admin()).await.map(Some)
+    }
+
+    /// The epoch failed: aborts it, and starts the tasks again from what is committed.
+    async fn start_over(&mut self, error: &ClientError) -> Result<()> {
+        self.failures += 1;
+        if self.failures > MAX_FAILURES {
+            return Err(error.clone().into());
+        }
+        tracing::warn!(worker = self.number, %error, "the epoch failed; going back to the last commit");
+        let mut engine = self.engine.lock().await;
+        engine.abandon().await?;
+        let owned: Vec<_> = self.consumer.assignment().into_iter().collect();
+        engine.assign(&owned);
+        drop(engine);
+        self.busy = false;
+        self.shared.env.sleep(FAILURE_PAUSE).await;
+        Ok(())
+    }
+}
+
+/// Whether going back to the last commit may help.
+fn is_recoverable(error: &ClientError) -> bool {
+    let refused = matches!(error, ClientError::CommitRefused { .. });
+    !error.is_fatal() && (refused || error.requires_abort() || error.is_retriable())
+}
+
+/// Keeps the tasks in step with what the group assigns.
+struct Listener {
+    engine: Arc<Mutex<Engine>>,
+}
+
+impl RebalanceListener for Listener {
+    fn revoked<'a>(&'a mut self, consumer: &'a ConsumerHandle, _: &'a [TopicPartition]) -> BoxFuture<'a, ()> {
+        async move {
+            let mut engine = self.engine.lock().await;
+            if let Err(error) = engine.commit(consumer).await {
+                tracing::warn!(%error, "the last commit before a rebalance failed; its rows will be processed again");
+            }
+            abandon(&mut engine).await;
+        }
+        .boxed()
+    }
+
+    fn assigned<'a>(
+        &'a mut self,
+        _: &'a ConsumerHandle,
+        partitions: &'a [TopicPartition],
+    ) -> BoxFuture<'a, ()> {
+        async move { self.engine.lock().await.assign(partitions) }.boxed()
+    }
+
+    fn lost<'a>(&'a mut self, _: &'a ConsumerHandle, _: &'a [TopicPartition]) -> BoxFuture<'a, ()> {
+        async move { abandon(&mut *self.engine.lock().await).await }.boxed()
+    }
+}
+
+async fn abandon(engine: &mut Engine) {
+    if let Err(error) = engine.abandon().await {
+        tracing::warn!(%error, "could not abort a transaction; the broker will after its timeout");
+    }
+}
