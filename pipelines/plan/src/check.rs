@@ -40,6 +40,10 @@ pub async fn compile(file: &str, text: &str, platform: &Platform<'_>) -> Result<
         Some(spec) => Some(Check::new(&spec, platform, &mut problems).plan().await),
         None => None,
     };
+    // A reference that stands for nothing has no type; that is not said again.
+    let unresolved: Vec<_> =
+        problems.iter().filter(|p| p.code == "unresolved").map(|p| p.span.clone()).collect();
+    problems.retain(|problem| problem.code == "unresolved" || !unresolved.contains(&problem.span));
     match plan {
         Some(plan) if problems.is_empty() => Ok(plan),
         _ => Err(Diagnostics::new(file, text, problems)),

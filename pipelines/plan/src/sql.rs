@@ -18,7 +18,7 @@ use datafusion_sql::sqlparser::ast::{Ident, ObjectName};
 
 pub use accept::{Accepted, Relation, accept};
 pub use planner::plan;
-pub use query::{Aggregate, GroupColumn, Join, Query, Select, Stage};
+pub use query::{Aggregate, GroupColumn, Join, Query, Scan, ScanColumn, Select, Stage};
 pub use text::SqlText;
 pub use window::Window;
 

@@ -172,7 +172,7 @@ impl Check<'_> {
         let found = schema.field(column).data_type();
         if !matches!(found, DataType::Timestamp(..)) {
             let kind = millstream_connect_api::types::type_name(found);
-            let message = format!("'{}' is a {kind}, and time is a timestamp", time.column);
+            let message = format!("'{}' is of type {kind}, and time is a timestamp", time.column);
             let help = format!("declare it: columns = {{ {} = \"timestamp\" }}", time.column);
             self.problems.push(Diagnostic::new("type", time.span, message).help(help));
             return None;

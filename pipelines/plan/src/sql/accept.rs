@@ -100,6 +100,7 @@ fn syntax(text: &SqlText, error: &ParserError) -> Diagnostic {
     });
     match place {
         Some((what, line, column)) => Diagnostic::new("sql-syntax", text.at(line, column), what),
+        None if message.ends_with("EOF") => Diagnostic::new("sql-syntax", text.end(), message),
         None => Diagnostic::new("sql-syntax", text.whole(), message),
     }
 }

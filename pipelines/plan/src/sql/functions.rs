@@ -83,6 +83,7 @@ impl Functions {
         let planners: Vec<Arc<dyn ExprPlanner>> = vec![
             Arc::new(datafusion_functions::core::planner::CoreFunctionPlanner::default()),
             Arc::new(datafusion_functions::planner::UserDefinedFunctionPlanner),
+            Arc::new(datafusion_functions_aggregate::planner::AggregateFunctionPlanner),
         ];
         Self { scalar, aggregate, planners }
     }

@@ -18,6 +18,8 @@ pub(super) struct Names<'a> {
     text: &'a SqlText,
     /// Alias and columns of each relation.
     relations: Vec<(String, Vec<String>)>,
+    /// Columns that USING makes one of both sides.
+    merged: BTreeSet<String>,
     problems: &'a mut Vec<Diagnostic>,
 }
 
@@ -29,11 +31,11 @@ pub(super) fn check(
     problems: &mut Vec<Diagnostic>,
 ) {
     let aliases = accepted.relations().map(|relation| relation.alias.clone());
-    let mut names = Names { text, relations: aliases.zip(columns).collect(), problems };
+    let mut names =
+        Names { text, relations: aliases.zip(columns).collect(), merged: BTreeSet::new(), problems };
     names.relations(accepted);
-    if let (Some(window), Some((_, own))) = (&accepted.window, names.relations.first_mut()) {
+    if let (true, Some((_, own))) = (accepted.window.is_some(), names.relations.first_mut()) {
         own.extend([WINDOW_START.to_owned(), WINDOW_END.to_owned()]);
-        let _ = window;
     }
     names.select(accepted.select());
 }
@@ -70,6 +72,7 @@ impl Names<'_> {
 
     fn select(&mut self, select: &Select) {
         let mut made = BTreeSet::new();
+        self.joins(select);
         for item in &select.projection {
             match item {
                 SelectItem::UnnamedExpr(expression) => self.expression(expression, &BTreeSet::new()),
@@ -83,6 +86,18 @@ impl Names<'_> {
                 _ => {}
             }
         }
+        if let Some(condition) = &select.selection {
+            self.expression(condition, &BTreeSet::new());
+        }
+        if let GroupByExpr::Expressions(groups, _) = &select.group_by {
+            groups.iter().for_each(|group| self.expression(group, &made));
+        }
+        if let Some(condition) = &select.having {
+            self.expression(condition, &made);
+        }
+    }
+
+    fn joins(&mut self, select: &Select) {
         for join in select.from.iter().flat_map(|from| &from.joins) {
             let (JoinOperator::Join(on)
             | JoinOperator::Inner(on)
@@ -93,18 +108,12 @@ impl Names<'_> {
             };
             match on {
                 JoinConstraint::On(expression) => self.expression(expression, &BTreeSet::new()),
-                JoinConstraint::Using(columns) => columns.iter().for_each(|column| self.using(column)),
+                JoinConstraint::Using(columns) => {
+                    self.merged.extend(columns.iter().map(super::dotted));
+                    columns.iter().for_each(|column| self.using(column));
+                }
                 _ => {}
             }
-        }
-        if let Some(condition) = &select.selection {
-            self.expression(condition, &BTreeSet::new());
-        }
-        if let GroupByExpr::Expressions(groups, _) = &select.group_by {
-            groups.iter().for_each(|group| self.expression(group, &made));
-        }
-        if let Some(condition) = &select.having {
-            self.expression(condition, &made);
         }
     }
 
@@ -141,6 +150,7 @@ impl Names<'_> {
                 self.problems.push(diagnostic);
             }
             1 => {}
+            _ if self.merged.contains(&wanted) => {}
             _ => {
                 let message = format!("'{wanted}' is a column of more than one relation");
                 let help = format!("write {}", owners.join(" or "));

@@ -13,6 +13,9 @@ use datafusion_optimizer::optimize_projections::OptimizeProjections;
 use datafusion_optimizer::simplify_expressions::SimplifyExpressions;
 use datafusion_optimizer::{Optimizer, OptimizerContext};
 use datafusion_sql::planner::SqlToRel;
+use datafusion_sql::sqlparser::ast::{
+    GroupByExpr, Select, SelectItem, SetExpr, Spanned, Statement, WildcardAdditionalOptions,
+};
 
 use super::functions::functions;
 use super::query::Stages;
@@ -42,7 +45,7 @@ pub fn plan(
     let logical = match logical_plan(accepted, relations) {
         Ok(logical) => logical,
         Err(error) => {
-            problems.push(diagnose(&error, text));
+            problems.push(locate(accepted, relations, text).unwrap_or_else(|| diagnose(&error, text)));
             return None;
         }
     };
@@ -86,7 +89,7 @@ fn check_time(accepted: &Accepted, relations: &[&Readable], text: &SqlText, prob
     let Ok(field) = relation.schema.field_with_name(&window.column) else { return };
     if !matches!(field.data_type(), DataType::Timestamp(..)) {
         let kind = millstream_connect_api::types::type_name(field.data_type());
-        let message = format!("windows need a timestamp, and '{}' is a {kind}", window.column);
+        let message = format!("windows need a timestamp, and '{}' is of type {kind}", window.column);
         problems.push(Diagnostic::new("type", text.span(window.column_span), message).help(format!(
             "declare it in the source, columns = {{ {} = \"timestamp\" }}, or cast it in a step before",
             window.column
@@ -109,6 +112,34 @@ fn logical_plan(accepted: &Accepted, relations: &[&Readable]) -> Result<LogicalP
     rules.optimize(analyzed, &context, |_, _| {})
 }
 
+/// Finds the part of a statement that the planner refuses, since its own errors often name no place: each expression is planned
+/// alone over the same relations.
+fn locate(accepted: &Accepted, relations: &[&Readable], text: &SqlText) -> Option<Diagnostic> {
+    let select = accepted.select();
+    let mut bare = select.clone();
+    bare.projection = vec![SelectItem::Wildcard(WildcardAdditionalOptions::default())];
+    bare.selection = None;
+    bare.group_by = GroupByExpr::Expressions(Vec::new(), Vec::new());
+    bare.having = None;
+    let filter = select
+        .selection
+        .iter()
+        .map(|condition| (condition.span(), Select { selection: Some(condition.clone()), ..bare.clone() }));
+    let items = select
+        .projection
+        .iter()
+        .map(|item| (item.span(), Select { projection: vec![item.clone()], ..bare.clone() }));
+    filter.chain(items).find_map(|(span, part)| {
+        let Statement::Query(mut query) = accepted.statement.clone() else { return None };
+        query.body = Box::new(SetExpr::Select(Box::new(part)));
+        let part = Accepted { statement: Statement::Query(query), ..accepted.clone() };
+        let error = logical_plan(&part, relations).err()?;
+        let found = diagnose(&error, text);
+        let placed = if found.span == text.whole() { text.span(span) } else { found.span.clone() };
+        Some(Diagnostic { span: placed, ..found })
+    })
+}
+
 /// The planner's error at the place it names, else at the whole statement.
 pub(super) fn diagnose(error: &DataFusionError, text: &SqlText) -> Diagnostic {
     let found = error.iter().find_map(DataFusionError::diagnostic).or_else(|| error.diagnostic());
@@ -122,7 +153,15 @@ pub(super) fn diagnose(error: &DataFusionError, text: &SqlText) -> Diagnostic {
         return Diagnostic::new("sql", text.whole(), first);
     };
     let span = found.span.map_or_else(|| text.whole(), |span| text.plan_span(span));
-    let help = found.helps.first().map(|help| help.message.clone());
+    let notes: Vec<_> = found.notes.iter().map(|note| note.message.as_str()).collect();
+    let help = match found.helps.first() {
+        // Its advice names a function that a step may not call.
+        Some(help) if help.message.contains("ANY_VALUE") => {
+            Some("add it to GROUP BY, or take one of its values, as max does".to_owned())
+        }
+        Some(help) => Some(help.message.clone()),
+        None => (!notes.is_empty()).then(|| notes.join(", ")),
+    };
     Diagnostic::new("sql", span, found.message.clone()).maybe_help(help)
 }
 

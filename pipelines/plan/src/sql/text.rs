@@ -59,6 +59,16 @@ impl SqlText {
         self.between(Location { line, column }, Location { line, column: column + 1 })
     }
 
+    /// The last character.
+    #[must_use]
+    pub fn end(&self) -> Range<usize> {
+        let (sql, last) = (self.sql.trim_end(), self.sql.trim_end().chars().next_back());
+        match (self.begins, last) {
+            (Some(begins), Some(last)) => begins + sql.len() - last.len_utf8()..begins + sql.len(),
+            _ => self.value.clone(),
+        }
+    }
+
     fn between(&self, start: Location, end: Location) -> Range<usize> {
         match (self.begins, self.offset(start), self.offset(end)) {
             (Some(begins), Some(start), Some(end)) if start <= end => begins + start..begins + end,

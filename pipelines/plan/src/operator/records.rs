@@ -1,0 +1,220 @@
+//! Rows from records and back: one row is one record.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, UInt64Array, new_null_array};
+use arrow::compute::{concat_batches, take_record_batch};
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
+use bytes::Bytes;
+use datafusion_physical_expr::PhysicalExpr;
+use millstream_connect_api::convert::{Converter, JsonConverter};
+use millstream_connect_api::key;
+use millstream_record::{Millis, Offset};
+use millstream_streams_core::topology::BadRecord;
+use millstream_streams_core::{
+    BEGINNING_OF_TIME, Chunk, Decoded, Deserializer, InputRecord, OutputRecord, Result, Serializer,
+    StreamsError,
+};
+
+use super::evaluate_all;
+use super::select::millis;
+
+/// What a record without a time has as its timestamp (Kafka's `NO_TIMESTAMP`).
+const NO_TIMESTAMP: Millis = Millis(-1);
+/// The column that tells which rows of a table delete their key.
+const DELETED: &str = "__deleted";
+
+/// Reads rows of one schema.
+#[derive(Clone)]
+pub struct RowReader {
+    /// What is decoded: the columns that somebody uses.
+    schema: SchemaRef,
+    time: TimeOf,
+    /// For a table: its key, by which a record without a value deletes.
+    key: Option<Vec<usize>>,
+}
+
+/// Where the time of a row comes from.
+#[derive(Clone, Copy)]
+enum TimeOf {
+    /// A column.
+    Column(usize),
+    /// The record: it was written by a step that knew.
+    Record,
+    /// Nowhere: the row was always there.
+    Nothing,
+}
+
+impl RowReader {
+    /// Rows of a stream, whose time is in the column `time`; without one they carry the beginning of time.
+    #[must_use]
+    pub fn stream(schema: SchemaRef, time: Option<usize>) -> Self {
+        Self { schema, time: time.map_or(TimeOf::Nothing, TimeOf::Column), key: None }
+    }
+
+    /// Rows of a table with this key; a last column is added that says whether the row deletes its key.
+    #[must_use]
+    pub fn table(schema: SchemaRef, time: Option<usize>, key: Vec<usize>) -> Self {
+        Self { key: Some(key), ..Self::stream(schema, time) }
+    }
+
+    /// Rows that a step wrote, with their time.
+    #[must_use]
+    pub fn written(schema: SchemaRef) -> Self {
+        Self { schema, time: TimeOf::Record, key: None }
+    }
+
+    fn times(&self, rows: &RecordBatch, records: &[Millis]) -> Result<Vec<Millis>> {
+        match self.time {
+            TimeOf::Nothing => Ok(vec![BEGINNING_OF_TIME; rows.num_rows()]),
+            TimeOf::Record => {
+                let time = |at: &Millis| if *at == NO_TIMESTAMP { BEGINNING_OF_TIME } else { *at };
+                Ok(records.iter().map(time).collect())
+            }
+            TimeOf::Column(column) => {
+                let times = millis(rows.column(column))?;
+                Ok(times.into_iter().map(|time| time.unwrap_or(BEGINNING_OF_TIME)).collect())
+            }
+        }
+    }
+
+    /// Puts the rows that delete between the others, in the order of offsets, and marks them.
+    fn with_deleted(
+        &self,
+        rows: RecordBatch,
+        kept: &mut Vec<Kept>,
+        deleted: Vec<(Bytes, Kept)>,
+    ) -> Result<RecordBatch> {
+        let mut fields: Vec<_> =
+            self.schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect();
+        fields.push(Field::new(DELETED, DataType::Boolean, false));
+        let schema = Arc::new(Schema::new(fields));
+        let marked = |columns: Vec<ArrayRef>, rows: usize, mark: bool| {
+            let mark: ArrayRef = Arc::new(BooleanArray::from(vec![mark; rows]));
+            RecordBatch::try_new(Arc::clone(&schema), columns.into_iter().chain([mark]).collect())
+                .map_err(StreamsError::user)
+        };
+        let live = marked(rows.columns().to_vec(), rows.num_rows(), false)?;
+        if deleted.is_empty() {
+            return Ok(live);
+        }
+        let (keys, places): (Vec<_>, Vec<_>) = deleted.into_iter().unzip();
+        let gone = marked(self.deleted_columns(&keys)?, keys.len(), true)?;
+        kept.extend(places);
+        let mut order: Vec<usize> = (0..kept.len()).collect();
+        order.sort_by_key(|&at| kept[at].offset);
+        *kept = order.iter().map(|&at| kept[at]).collect();
+        let all = concat_batches(&schema, [&live, &gone]).map_err(StreamsError::user)?;
+        let order = UInt64Array::from_iter_values(order.into_iter().map(|at| at as u64));
+        take_record_batch(&all, &order).map_err(StreamsError::user)
+    }
+
+    fn deleted_columns(&self, keys: &[Bytes]) -> Result<Vec<ArrayRef>> {
+        let key = self.key.as_deref().unwrap_or_default();
+        let fields: Fields = key.iter().map(|&at| Arc::clone(&self.schema.fields()[at])).collect();
+        let values = key::decode(&fields, keys).map_err(StreamsError::user)?;
+        let columns = self.schema.fields().iter().enumerate().map(|(at, field)| {
+            match key.iter().position(|own| *own == at) {
+                Some(position) => Arc::clone(&values[position]),
+                None => new_null_array(field.data_type(), keys.len()),
+            }
+        });
+        Ok(columns.collect())
+    }
+}
+
+/// Where a row came from.
+#[derive(Clone, Copy)]
+struct Kept {
+    offset: Offset,
+    timestamp: Millis,
+}
+
+impl Deserializer for RowReader {
+    fn deserialize(&mut self, records: Vec<InputRecord>) -> Result<Decoded> {
+        let mut decoded = Decoded::default();
+        let (mut values, mut kept, mut deleted) = (Vec::with_capacity(records.len()), Vec::new(), Vec::new());
+        for record in records {
+            let place = Kept { offset: record.offset, timestamp: record.timestamp };
+            match (record.value, record.key) {
+                (Some(value), _) => {
+                    values.push(value);
+                    kept.push(place);
+                }
+                (None, Some(key)) if self.key.is_some() => deleted.push((key, place)),
+                (None, _) => decoded.dropped += 1,
+            }
+        }
+        let found = JsonConverter.decode(&self.schema, &values).map_err(StreamsError::user)?;
+        for (at, reason) in found.bad.iter().rev() {
+            let place = kept.remove(*at);
+            decoded.bad.insert(0, BadRecord { offset: place.offset, reason: reason.clone() });
+        }
+        let mut rows = found.rows;
+        if self.key.is_some() {
+            rows = self.with_deleted(rows, &mut kept, deleted)?;
+        }
+        if rows.num_rows() > 0 {
+            let stamps: Vec<_> = kept.iter().map(|place| place.timestamp).collect();
+            let times = self.times(&rows, &stamps)?;
+            let offsets = kept.iter().map(|place| place.offset).collect();
+            decoded.chunk = Some(Chunk::arrow(rows, times, offsets));
+        }
+        Ok(decoded)
+    }
+}
+
+/// Writes rows as JSON.
+#[derive(Clone)]
+pub struct RowWriter {
+    /// The columns by the names they are written under.
+    schema: SchemaRef,
+    /// What the record's key is made of; nothing gives it none.
+    key: Vec<Arc<dyn PhysicalExpr>>,
+}
+
+impl RowWriter {
+    /// Writes rows of `schema`, whose names must differ.
+    #[must_use]
+    pub fn new(schema: SchemaRef, key: Vec<Arc<dyn PhysicalExpr>>) -> Self {
+        Self { schema, key }
+    }
+}
+
+impl Serializer for RowWriter {
+    fn serialize(&mut self, _topic: &Arc<str>, chunk: Chunk, records: &mut Vec<OutputRecord>) -> Result<()> {
+        let rows = chunk.batch()?;
+        let mut keys = match self.key.is_empty() {
+            true => Vec::new(),
+            false => key::encode(&evaluate_all(&self.key, rows)?).map_err(StreamsError::user)?,
+        }
+        .into_iter();
+        let named = super::select::batch(&self.schema, rows.columns().to_vec(), rows.num_rows())?;
+        let values = JsonConverter.encode(&named).map_err(StreamsError::user)?;
+        records.extend(values.into_iter().zip(&chunk.timestamps).map(|(value, at)| OutputRecord {
+            key: keys.next(),
+            partition_key: None,
+            value: Some(value),
+            timestamp: if *at == BEGINNING_OF_TIME { NO_TIMESTAMP } else { *at },
+            headers: Vec::new(),
+        }));
+        Ok(())
+    }
+}
+
+/// The same columns under names that differ: behind a join both sides may have a `name`.
+#[must_use]
+pub fn unique_names(schema: &Schema) -> SchemaRef {
+    let mut taken: Vec<String> = Vec::new();
+    let fields = schema.fields().iter().map(|field| {
+        let mut name = field.name().clone();
+        let mut number = 2;
+        while taken.contains(&name) {
+            name = format!("{}_{number}", field.name());
+            number += 1;
+        }
+        taken.push(name.clone());
+        field.as_ref().clone().with_name(name)
+    });
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}

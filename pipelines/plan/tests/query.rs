@@ -1,0 +1,268 @@
+//! What steps make of rows: each case is SQL, rows in, rows out.
+
+mod common;
+
+use common::Run;
+
+/// A stream `flights` and a table `airlines`, one step `out`.
+fn pipeline(time: &str, sql: &str) -> String {
+    format!(
+        r#"
+version = 1
+name = "p"
+
+[source.flights]
+type = "file"
+include = ["flights.csv"]
+columns = {{ at = "timestamp", carrier = "string", n = "int64", x = "float64", "Upper" = "string" }}
+
+[source.airlines]
+type = "file"
+include = ["airlines.csv"]
+columns = {{ carrier = "string", name = "string", size = "int64" }}
+table = {{ key = ["carrier"] }}
+
+[step.out]
+{time}
+sql = '''
+{sql}'''
+
+[sink.screen]
+type = "print"
+from = "out"
+"#
+    )
+}
+
+fn run(time: &str, sql: &str, rows: &[&str]) -> Run {
+    let mut run = Run::new(&pipeline(time, sql));
+    if sql.contains("airlines") {
+        run.row("airlines", r#"{"carrier":"UA","name":"United","size":7}"#);
+        run.row("airlines", r#"{"carrier":"AA","name":"American"}"#);
+    }
+    for row in rows {
+        run.row("flights", row);
+    }
+    run
+}
+
+fn check(sql: &str, rows: &[&str], expected: &[&str]) {
+    let mut run = run("", sql, rows);
+    assert_eq!(run.read("p.out"), expected, "{sql}");
+}
+
+#[test]
+fn select_filters_and_computes() {
+    check(
+        "SELECT upper(carrier) AS c, n + 1 AS m FROM flights",
+        &[r#"{"carrier":"ua","n":1}"#],
+        &[r#"{"c":"UA","m":2}"#],
+    );
+    check("SELECT n FROM flights WHERE n > 1", &[r#"{"n":1}"#, r#"{"n":2}"#, "{}"], &[r#"{"n":2}"#]);
+    check(
+        "SELECT n FROM flights WHERE n IS NULL OR carrier IN ('a', 'b')",
+        &[r#"{"n":1}"#, "{}", r#"{"n":3,"carrier":"b"}"#],
+        &["{}", r#"{"n":3}"#],
+    );
+    check(
+        "SELECT CASE WHEN n > 1 THEN 'many' ELSE 'one' END AS k, \"Upper\" FROM flights AS f WHERE f.n < 9",
+        &[r#"{"n":2,"Upper":"u"}"#],
+        &[r#"{"k":"many","Upper":"u"}"#],
+    );
+    check(
+        "SELECT date_trunc('hour', at) AS h, CAST(n AS VARCHAR) AS t FROM flights",
+        &[r#"{"at":"2013-01-01T10:20:30Z","n":5}"#],
+        &[r#"{"h":"2013-01-01T10:00:00Z","t":"5"}"#],
+    );
+    check(
+        "SELECT extract(year FROM at) AS y, coalesce(n, 0) AS n FROM flights",
+        &[r#"{"at":"2013-01-01T10:20:30Z"}"#],
+        &[r#"{"y":2013,"n":0}"#],
+    );
+    check(
+        "SELECT * FROM flights",
+        &[r#"{"at":"2013-01-01T10:00:00Z","carrier":"ua","n":1,"x":0.5,"Upper":"U"}"#],
+        &[r#"{"at":"2013-01-01T10:00:00Z","carrier":"ua","n":1,"x":0.5,"Upper":"U"}"#],
+    );
+}
+
+#[test]
+fn joins_find_the_row_of_the_table() {
+    let rows =
+        [r#"{"carrier":"UA","n":1}"#, r#"{"carrier":"ZZ","n":2}"#, r#"{"n":3}"#, r#"{"carrier":"AA","n":4}"#];
+    check(
+        "SELECT f.n, a.name FROM flights f JOIN airlines a ON f.carrier = a.carrier",
+        &rows,
+        &[r#"{"n":1,"name":"United"}"#, r#"{"n":4,"name":"American"}"#],
+    );
+    check(
+        "SELECT f.n, a.name, a.size FROM flights f LEFT JOIN airlines a ON a.carrier = f.carrier",
+        &rows,
+        &[r#"{"n":1,"name":"United","size":7}"#, r#"{"n":2}"#, r#"{"n":3}"#, r#"{"n":4,"name":"American"}"#],
+    );
+    check(
+        "SELECT n, name, carrier FROM flights JOIN airlines USING (carrier) WHERE n > 1 AND name <> 'x' AND n + size IS NULL",
+        &rows,
+        &[r#"{"n":4,"name":"American","carrier":"AA"}"#],
+    );
+}
+
+#[test]
+fn the_newest_row_of_a_table_is_joined_and_a_deleted_one_is_not() {
+    let mut run =
+        run("", "SELECT n, name FROM flights JOIN airlines USING (carrier)", &[r#"{"carrier":"UA","n":1}"#]);
+    run.row("airlines", r#"{"carrier":"UA","name":"United Airlines"}"#);
+    run.row("flights", r#"{"carrier":"UA","n":2}"#);
+    run.delete("airlines", "UA");
+    run.row("flights", r#"{"carrier":"UA","n":3}"#);
+    assert_eq!(run.read("p.out"), [r#"{"n":1,"name":"United"}"#, r#"{"n":2,"name":"United Airlines"}"#]);
+}
+
+const PER_HOUR: &str = "SELECT carrier, window_start, count(*) AS rows, count(n) AS ns, sum(n) AS total, avg(n) AS mean, max(n) AS most
+FROM TUMBLE(flights, at, INTERVAL '1 hour') GROUP BY carrier, window_start";
+
+#[test]
+fn a_window_gives_one_row_when_it_closes() {
+    let time = "time = { column = 'at', lateness = '30m' }";
+    let mut run = run(
+        time,
+        PER_HOUR,
+        &[
+            r#"{"carrier":"UA","n":1,"at":"2013-01-01T10:10:00Z"}"#,
+            r#"{"carrier":"UA","n":4,"at":"2013-01-01T10:50:00Z"}"#,
+            r#"{"n":7,"at":"2013-01-01T10:55:00Z"}"#,
+            r#"{"carrier":"UA","at":"2013-01-01T11:20:00Z"}"#,
+        ],
+    );
+    assert_eq!(run.read("p.out"), Vec::<String>::new());
+    run.row("flights", r#"{"carrier":"UA","n":5,"at":"2013-01-01T10:00:00Z"}"#);
+    run.row("flights", r#"{"carrier":"UA","n":9,"at":"2013-01-01T11:30:00Z"}"#);
+    assert_eq!(
+        run.read("p.out"),
+        [
+            r#"{"window_start":"2013-01-01T10:00:00Z","rows":1,"ns":1,"total":7,"mean":7.0,"most":7}"#,
+            r#"{"carrier":"UA","window_start":"2013-01-01T10:00:00Z","rows":3,"ns":3,"total":10,"mean":3.3333333333333335,"most":5}"#,
+        ]
+    );
+    run.row("flights", r#"{"carrier":"UA","n":5,"at":"2013-01-01T10:59:00Z"}"#);
+    assert_eq!(run.read("p.out.late"), [r#"{"carrier":"UA","n":5}"#]); // its time is the record's
+    assert_eq!(run.driver.counters("out.group").late, 1);
+    run.driver.end_inputs().unwrap();
+    assert_eq!(
+        run.read("p.out"),
+        [
+            r#"{"carrier":"UA","window_start":"2013-01-01T11:00:00Z","rows":2,"ns":1,"total":9,"mean":9.0,"most":9}"#,
+        ]
+    );
+}
+
+#[test]
+fn a_row_without_time_is_in_no_window() {
+    let mut run = run("time = { column = 'at' }", PER_HOUR, &[r#"{"carrier":"UA","n":1}"#]);
+    run.driver.end_inputs().unwrap();
+    assert_eq!(run.read("p.out"), Vec::<String>::new());
+    assert_eq!(run.driver.counters("out.select").dropped, 1);
+}
+
+#[test]
+fn hopping_windows_overlap() {
+    let sql = "SELECT window_start, window_end, count(*) AS n FROM HOP(flights, at, INTERVAL '30 minutes', INTERVAL '1 hour')
+GROUP BY window_start, window_end HAVING count(*) > 1";
+    let mut run = run(
+        "time = { column = 'at' }",
+        sql,
+        &[r#"{"at":"2013-01-01T10:10:00Z"}"#, r#"{"at":"2013-01-01T10:40:00Z"}"#],
+    );
+    run.driver.end_inputs().unwrap();
+    assert_eq!(
+        run.read("p.out"),
+        [r#"{"window_start":"2013-01-01T10:00:00Z","window_end":"2013-01-01T11:00:00Z","n":2}"#,]
+    );
+}
+
+#[test]
+fn a_group_without_a_window_gives_changes_by_its_key() {
+    let mut run = run(
+        "",
+        "SELECT carrier, count(*) AS n FROM flights GROUP BY carrier",
+        &[r#"{"carrier":"UA"}"#, r#"{"carrier":"UA"}"#, r#"{"carrier":"AA"}"#],
+    );
+    let table = run.plan.relation("out").unwrap();
+    assert!(table.changelog);
+    assert_eq!(table.key, ["carrier"]);
+    assert_eq!(
+        run.read("p.out"),
+        [r#"{"carrier":"UA","n":1}"#, r#"{"carrier":"UA","n":2}"#, r#"{"carrier":"AA","n":1}"#]
+    );
+}
+
+#[test]
+fn state_survives_a_crash() {
+    let rows = [
+        r#"{"carrier":"UA","n":1,"at":"2013-01-01T10:10:00Z"}"#,
+        r#"{"carrier":"UA","n":4,"at":"2013-01-01T10:50:00Z"}"#,
+    ];
+    let mut run = run("time = { column = 'at' }", PER_HOUR, &rows[..1]);
+    run.driver.commit().unwrap();
+    run.driver.crash().unwrap();
+    run.row("flights", rows[1]);
+    run.driver.end_inputs().unwrap();
+    assert_eq!(
+        run.read("p.out"),
+        [
+            r#"{"carrier":"UA","window_start":"2013-01-01T10:00:00Z","rows":2,"ns":2,"total":5,"mean":2.5,"most":4}"#,
+        ]
+    );
+}
+
+/// Each aggregate over rows folded one by one (each time saved and loaded) equals the known result.
+#[test]
+fn every_aggregate_resumes_from_its_saved_state() {
+    for (call, expected) in [
+        ("count(*)", "4"),
+        ("count(n)", "3"),
+        ("sum(n)", "9"),
+        ("avg(x)", "2.0"),
+        ("min(carrier)", "\"a\""),
+        ("max(at)", "\"2013-01-01T10:00:03Z\""),
+        ("var(x)", "2.5"),
+        ("var_pop(x)", "1.875"),
+        ("stddev(n)", "2.0"),
+        ("stddev_pop(x)", "1.3693063937629153"),
+        ("covar_samp(n, x)", "3.0"),
+        ("covar_pop(n, x)", "2.0"),
+        ("corr(n, x)", "1.0"),
+        ("regr_slope(x, n)", "0.75"),
+        ("regr_intercept(x, n)", "0.25"),
+        ("regr_count(x, n)", "3"),
+        ("regr_r2(x, n)", "1.0"),
+        ("regr_avgx(x, n)", "3.0"),
+        ("regr_avgy(x, n)", "2.5"),
+        ("regr_sxx(x, n)", "8.0"),
+        ("regr_syy(x, n)", "4.5"),
+        ("regr_sxy(x, n)", "6.0"),
+        ("bit_and(n)", "1"),
+        ("bit_or(n)", "7"),
+        ("bit_xor(n)", "7"),
+        ("bool_and(n > 1)", "false"),
+        ("bool_or(n > 1)", "true"),
+        ("approx_distinct(carrier)", "3"),
+        ("count(*) FILTER (WHERE n > 1)", "2"),
+        ("sum(n) FILTER (WHERE carrier = 'a')", "4"),
+    ] {
+        let sql =
+            format!("SELECT {call} AS v FROM TUMBLE(flights, at, INTERVAL '1 hour') GROUP BY window_start");
+        let mut run = run(
+            "time = { column = 'at' }",
+            &sql,
+            &[
+                r#"{"carrier":"a","n":1,"x":1.0,"at":"2013-01-01T10:00:00Z"}"#,
+                r#"{"carrier":"a","n":3,"x":2.5,"at":"2013-01-01T10:00:01Z"}"#,
+                r#"{"carrier":"b","n":5,"x":4.0,"at":"2013-01-01T10:00:02Z"}"#,
+                r#"{"carrier":"c","x":0.5,"at":"2013-01-01T10:00:03Z"}"#,
+            ],
+        );
+        run.driver.end_inputs().unwrap();
+        assert_eq!(run.read("p.out"), [format!("{{\"v\":{expected}}}")], "{call}");
+    }
+}
