@@ -69,13 +69,13 @@ pub struct AppendSummary {
 pub fn validate_for_append(batches: &[u8], config: &LogConfig, now: Millis) -> Result<AppendSummary> {
     let mut summary = AppendSummary { batches: 0, records: 0, max_timestamp: Millis::NONE };
     for found in parse(batches)? {
-        let (at, header) = (found.at, found.header);
-        let malformed = |what| StorageError::MalformedBatch { what, position: at as u64 };
+        let header = found.header;
+        let malformed = |what| StorageError::MalformedBatch { what, position: found.position };
         let (size, max) = (header.size_bytes() as u64, config.max_message_bytes);
         if size > max {
             return Err(StorageError::BatchTooLarge { size, max });
         }
-        if !batch::crc_holds(&header, &batches[at..at + header.size_bytes()]) {
+        if !batch::crc_holds(&header, found.bytes) {
             return Err(malformed("the CRC is wrong"));
         }
         if !header.is_dense() {
@@ -106,47 +106,50 @@ fn check_timestamp(timestamp: Millis, config: &LogConfig, now: Millis) -> Result
 
 /// A batch among those handed over.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Incoming {
-    /// Where it begins.
-    pub(crate) at: usize,
+pub(crate) struct Incoming<'a> {
+    /// The whole batch.
+    pub(crate) bytes: &'a [u8],
     pub(crate) header: Header,
+    /// Where it begins among the bytes handed over.
+    position: u64,
 }
 
 /// A batch with the header that goes to disk.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Stamped {
-    pub(crate) at: usize,
-    pub(crate) head: [u8; HEADER_BYTES],
+pub(crate) struct Stamped<'a> {
+    /// The whole batch as it came.
+    pub(crate) bytes: &'a [u8],
     pub(crate) header: Header,
+    /// The new header's bytes.
+    pub(crate) head: [u8; HEADER_BYTES],
 }
 
 /// Splits `bytes` into batches; there must be at least one, and nothing else.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Vec<Incoming>> {
+pub(crate) fn parse(bytes: &[u8]) -> Result<Vec<Incoming<'_>>> {
     let mut found = Vec::with_capacity(1);
-    let mut at = 0;
-    while at < bytes.len() || at == 0 {
-        let malformed = |what| StorageError::MalformedBatch { what, position: at as u64 };
-        let header = batch::header(bytes.get(at..).unwrap_or_default()).map_err(malformed)?;
-        if header.size_bytes() > bytes.len() - at {
-            return Err(malformed("a batch that is longer than the bytes handed over"));
-        }
-        found.push(Incoming { at, header });
-        at += header.size_bytes();
+    let mut rest = bytes;
+    while !rest.is_empty() || found.is_empty() {
+        let position = (bytes.len() - rest.len()) as u64;
+        let malformed = |what| StorageError::MalformedBatch { what, position };
+        let header = batch::header(rest).map_err(malformed)?;
+        let (batch, behind) = rest
+            .split_at_checked(header.size_bytes())
+            .ok_or_else(|| malformed("a batch that is longer than the bytes handed over"))?;
+        found.push(Incoming { bytes: batch, header, position });
+        rest = behind;
     }
     Ok(found)
 }
 
 /// The headers as they go to disk: with offsets from `next` on and the leader's epoch, or as they are on a follower.
-pub(crate) fn stamp(
-    bytes: &[u8],
-    incoming: &[Incoming],
+pub(crate) fn stamp<'a>(
+    incoming: &[Incoming<'a>],
     origin: AppendOrigin,
     mut next: Offset,
     log_append_time: Option<Millis>,
-) -> Result<Vec<Stamped>> {
+) -> Result<Vec<Stamped<'a>>> {
     let mut stamped = Vec::with_capacity(incoming.len());
-    for &Incoming { at, header } in incoming {
-        let malformed = |what| StorageError::MalformedBatch { what, position: at as u64 };
+    for &Incoming { bytes, header, position } in incoming {
         let stamp = match origin.leader_epoch() {
             Some(leader_epoch) => Stamp { base_offset: next, leader_epoch, log_append_time },
             None if header.base_offset < next => {
@@ -159,9 +162,9 @@ pub(crate) fn stamp(
             },
         };
         let (header, head) =
-            batch::stamped(&bytes[at..at + header.size_bytes()], &stamp).map_err(malformed)?;
+            batch::stamped(bytes, &stamp).map_err(|what| StorageError::MalformedBatch { what, position })?;
         next = header.next_offset();
-        stamped.push(Stamped { at, head, header });
+        stamped.push(Stamped { bytes, header, head });
     }
     Ok(stamped)
 }

@@ -134,7 +134,7 @@ impl<E: Entry> Index<E> {
             return Ok(None);
         }
         let mut raw = [0; ENTRY_BYTES_MAX];
-        let raw = &mut raw[..E::BYTES];
+        let (raw, _) = raw.split_at_mut(E::BYTES);
         let last = match written.checked_sub(1) {
             Some(at) if handle.read_at(raw, u64::from(at) * E::BYTES as u64)? == E::BYTES => {
                 E::decode(raw, base)
@@ -278,8 +278,9 @@ impl Access {
 
 fn read_entry<E: Entry>(file: &dyn DiskFile, at: u32, base: Offset, access: Access) -> io::Result<Option<E>> {
     let mut bytes = [0; ENTRY_BYTES_MAX];
-    let read = access.read(file, &mut bytes[..E::BYTES], u64::from(at) * E::BYTES as u64)?;
-    Ok(if read == E::BYTES { E::decode(&bytes[..E::BYTES], base) } else { None })
+    let (bytes, _) = bytes.split_at_mut(E::BYTES);
+    let read = access.read(file, bytes, u64::from(at) * E::BYTES as u64)?;
+    Ok(if read == E::BYTES { E::decode(bytes, base) } else { None })
 }
 
 /// What an index held when the view was taken.

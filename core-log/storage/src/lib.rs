@@ -40,7 +40,10 @@
 
 #![cfg_attr(not(test), warn(clippy::unwrap_used))]
 
+// `indexing_slicing` is on where bytes come in from clients or from disk.
+#[cfg_attr(not(test), warn(clippy::indexing_slicing))]
 mod append;
+#[cfg_attr(not(test), warn(clippy::indexing_slicing))]
 mod batch;
 mod checkpoint;
 mod config;
@@ -49,17 +52,24 @@ mod epochs;
 mod error;
 mod flush;
 mod handle;
+#[cfg_attr(not(test), warn(clippy::indexing_slicing))]
 mod index;
+#[cfg_attr(not(test), warn(clippy::indexing_slicing))]
 mod log;
 mod log_dir;
+#[cfg_attr(not(test), warn(clippy::indexing_slicing))]
 mod lookup;
 mod meta;
 mod producer;
+#[cfg_attr(not(test), warn(clippy::indexing_slicing))]
 mod read;
 mod recovery;
 mod retention;
+#[cfg_attr(not(test), warn(clippy::indexing_slicing))]
 mod scan;
+#[cfg_attr(not(test), warn(clippy::indexing_slicing))]
 mod segment;
+#[cfg_attr(not(test), warn(clippy::indexing_slicing))]
 mod snapshot;
 
 pub use append::{AppendInfo, AppendOrigin, AppendSummary, validate_for_append};

@@ -177,13 +177,13 @@ impl Log {
             if let Some(duplicate) = self.find_duplicate(&incoming) {
                 return Ok(duplicate);
             }
-            self.check_producers(batches, &incoming, origin)?;
+            self.check_producers(&incoming, origin)?;
         }
         let stamped_time = match self.config.message_timestamp_type {
             TimestampType::LogAppendTime if origin != AppendOrigin::Follower => Some(now),
             _ => None,
         };
-        let stamped = append::stamp(batches, &incoming, origin, self.end, stamped_time)?;
+        let stamped = append::stamp(&incoming, origin, self.end, stamped_time)?;
         let (Some(first), Some(last)) = (stamped.first(), stamped.last()) else {
             return Err(StorageError::MalformedBatch { what: "no batch at all", position: 0 });
         };
@@ -193,8 +193,8 @@ impl Log {
             self.roll(last_offset, now)?;
         }
         self.active_mut().make_room()?;
-        self.write(batches, &stamped)?;
-        self.take_up(batches, &stamped);
+        self.write(&stamped, size)?;
+        self.take_up(&stamped);
         Ok(AppendInfo {
             base_offset,
             last_offset,
@@ -206,7 +206,7 @@ impl Log {
     }
 
     /// The original of what is sent again, if all of it is.
-    fn find_duplicate(&self, incoming: &[Incoming]) -> Option<AppendInfo> {
+    fn find_duplicate(&self, incoming: &[Incoming<'_>]) -> Option<AppendInfo> {
         let mut original: Option<(Offset, Offset, Millis)> = None;
         for batch in incoming {
             let found = self.producers.duplicate_of(&batch::produced(&batch.header)?)?;
@@ -225,14 +225,14 @@ impl Log {
         })
     }
 
-    fn check_producers(&self, batches: &[u8], incoming: &[Incoming], origin: AppendOrigin) -> Result<()> {
+    fn check_producers(&self, incoming: &[Incoming<'_>], origin: AppendOrigin) -> Result<()> {
         let mut before: Option<DataBatch> = None;
-        for &Incoming { at, header } in incoming {
-            if let Some(marker) = batch::marker(&header, &batches[at..at + header.size_bytes()]) {
+        for Incoming { bytes, header, .. } in incoming {
+            if let Some(marker) = batch::marker(header, bytes) {
                 if matches!(origin, AppendOrigin::Coordinator { .. }) {
                     self.producers.check_marker(&marker)?;
                 }
-            } else if let Some(batch) = batch::produced(&header) {
+            } else if let Some(batch) = batch::produced(header) {
                 match before.replace(batch).filter(|before| before.producer_id == batch.producer_id) {
                     Some(before) => before.check_followed_by(&batch)?,
                     None => self.producers.check(&batch)?,
@@ -244,13 +244,13 @@ impl Log {
 
     /// Writes behind the last batch. A write that failed half way is cut off again, since a whole batch of it might otherwise
     /// come back to life behind a shorter one.
-    fn write(&mut self, batches: &[u8], stamped: &[Stamped]) -> Result<()> {
+    fn write(&mut self, stamped: &[Stamped<'_>], size: u64) -> Result<()> {
         let active = self.active();
         let handle = active.log.handle(OpenMode::Create).map_err(active.io())?;
         let mut parts = Vec::with_capacity(2 * stamped.len());
-        for Stamped { at, head, header } in stamped {
+        for Stamped { bytes, head, .. } in stamped {
             parts.push(IoSlice::new(head));
-            parts.push(IoSlice::new(&batches[at + HEADER_BYTES..at + header.size_bytes()]));
+            parts.push(IoSlice::new(bytes.get(HEADER_BYTES..).unwrap_or_default()));
         }
         if let Err(error) = handle.write_at(&parts, active.bytes) {
             return match handle.truncate(active.bytes) {
@@ -260,16 +260,16 @@ impl Log {
         }
         let file = Arc::clone(&active.log);
         self.flush.mark(&file, handle);
-        self.flush.bytes += batches.len() as u64;
+        self.flush.bytes += size;
         Ok(())
     }
 
     /// Takes up what was written into indexes, epochs and producer state. Cannot fail.
-    fn take_up(&mut self, batches: &[u8], stamped: &[Stamped]) {
+    fn take_up(&mut self, stamped: &[Stamped<'_>]) {
         let interval = self.config.index_interval_bytes;
-        for Stamped { at, header, .. } in stamped {
+        for Stamped { bytes, header, .. } in stamped {
             self.flush.epochs |= self.epochs.assign(header.leader_epoch, header.base_offset);
-            let aborted = replay(&mut self.producers, header, &batches[*at..at + header.size_bytes()]);
+            let aborted = replay(&mut self.producers, header, bytes);
             let active = self.active_mut();
             active.note(header, interval);
             aborted.into_iter().for_each(|aborted| active.aborted.push(aborted));

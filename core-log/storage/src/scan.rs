@@ -116,7 +116,8 @@ impl Scanner {
         let kept = self.buf.len();
         let target = rest.min(wanted.max(CHUNK_BYTES) as u64) as usize;
         self.buf.resize(target, 0);
-        let read = self.file.read_at(&mut self.buf[kept..], self.buf_at + kept as u64)?;
+        let behind = self.buf.get_mut(kept..).unwrap_or_default();
+        let read = self.file.read_at(behind, self.buf_at + kept as u64)?;
         self.buf.truncate(kept + read);
         Ok(self.buf.len() >= wanted)
     }

@@ -200,7 +200,7 @@ impl Segment {
             .map_or(0, |entry| u64::from(entry.position));
         let mut head = [0; HEADER_BYTES];
         let read = file.read_at(&mut head, hint).map_err(self.io())?;
-        let start = match batch::header(&head[..read]) {
+        let start = match batch::header(head.get(..read).unwrap_or_default()) {
             Ok(header) if header.base_offset >= self.base && header.base_offset <= from => hint,
             _ => 0,
         };

@@ -8,15 +8,11 @@ use crate::producer::{NO_SEQUENCE, ProducedBatch, ProducerState, ProducerStates}
 
 const VERSION: i16 = 1;
 const ENTRY_BYTES: usize = 46;
-/// Where the CRC's cover begins: behind version and CRC.
-const CRC_FROM: usize = 6;
 
 /// The bytes of a snapshot file. Of each producer only the last batch has a place; the others are read back from the log.
 pub(crate) fn encode(states: &ProducerStates) -> Vec<u8> {
     let producers = states.sorted();
-    let mut out = Vec::with_capacity(CRC_FROM + 4 + producers.len() * ENTRY_BYTES);
-    out.extend_from_slice(&VERSION.to_be_bytes());
-    out.extend_from_slice(&[0; 4]);
+    let mut out = Vec::with_capacity(4 + producers.len() * ENTRY_BYTES);
     out.extend_from_slice(&i32::try_from(producers.len()).unwrap_or(i32::MAX).to_be_bytes());
     for (id, state) in producers {
         let last = state.batches.back();
@@ -29,9 +25,7 @@ pub(crate) fn encode(states: &ProducerStates) -> Vec<u8> {
         out.extend_from_slice(&state.coordinator_epoch.to_be_bytes());
         out.extend_from_slice(&state.open_transaction.map_or(-1, |offset| offset.0).to_be_bytes());
     }
-    let crc = crc32c::crc32c(&out[CRC_FROM..]);
-    out[2..CRC_FROM].copy_from_slice(&crc.to_be_bytes());
-    out
+    [&VERSION.to_be_bytes()[..], &crc32c::crc32c(&out).to_be_bytes(), &out].concat()
 }
 
 /// Reads a snapshot file.

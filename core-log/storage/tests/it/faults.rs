@@ -197,7 +197,8 @@ fn indexes_are_hints_and_are_made_anew_where_they_are_wrong() {
         bench
     };
     let expected: Vec<i64> = (0..40).collect();
-    let damage: [(&str, fn(&dyn Disk, &Path)); 4] = [
+    type Damage = fn(&dyn Disk, &Path);
+    let damage: [(&str, Damage); 4] = [
         ("removed", |disk, path| disk.remove(path).unwrap()),
         ("cut within an entry", |disk, path| disk.open(path, OpenMode::Write).unwrap().truncate(5).unwrap()),
         ("zeros", |disk, path| {
