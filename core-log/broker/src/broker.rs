@@ -126,6 +126,12 @@ impl Broker {
         Ok(())
     }
 
+    /// Whether the broker has been shut down.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
     /// Answers later, with what `work` gives.
     pub(crate) fn answer<R: Into<Response>>(
         &self,
@@ -142,7 +148,7 @@ impl Broker {
 
 impl Service for Broker {
     fn call(&self, ctx: Ctx, request: Request) -> Receipt {
-        if self.closed.load(Ordering::SeqCst) {
+        if self.is_closed() {
             let peer = format!("node {}", self.shared.config.node_id);
             return CallError::Disconnected { peer, reason: "the broker has been shut down".to_owned() }
                 .into();

@@ -1,9 +1,11 @@
 //! What a node is told at start, in Kafka's words.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use millstream_broker::{BrokerConfig, ListenerEndpoint};
 use millstream_machine::config::{Static, broker_definition, broker_definitions};
+use millstream_net::NetConfig;
 use millstream_protocol::Endpoint;
 
 use crate::properties;
@@ -89,6 +91,22 @@ impl NodeConfig {
         let controllers = self.properties.get("controller.listener.names").map_or("", String::as_str);
         let is_client = |listen: &&Listen| !controllers.split(',').any(|name| name.trim() == listen.name);
         self.listen.iter().filter(is_client).cloned().collect()
+    }
+
+    /// How connections to a listener are served.
+    pub(crate) fn net(&self, listener: &Listen) -> NetConfig {
+        let default = NetConfig::default();
+        let number = |name: &str| self.properties.get(name).and_then(|text| text.parse::<u64>().ok());
+        let size =
+            |name: &str, default| number(name).and_then(|n| usize::try_from(n).ok()).unwrap_or(default);
+        NetConfig {
+            listener: listener.name.as_str().into(),
+            max_request_bytes: size("socket.request.max.bytes", default.max_request_bytes),
+            max_connections: size("max.connections", default.max_connections),
+            idle_timeout: number("connections.max.idle.ms")
+                .map_or(default.idle_timeout, Duration::from_millis),
+            ..default
+        }
     }
 
     /// The broker's part, for a node that listens on `bound`: what it advertises is `advertised.listeners`, or else that.

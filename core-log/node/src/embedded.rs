@@ -1,13 +1,15 @@
 //! The broker inside of an application.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use millstream_broker::Broker;
 use millstream_env::{Env, HostRuntime};
-use millstream_protocol::{ApiKey, Ctx, Dial, DialError, Endpoint, Link, Receipt, Request, Service};
+use millstream_protocol::{
+    ApiKey, CallError, Ctx, Dial, DialError, Endpoint, Link, Receipt, Request, Service, versions,
+};
 use millstream_storage::RealDisk;
 
 use crate::{Node, NodeConfig, NodeError, Result};
@@ -116,37 +118,49 @@ impl Drop for Embedded {
 
 /// Name of the listener within the process.
 pub(crate) const LISTENER: &str = "embedded";
+/// What is told to who calls too late.
+const GONE: &str = "the embedded broker has been shut down";
 
-/// The door within the process.
-pub(crate) struct LocalDial(Arc<Broker>);
+/// The door within the process. It keeps nobody alive: once the node is gone, calls fail as on a broken connection.
+pub(crate) struct LocalDial(Weak<Broker>);
 
 impl LocalDial {
-    pub(crate) fn new(broker: Arc<Broker>) -> Self {
-        Self(broker)
+    pub(crate) fn new(broker: &Arc<Broker>) -> Self {
+        Self(Arc::downgrade(broker))
     }
 }
 
 impl Dial for LocalDial {
-    fn dial(&self, _endpoint: Endpoint) -> BoxFuture<'static, Result<Arc<dyn Link>, DialError>> {
-        let link: Arc<dyn Link> = Arc::new(LocalLink(Arc::clone(&self.0)));
-        async move { Ok(link) }.boxed()
+    fn dial(&self, endpoint: Endpoint) -> BoxFuture<'static, Result<Arc<dyn Link>, DialError>> {
+        let link = LocalLink(Weak::clone(&self.0));
+        async move {
+            if link.is_closed() {
+                let reason = GONE.to_owned();
+                return Err(DialError::Unreachable { endpoint: endpoint.to_string(), reason });
+            }
+            Ok(Arc::new(link) as Arc<dyn Link>)
+        }
+        .boxed()
     }
 }
 
-struct LocalLink(Arc<Broker>);
+struct LocalLink(Weak<Broker>);
 
 impl Service for LocalLink {
     fn call(&self, ctx: Ctx, request: Request) -> Receipt {
-        self.0.call(ctx, request)
+        match self.0.upgrade() {
+            Some(broker) => broker.call(ctx, request),
+            None => CallError::Disconnected { peer: LISTENER.to_owned(), reason: GONE.to_owned() }.into(),
+        }
     }
 }
 
 impl Link for LocalLink {
-    fn supports(&self, _api: ApiKey) -> Option<(i16, i16)> {
-        Some((0, 0))
+    fn supports(&self, api: ApiKey) -> Option<(i16, i16)> {
+        versions::served(api)
     }
 
     fn is_closed(&self) -> bool {
-        false
+        self.0.upgrade().is_none_or(|broker| broker.is_closed())
     }
 }

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt;
+use futures::channel::oneshot;
 use millstream_broker::Broker;
-use millstream_env::Env;
-use millstream_protocol::{Dial, Endpoint};
+use millstream_env::{Env, Listener, TaskGroup};
+use millstream_net::serve as serve_connections;
+use millstream_protocol::{Dial, Endpoint, Service};
 use millstream_storage::{Disk, RealDisk};
 
 use crate::config::Listen;
@@ -15,6 +18,15 @@ use crate::{NodeConfig, NodeError, Result};
 pub struct Node {
     broker: Arc<Broker>,
     local_addr: Option<String>,
+    /// The doors to the network; they go before the broker does.
+    doors: Vec<Door>,
+    _tasks: TaskGroup,
+}
+
+/// A listener at work.
+struct Door {
+    close: oneshot::Sender<()>,
+    closed: oneshot::Receiver<()>,
 }
 
 impl Node {
@@ -23,20 +35,26 @@ impl Node {
     /// # Errors
     /// When the data directory or an address cannot be used.
     pub async fn start(env: Env, disk: Arc<dyn Disk>, config: NodeConfig) -> Result<Self> {
-        let mut bound = Vec::new();
-        for listen in config.client_listeners() {
-            let address = listen.address.to_string();
-            let listener = env
-                .listen(&address)
-                .await
-                .map_err(|source| NodeError::Listen { address: address.clone(), source })?;
-            let local = Endpoint::parse(&listener.local_addr()).unwrap_or(listen.address);
-            bound.push(Listen { name: listen.name, address: local });
-        }
+        let listeners = listen(&env, &config).await?;
+        let bound: Vec<Listen> = listeners.iter().map(|(bound, _)| bound.clone()).collect();
         let local_addr = bound.first().map(|listen| listen.address.to_string());
         let broker_config = config.broker_config(&bound);
-        let broker = Broker::start(env, disk, config.data_dir().clone(), broker_config).await?;
-        Ok(Self { broker, local_addr })
+        let broker = Broker::start(env.clone(), disk, config.data_dir().clone(), broker_config).await?;
+        let tasks = env.group();
+        let doors = listeners.into_iter().map(|(bound, listener)| {
+            let (close, closing) = oneshot::channel();
+            let (done, closed) = oneshot::channel();
+            let service: Arc<dyn Service> = Arc::<Broker>::clone(&broker);
+            let serving =
+                serve_connections(env.clone(), listener, service, config.net(&bound), closing.map(|_| ()));
+            tasks.spawn("listener", async move {
+                serving.await;
+                let _ = done.send(()); // nobody waits when the node is dropped
+            });
+            Door { close, closed }
+        });
+        let doors = doors.collect();
+        Ok(Self { broker, local_addr, doors, _tasks: tasks })
     }
 
     /// Where the node listens, as `host:port`; it tells the port when 0 was asked for. `None` without a listener.
@@ -48,7 +66,7 @@ impl Node {
     /// The door within the process: calls go to the broker directly, whatever endpoint is dialed.
     #[must_use]
     pub fn dial(&self) -> Arc<dyn Dial> {
-        Arc::new(LocalDial::new(Arc::clone(&self.broker)))
+        Arc::new(LocalDial::new(&self.broker))
     }
 
     /// Where clients of [`Node::dial`] begin. The door within the process has one end, so the address only has to be one.
@@ -69,9 +87,25 @@ impl Node {
     /// # Errors
     /// When the disk fails.
     pub async fn shutdown(self) -> Result<()> {
+        for Door { close, closed } in self.doors {
+            let _ = close.send(()); // a door that is gone needs no closing
+            let _ = closed.await;
+        }
         self.broker.shutdown().await?;
         Ok(())
     }
+}
+
+async fn listen(env: &Env, config: &NodeConfig) -> Result<Vec<(Listen, Box<dyn Listener>)>> {
+    let mut bound = Vec::new();
+    for listen in config.client_listeners() {
+        let address = listen.address.to_string();
+        let listener = env.listen(&address).await;
+        let listener = listener.map_err(|source| NodeError::Listen { address: address.clone(), source })?;
+        let local = Endpoint::parse(&listener.local_addr()).unwrap_or(listen.address);
+        bound.push((Listen { name: listen.name, address: local }, listener));
+    }
+    Ok(bound)
 }
 
 /// Starts a node on the real disk.

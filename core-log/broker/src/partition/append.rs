@@ -10,7 +10,7 @@ use millstream_protocol::ErrorCode;
 use millstream_record::{BatchHeader, Offset, ProducerId};
 use millstream_storage::{AppendInfo, AppendOrigin, Log};
 
-use super::{After, Partition, State, Waiting};
+use super::{Deferred, Partition, State, Waiting};
 use crate::refusal::Refusal;
 
 /// What an append asks for.
@@ -39,12 +39,20 @@ impl Partition {
         terms: Terms,
         waiting: impl FnOnce(&AppendInfo) -> Option<Waiting>,
     ) -> Result<AppendInfo, Refusal> {
-        let (info, after) = {
-            let mut state = self.state.lock();
-            self.append_locked(&mut state, batches, terms, waiting)?
-        };
-        self.perform(after);
+        let (info, deferred) = self.append_deferred(batches, terms, waiting)?;
+        self.perform(deferred);
         Ok(info)
+    }
+
+    /// Appends as [`Partition::append`] does, for a caller that holds a lock: it calls [`Partition::perform`] once it holds
+    /// none.
+    pub(crate) fn append_deferred(
+        &self,
+        batches: &Bytes,
+        terms: Terms,
+        waiting: impl FnOnce(&AppendInfo) -> Option<Waiting>,
+    ) -> Result<(AppendInfo, Deferred), Refusal> {
+        self.append_locked(&mut self.state.lock(), batches, terms, waiting)
     }
 
     /// Whether `producer` has a transaction open here, so that its next batch only continues it.
@@ -69,7 +77,7 @@ impl Partition {
         batches: &Bytes,
         terms: Terms,
         waiting: impl FnOnce(&AppendInfo) -> Option<Waiting>,
-    ) -> Result<(AppendInfo, After), Refusal> {
+    ) -> Result<(AppendInfo, Deferred), Refusal> {
         match state.replica.state() {
             Leadership::Leading => {}
             Leadership::Resigned => return Err(ErrorCode::NotLeaderOrFollower.into()),

@@ -66,7 +66,7 @@ struct State {
 /// What is to be done once the lock is released.
 #[derive(Default)]
 #[must_use = "answers and flushes would be lost"]
-struct After {
+pub(crate) struct Deferred {
     flush: bool,
     call_at: Option<Duration>,
     answers: Vec<(Waiting, Outcome)>,
@@ -230,8 +230,8 @@ impl Partition {
     }
 
     /// Lets the machine take one step and gathers what it asks for.
-    fn step(&self, state: &mut State, input: Input) -> After {
-        let mut after = After::default();
+    fn step(&self, state: &mut State, input: Input) -> Deferred {
+        let mut after = Deferred::default();
         for effect in state.replica.step(self.now(), input) {
             match effect {
                 Effect::Flush => after.flush = true,
@@ -249,7 +249,8 @@ impl Partition {
         after
     }
 
-    fn perform(self: &Arc<Self>, after: After) {
+    /// Does what a step asked for. Hold no lock: it may lead anywhere.
+    pub(crate) fn perform(self: &Arc<Self>, after: Deferred) {
         for notify in after.woken {
             notify.notify_one();
         }

@@ -61,6 +61,11 @@ impl Partition {
         Ok(state.marks())
     }
 
+    /// The end of the log.
+    pub(crate) fn end(&self) -> Offset {
+        self.state.lock().replica.end()
+    }
+
     /// Decides a read.
     ///
     /// # Errors
