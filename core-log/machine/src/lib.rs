@@ -39,7 +39,10 @@ mod error;
 pub mod group;
 pub mod metadata;
 pub mod replica;
+mod tickets;
+mod timers;
 pub mod transaction;
+mod wire;
 
 pub use common::{KeyValue, Ticket, TransactionOutcome, Waiter, partition_for};
 pub use error::Error;

@@ -227,7 +227,8 @@ mod tests {
     #[test]
     fn a_topic_inherits_through_synonyms_in_other_units() {
         let image = Image::default();
-        let table: &[(&[(&str, &str)], &str, &str)] = &[
+        type Row = (&'static [(&'static str, &'static str)], &'static str, &'static str);
+        let table: &[Row] = &[
             (&[], "retention.ms", "604800000"),
             (&[("log.retention.hours", "1")], "retention.ms", "3600000"),
             (&[("log.retention.hours", "1"), ("log.retention.minutes", "2")], "retention.ms", "120000"),

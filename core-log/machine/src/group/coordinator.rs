@@ -1,13 +1,20 @@
 //! The coordinator of one partition's groups.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use bytestring::ByteString;
-use millstream_protocol::messages::describe_groups::DescribedGroup;
-use millstream_protocol::messages::list_groups::ListedGroup;
+use millstream_protocol::ErrorCode;
 use millstream_record::{Millis, ProducerId};
 
-use super::api::{Config, Effect, Input};
-use crate::{Error, KeyValue, TransactionOutcome};
+use super::api::{Answer, Batch, Config, Effect, Input};
+use super::live::Group;
+use super::refusal;
+use super::state::State;
+use super::stored::Stored;
+use crate::tickets::Tickets;
+use crate::timers::Timers;
+use crate::{Error, KeyValue, Ticket, TransactionOutcome, Waiter};
 
 /// One thing read back from the partition's log.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,10 +35,96 @@ pub enum Replay {
     },
 }
 
+/// What has a deadline.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    /// A member's session, or the time an expected member has to come back: group, member.
+    Session(ByteString, ByteString),
+    /// The end of waiting for members to join.
+    Join(ByteString),
+    /// The end of waiting for members to synchronise.
+    Sync(ByteString),
+    /// The next look for offsets that have expired.
+    Expiry,
+}
+
+/// What is done once an append is durable.
+#[derive(Debug)]
+pub(super) enum After {
+    Answer(Waiter, Answer),
+    /// The leader's assignment is stored: hand it out, if the generation is still at work.
+    Assigned {
+        group: ByteString,
+        generation: i32,
+        assignments: BTreeMap<ByteString, Bytes>,
+    },
+}
+
+/// What every part of the coordinator needs besides the groups.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) config: Config,
+    pub(super) now: Millis,
+    pub(super) stored: Stored,
+    pub(super) timers: Timers<Timer>,
+    tickets: Tickets<After>,
+    effects: Vec<Effect>,
+}
+
+impl Core {
+    pub(super) fn answer(&mut self, waiter: Waiter, answer: Answer) {
+        self.effects.push(Effect::Answer { waiter, answer });
+    }
+
+    /// Answers once everything appended so far is durable.
+    pub(super) fn answer_when_durable(&mut self, waiter: Waiter, answer: Answer) {
+        if let Some(After::Answer(waiter, answer)) = self.tickets.hold(After::Answer(waiter, answer)) {
+            self.answer(waiter, answer);
+        }
+    }
+
+    /// Appends a batch; its records take effect on what is stored at once, in this order.
+    pub(super) fn append(&mut self, batch: Batch) {
+        for entry in entries(&batch) {
+            self.stored.replay(entry).expect("the coordinator can read what it writes");
+        }
+        let ticket = self.tickets.issue();
+        self.effects.push(Effect::Append { ticket, batch });
+    }
+
+    pub(super) fn hold(&mut self, after: After) -> Option<After> {
+        self.tickets.hold(after)
+    }
+
+    pub(super) fn set_session(&mut self, group: &ByteString, member: &ByteString, ms: i64) {
+        self.timers.set(Timer::Session(group.clone(), member.clone()), self.now.plus_ms(ms));
+    }
+
+    pub(super) fn clear_session(&mut self, group: &ByteString, member: &ByteString) {
+        self.timers.clear(&Timer::Session(group.clone(), member.clone()));
+    }
+}
+
+/// What the log will say after a batch was appended.
+pub(super) fn entries(batch: &Batch) -> Vec<Replay> {
+    let plain = |producer_id: Option<ProducerId>, records: &[KeyValue]| {
+        records.iter().map(|record| Replay::Record { producer_id, record: record.clone() }).collect()
+    };
+    match batch {
+        Batch::Records(records) => plain(None, records),
+        Batch::Transactional { producer_id, records, .. } => plain(Some(*producer_id), records),
+        Batch::Marker { producer_id, outcome, .. } => {
+            vec![Replay::Marker { producer_id: *producer_id, outcome: *outcome }]
+        }
+    }
+}
+
 /// The groups that live in one partition of `__consumer_offsets`.
 #[derive(Debug)]
 pub struct Coordinator {
-    config: Config,
+    pub(super) groups: BTreeMap<ByteString, Group>,
+    pub(super) core: Core,
+    failed: Option<ErrorCode>,
 }
 
 impl Coordinator {
@@ -39,60 +132,170 @@ impl Coordinator {
     /// [`Coordinator::loaded`].
     #[must_use]
     pub fn new(config: Config) -> Self {
-        Self { config }
+        let core = Core {
+            config,
+            now: Millis(0),
+            stored: Stored::default(),
+            timers: Timers::default(),
+            tickets: Tickets::default(),
+            effects: Vec::new(),
+        };
+        Self { groups: BTreeMap::new(), core, failed: None }
     }
 
     /// Applies what the log says. The only way in which offsets and stored groups change.
     ///
     /// # Errors
     /// [`Error::Malformed`] when the record cannot be read. Kinds of records that belong to other group protocols are skipped.
-    pub fn replay(&mut self, _entry: Replay) -> Result<(), Error> {
-        Ok(())
+    pub fn replay(&mut self, entry: Replay) -> Result<(), Error> {
+        self.core.stored.replay(entry)
     }
 
     /// The log has been replayed to its end: members' sessions begin.
-    pub fn loaded(&mut self, _now: Millis) -> Vec<Effect> {
-        Vec::new()
+    pub fn loaded(&mut self, now: Millis) -> Vec<Effect> {
+        self.core.now = now;
+        let stored: Vec<Group> =
+            self.core.stored.groups().map(|(id, record)| Group::from_record(id, record)).collect();
+        for group in stored {
+            for member in group.members.values() {
+                self.core.set_session(&group.id, &member.id, member.session_timeout_ms.into());
+            }
+            self.groups.insert(group.id.clone(), group);
+        }
+        for id in self.core.stored.groups_with_offsets().into_iter().cloned().collect::<Vec<_>>() {
+            self.groups.entry(id.clone()).or_insert_with(|| Group::new(&id));
+        }
+        let too_big: Vec<ByteString> = self
+            .groups
+            .values()
+            .filter(|group| group.members.len() > self.core.config.max_size)
+            .map(|group| group.id.clone())
+            .collect();
+        for id in too_big {
+            self.rebalance(&id, |work| work.prepare());
+        }
+        self.schedule_expiry();
+        std::mem::take(&mut self.core.effects)
     }
 
     /// Everything that replay has built, to be restored with [`Coordinator::restore`] instead of reading the log from its
-    /// start.
+    /// start. It holds what was appended, durable or not, so take it as that of the end of the log.
     #[must_use]
     pub fn snapshot(&self) -> Bytes {
-        Bytes::new()
+        self.core.stored.snapshot()
     }
 
     /// A coordinator from a snapshot; replay goes on behind it.
     ///
     /// # Errors
     /// [`Error::Snapshot`] when the bytes are not a snapshot.
-    pub fn restore(config: Config, _snapshot: Bytes) -> Result<Self, Error> {
-        Ok(Self::new(config))
+    pub fn restore(config: Config, snapshot: Bytes) -> Result<Self, Error> {
+        let mut coordinator = Self::new(config);
+        coordinator.core.stored = Stored::restore(snapshot)?;
+        Ok(coordinator)
     }
 
     /// Takes one input and says what must happen.
-    pub fn step(&mut self, _now: Millis, _input: Input) -> Vec<Effect> {
-        let _ = &self.config;
-        Vec::new()
+    pub fn step(&mut self, now: Millis, input: Input) -> Vec<Effect> {
+        self.core.now = self.core.now.max(now);
+        if let Some(error) = self.failed {
+            if let Some((waiter, answer)) = refusal::of_input(input, error) {
+                self.core.answer(waiter, answer);
+            }
+            return std::mem::take(&mut self.core.effects);
+        }
+        match input {
+            Input::Join { waiter, client, request, must_know_member_id, can_skip_assignment, random } => {
+                let join =
+                    super::join::Join { client, request, must_know_member_id, can_skip_assignment, random };
+                self.join(waiter, &join);
+            }
+            Input::Sync { waiter, request } => self.sync(waiter, &request),
+            Input::Heartbeat { waiter, request } => self.heartbeat(waiter, &request),
+            Input::Leave { waiter, request } => self.leave(waiter, &request),
+            Input::OffsetCommit { waiter, request } => self.commit(waiter, &request),
+            Input::TxnOffsetCommit { waiter, request } => self.commit_in_transaction(waiter, &request),
+            Input::OffsetFetch { waiter, request, require_stable } => {
+                self.fetch(waiter, &request, require_stable);
+            }
+            Input::Delete { waiter, group_id } => self.delete(waiter, &group_id),
+            Input::EndTransaction { waiter, producer_id, producer_epoch, coordinator_epoch, outcome } => {
+                self.core.append(Batch::Marker { producer_id, producer_epoch, coordinator_epoch, outcome });
+                self.core.answer_when_durable(waiter, Answer::EndTransaction(ErrorCode::None));
+            }
+            Input::TopicsDeleted { topics } => self.forget_topics(&topics),
+            Input::Durable { ticket } => self.settle(ticket),
+            Input::Failed { error } => self.fail(error),
+            Input::Tick => self.tick(),
+        }
+        std::mem::take(&mut self.core.effects)
     }
 
     /// When [`Input::Tick`] is due.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Millis> {
-        None
+        self.core.timers.first()
     }
 
-    /// The groups in one of `states` and of one of `types`; an empty filter lets all pass. Names compare in any case.
-    #[must_use]
-    pub fn list(&self, _states: &[ByteString], _types: &[ByteString]) -> Vec<ListedGroup> {
-        Vec::new()
+    fn settle(&mut self, ticket: Ticket) {
+        self.core.tickets.settle(ticket);
+        while let Some(after) = self.core.tickets.next_ready() {
+            match after {
+                After::Answer(waiter, answer) => self.core.answer(waiter, answer),
+                After::Assigned { group, generation, assignments } => {
+                    self.assigned(&group, generation, &assignments);
+                }
+            }
+        }
     }
 
-    /// Describes a group. One that does not exist is GROUP_ID_NOT_FOUND where the client knows that code (KIP-1043), else it is
-    /// described as dead.
-    #[must_use]
-    pub fn describe(&self, group_id: &str, group_id_not_found_known: bool) -> DescribedGroup {
-        let _ = group_id_not_found_known;
-        DescribedGroup { group_id: group_id.into(), ..DescribedGroup::default() }
+    fn fail(&mut self, error: ErrorCode) {
+        self.failed = Some(error);
+        self.core.timers = Timers::default();
+        for after in self.core.tickets.drain().collect::<Vec<_>>() {
+            if let After::Answer(waiter, answer) = after {
+                self.core.answer(waiter, refusal::of_answer(answer, error));
+            }
+        }
+        for group in std::mem::take(&mut self.groups).into_values() {
+            for member in group.members.into_values() {
+                if let Some(waiter) = member.awaiting_join {
+                    self.core.answer(waiter, Answer::Join(refusal::join(&member.id, error)));
+                }
+                if let Some(waiter) = member.awaiting_sync {
+                    self.core.answer(waiter, Answer::Sync(refusal::sync(error)));
+                }
+            }
+        }
+    }
+
+    fn tick(&mut self) {
+        while let Some(timer) = self.core.timers.next_due(self.core.now) {
+            match timer {
+                Timer::Session(group, member) => self.session_over(&group, &member),
+                Timer::Join(group) => self.join_time_over(&group),
+                Timer::Sync(group) => self.sync_time_over(&group),
+                Timer::Expiry => self.expire_offsets(),
+            }
+        }
+    }
+
+    /// Does something to a group that may move its rebalance.
+    pub(super) fn rebalance<R>(
+        &mut self,
+        group: &ByteString,
+        act: impl FnOnce(&mut super::rebalance::Rebalance<'_>) -> R,
+    ) -> Option<R> {
+        let group = self.groups.get_mut(group)?;
+        Some(act(&mut super::rebalance::Rebalance { group, core: &mut self.core }))
+    }
+
+    /// The group that a member of it names; a group that is gone is as good as one that never knew the member.
+    pub(super) fn group_of_member(&self, group: &str) -> Result<&Group, ErrorCode> {
+        match self.groups.get(group) {
+            Some(group) if group.state() == State::Dead => Err(ErrorCode::CoordinatorNotAvailable),
+            Some(group) => Ok(group),
+            None => Err(ErrorCode::UnknownMemberId),
+        }
     }
 }

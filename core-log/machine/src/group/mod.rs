@@ -24,6 +24,17 @@
 
 mod api;
 mod coordinator;
+mod invariant;
+mod join;
+mod live;
+mod member;
+mod membership;
+mod offsets;
+mod query;
+mod rebalance;
+mod refusal;
+mod state;
+mod stored;
 
 pub use api::{Answer, Batch, Client, Config, Effect, Input};
 pub use coordinator::{Coordinator, Replay};

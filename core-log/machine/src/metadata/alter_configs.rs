@@ -100,7 +100,6 @@ impl Controller {
                     resource_name: resource_name.as_str().into(),
                     name,
                     value,
-                    ..ConfigRecord::default()
                 })
             })
             .collect())

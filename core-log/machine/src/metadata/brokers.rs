@@ -29,11 +29,7 @@ impl Controller {
             return Vec::new();
         }
         let record = |(name, feature_level): (&'static str, i16)| {
-            Record::FeatureLevel(FeatureLevelRecord {
-                name: ByteString::from_static(name),
-                feature_level,
-                ..FeatureLevelRecord::default()
-            })
+            Record::FeatureLevel(FeatureLevelRecord { name: ByteString::from_static(name), feature_level })
         };
         FEATURES.into_iter().map(record).collect()
     }
@@ -77,7 +73,6 @@ impl Controller {
                     host: listener.host.clone(),
                     port: listener.port,
                     security_protocol: listener.security_protocol,
-                    ..BrokerEndpoint::default()
                 })
                 .collect(),
             features: request
@@ -87,7 +82,6 @@ impl Controller {
                     name: feature.name.clone(),
                     min_supported_version: feature.min_supported_version,
                     max_supported_version: feature.max_supported_version,
-                    ..BrokerFeature::default()
                 })
                 .collect(),
             rack: request.rack.clone(),
@@ -130,7 +124,6 @@ impl Controller {
             broker_id: request.broker_id,
             broker_epoch: request.broker_epoch,
             next_producer_id: next,
-            ..ProducerIdsRecord::default()
         });
         let response = AllocateProducerIdsResponse {
             producer_id_start: first,

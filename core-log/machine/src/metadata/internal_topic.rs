@@ -61,7 +61,6 @@ impl InternalTopic {
                 .map(|(name, value)| CreatableTopicConfig {
                     name: ByteString::from_static(name),
                     value: Some(value.into()),
-                    ..CreatableTopicConfig::default()
                 })
                 .collect(),
             ..CreatableTopic::default()

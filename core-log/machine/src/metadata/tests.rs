@@ -61,17 +61,12 @@ fn assigned(name: &str, assignments: &[(i32, &[i32])]) -> CreatableTopic {
     let assignment = |(index, brokers): &(i32, &[i32])| CreatableReplicaAssignment {
         partition_index: *index,
         broker_ids: brokers.to_vec(),
-        ..CreatableReplicaAssignment::default()
     };
     CreatableTopic { assignments: assignments.iter().map(assignment).collect(), ..topic(name, -1, -1) }
 }
 
 fn configured(name: &str, config: &str, value: Option<&str>) -> CreatableTopic {
-    let config = CreatableTopicConfig {
-        name: config.into(),
-        value: value.map(ByteString::from),
-        ..CreatableTopicConfig::default()
-    };
+    let config = CreatableTopicConfig { name: config.into(), value: value.map(ByteString::from) };
     CreatableTopic { configs: vec![config], ..topic(name, 1, 1) }
 }
 
@@ -250,18 +245,12 @@ fn topics_only_grow() {
                 .map(|broker_ids| {
                     millstream_protocol::messages::create_partitions::CreatePartitionsAssignment {
                         broker_ids,
-                        ..Default::default()
                     }
                 })
                 .collect()
         });
         let request = CreatePartitionsRequest {
-            topics: vec![CreatePartitionsTopic {
-                name: "t".into(),
-                count,
-                assignments,
-                ..CreatePartitionsTopic::default()
-            }],
+            topics: vec![CreatePartitionsTopic { name: "t".into(), count, assignments }],
             ..CreatePartitionsRequest::default()
         };
         let decision = controller().create_partitions(&image, &request);
@@ -305,14 +294,12 @@ fn configs_are_altered_by_operation() {
             name: (*name).into(),
             config_operation: *operation,
             value: value.map(ByteString::from),
-            ..AlterableConfig::default()
         };
         let request = IncrementalAlterConfigsRequest {
             resources: vec![AlterConfigsResource {
                 resource_type: *kind,
                 resource_name: (*resource).into(),
                 configs: vec![config],
-                ..AlterConfigsResource::default()
             }],
             ..IncrementalAlterConfigsRequest::default()
         };
@@ -344,11 +331,7 @@ fn a_new_incarnation_takes_its_partitions_in_a_new_epoch() {
 fn producer_ids_are_granted_in_blocks_to_the_current_incarnation() {
     let mut image = cluster(1);
     let epoch = image.broker(NodeId(1)).unwrap().epoch;
-    let ask = |broker_id, broker_epoch| AllocateProducerIdsRequest {
-        broker_id,
-        broker_epoch,
-        ..AllocateProducerIdsRequest::default()
-    };
+    let ask = |broker_id, broker_epoch| AllocateProducerIdsRequest { broker_id, broker_epoch };
     for expected in [0, 1_000, 2_000] {
         let decision = controller().allocate_producer_ids(&image, &ask(1, epoch));
         assert_eq!(
@@ -370,10 +353,7 @@ fn a_fact_that_this_build_does_not_act_on_stops_the_node() {
     let mut image = cluster(1);
     let unknown = Record::BeginTransaction(BeginTransactionRecord::default());
     assert!(matches!(image.apply(&unknown), Err(Error::UnknownRecord { kind: 23, .. })));
-    let absent = Record::RemoveTopic(RemoveTopicRecord {
-        topic_id: Uuid::from_random(1, 1),
-        ..RemoveTopicRecord::default()
-    });
+    let absent = Record::RemoveTopic(RemoveTopicRecord { topic_id: Uuid::from_random(1, 1) });
     let error = image.apply(&absent).unwrap_err().to_string();
     assert!(error.contains("RemoveTopicRecord") && error.contains("offset 3"), "{error}");
 }
@@ -446,13 +426,11 @@ proptest! {
                         name: "retention.ms".into(),
                         config_operation: i8::from(!set),
                         value: set.then(|| next.to_string().into()),
-                        ..AlterableConfig::default()
                     };
                     let resource = AlterConfigsResource {
                         resource_type: 2,
                         resource_name: name(n).into(),
                         configs: vec![config],
-                        ..AlterConfigsResource::default()
                     };
                     let request = IncrementalAlterConfigsRequest {
                         resources: vec![resource],

@@ -89,7 +89,7 @@ impl Controller {
         if assignment.len() > max_partitions {
             return Err(too_many_partitions());
         }
-        let topic_record = TopicRecord { name: topic.name.clone(), topic_id: id, ..TopicRecord::default() };
+        let topic_record = TopicRecord { name: topic.name.clone(), topic_id: id };
         let mut records = vec![Record::Topic(topic_record)];
         for (name, value) in &configs {
             records.push(Record::Config(ConfigRecord {
@@ -97,7 +97,6 @@ impl Controller {
                 resource_name: topic.name.clone(),
                 name: name.clone(),
                 value: Some(value.clone()),
-                ..ConfigRecord::default()
             }));
         }
         records.extend(partition_records(image, id, 0, &assignment)?);
@@ -151,7 +150,6 @@ impl Controller {
             read_only: entry.read_only,
             config_source: entry.source.code(),
             is_sensitive: entry.definition.is_sensitive(),
-            ..CreatableTopicConfigs::default()
         });
         CreatableTopicResult {
             name: topic.name.clone(),
@@ -195,7 +193,7 @@ impl Controller {
                 Ok((name, id)) => {
                     result.name = Some(name);
                     result.topic_id = id;
-                    let record = RemoveTopicRecord { topic_id: id, ..RemoveTopicRecord::default() };
+                    let record = RemoveTopicRecord { topic_id: id };
                     records.push(Record::RemoveTopic(record));
                 }
                 Err(refusal) => {

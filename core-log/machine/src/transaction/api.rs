@@ -16,20 +16,13 @@ pub struct Config {
     pub max_timeout_ms: i32,
     /// `transactional.id.expiration.ms`: how long an id with no open transaction is remembered.
     pub expiration_ms: i64,
-    /// `transaction.abort.timed.out.transaction.cleanup.interval.ms`.
-    pub timeout_check_interval_ms: i64,
     /// `transaction.remove.expired.transaction.cleanup.interval.ms`.
     pub expiration_check_interval_ms: i64,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            max_timeout_ms: 900_000,
-            expiration_ms: 604_800_000,
-            timeout_check_interval_ms: 10_000,
-            expiration_check_interval_ms: 3_600_000,
-        }
+        Self { max_timeout_ms: 900_000, expiration_ms: 604_800_000, expiration_check_interval_ms: 3_600_000 }
     }
 }
 

@@ -16,7 +16,11 @@
 
 mod api;
 mod coordinator;
+mod decide;
+mod invariant;
 mod producer_ids;
+mod state;
+mod stored;
 
 pub use api::{Answer, Config, Effect, Input, Marker, Verdict};
 pub use coordinator::Coordinator;
