@@ -48,8 +48,11 @@ impl Log {
             self.forget(&gone);
             self.remove_files(gone.base)?;
         }
-        // The batch that holds the log start may be gone; the log goes on at its start nevertheless.
-        self.end = self.active_mut().truncate(target)?.max(self.start);
+        self.end = self.active_mut().truncate(target)?;
+        if self.end < self.start {
+            // The batch that holds the log start is gone, so nothing that can be read is left.
+            return self.begin_anew(self.start, now);
+        }
         let active = self.active();
         let handle = active.open()?;
         let file = Arc::clone(&active.log);
