@@ -2,7 +2,7 @@
 //! Needs the peer (`PEER_DIR`, see ../shared/peers/kafka); without it each test says that it did not run.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use bytes::Bytes;
@@ -105,7 +105,7 @@ fn ours(topology: Topology, lines: &[Value]) -> Vec<Value> {
     outputs
 }
 
-fn theirs(peer: &PathBuf, topology: &str, options: &[&str], lines: &[Value]) -> Vec<Value> {
+fn theirs(peer: &Path, topology: &str, options: &[&str], lines: &[Value]) -> Vec<Value> {
     let mut child = Command::new(peer.join("peer.sh"))
         .env_remove("PEER_DIR")
         .arg("streams")

@@ -15,12 +15,15 @@ use crate::rule::Window;
 /// Makes the key of a result from key bytes and window.
 pub(super) type ResultKey<K> = fn(&Bytes, Option<Window>) -> Result<K>;
 
+/// Names types without holding values of them.
+type Rowless<K, V, A> = fn() -> (K, V, A);
+
 /// Folds typed rows with `step`, which is given none for a new group. State and result are the same value.
 pub(super) struct TypedFold<K, V, A, RK, F> {
     step: Arc<F>,
     result_key: ResultKey<RK>,
     wants_old: WantsOld,
-    rows: PhantomData<fn() -> (K, V, A)>,
+    rows: PhantomData<Rowless<K, V, A>>,
 }
 
 impl<K, V, A, RK, F> TypedFold<K, V, A, RK, F> {

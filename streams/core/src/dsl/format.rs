@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use millstream_record::Millis;
 
 use super::Serde;
@@ -92,13 +91,12 @@ impl HeaderColumn {
 
 /// Encodes keys and values.
 pub(crate) struct RowWriter<K, V> {
-    partition_key: Option<fn(&K) -> Result<Option<Bytes>>>,
-    values: std::marker::PhantomData<fn(V)>,
+    rows: std::marker::PhantomData<fn(K, V)>,
 }
 
 impl<K: Serde, V: Serde> RowWriter<K, V> {
     pub(crate) fn new() -> Self {
-        Self { partition_key: K::partition_key(), values: std::marker::PhantomData }
+        Self { rows: std::marker::PhantomData }
     }
 }
 
@@ -109,7 +107,7 @@ impl<K: Serde, V: Serde> Serializer for RowWriter<K, V> {
         for (row, (key, value)) in rows.keys.iter().zip(&rows.values).enumerate() {
             records.push(OutputRecord {
                 key: key.to_bytes()?,
-                partition_key: self.partition_key.map(|of| of(key)).transpose()?.flatten(),
+                partition_key: key.partition_key()?,
                 value: value.to_bytes()?,
                 timestamp: columns.timestamps[row],
                 headers: columns.headers.as_ref().map_or_else(Vec::new, |column| column[row].to_vec()),

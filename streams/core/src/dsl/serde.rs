@@ -31,10 +31,12 @@ pub trait Serde: Data {
         false
     }
 
-    /// How to find the bytes that choose a record's partition, where they are not its whole key.
-    #[doc(hidden)]
-    fn partition_key() -> Option<fn(&Self) -> Result<Option<Bytes>>> {
-        None
+    /// As a key: the bytes that choose a record's partition, where they are not the whole key.
+    ///
+    /// # Errors
+    /// As [`Serde::encode`].
+    fn partition_key(&self) -> Result<Option<Bytes>> {
+        Ok(None)
     }
 
     /// The value that `bytes`, or null, stand for. `Ok(None)`: they are null, which the type does not have.

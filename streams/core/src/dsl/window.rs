@@ -48,8 +48,8 @@ impl<K: Serde> Serde for Windowed<K> {
     }
 
     /// All windows of a key go to one partition, that of the key.
-    fn partition_key() -> Option<fn(&Self) -> Result<Option<Bytes>>> {
-        Some(|windowed| windowed.key.to_bytes())
+    fn partition_key(&self) -> Result<Option<Bytes>> {
+        self.key.to_bytes()
     }
 }
 

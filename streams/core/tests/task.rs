@@ -1,0 +1,272 @@
+//! A task as the runtime drives it: whose turn it is, what waits for what, what a commit holds. Rows are Arrow here, as a
+//! SQL front end would have them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::{Array, Int64Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Schema};
+use bytes::Bytes;
+use millstream_record::{Millis, Offset};
+use millstream_streams_core::kernel::{
+    Emit, Fold, Group, KeyColumn, LATE_PORT, Pick, WindowAggregate, WindowOptions,
+};
+use millstream_streams_core::rule::TimeWindows;
+use millstream_streams_core::task::Gate;
+use millstream_streams_core::{
+    Chunk, Decoded, Deserializer, InputRecord, MemoryStore, Operator, OperatorContext, OperatorSpec,
+    OutputRecord, Result, Rows, Serializer, SinkSpec, SourceSpec, Store, StoreSpec, StreamsError, Task,
+    TaskId, TopicName, Topology, TopologyBuilder,
+};
+use proptest::prelude::*;
+
+const TASK: TaskId = TaskId { subtopology: 0, partition: 0 };
+
+fn batch(values: Vec<i64>) -> RecordBatch {
+    let schema = Schema::new(vec![Field::new("n", DataType::Int64, false)]);
+    RecordBatch::try_new(Arc::new(schema), vec![Arc::new(Int64Array::from(values))]).unwrap()
+}
+
+fn column(chunk: &Chunk) -> Result<&Int64Array> {
+    Ok(chunk.batch()?.column(0).as_any().downcast_ref().expect("the column of these tests"))
+}
+
+/// Values are numbers as text.
+struct Numbers;
+
+impl Deserializer for Numbers {
+    fn deserialize(&mut self, records: Vec<InputRecord>) -> Result<Decoded> {
+        let number = |record: &InputRecord| {
+            std::str::from_utf8(record.value.as_ref().unwrap()).unwrap().parse::<i64>().unwrap()
+        };
+        let rows = batch(records.iter().map(number).collect());
+        let timestamps = records.iter().map(|record| record.timestamp).collect();
+        let offsets = records.iter().map(|record| record.offset).collect();
+        Ok(Decoded { chunk: Some(Chunk::arrow(rows, timestamps, offsets)), ..Decoded::default() })
+    }
+}
+
+impl Serializer for Numbers {
+    fn serialize(&mut self, _: &Arc<str>, chunk: Chunk, records: &mut Vec<OutputRecord>) -> Result<()> {
+        for (row, timestamp) in chunk.timestamps.iter().enumerate() {
+            let value = column(&chunk)?.value(row).to_string();
+            records.push(OutputRecord {
+                key: None,
+                partition_key: None,
+                value: Some(value.into()),
+                timestamp: *timestamp,
+                headers: Vec::new(),
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Writes down the length of each chunk as a row, to see how runs are cut.
+struct Lengths;
+
+impl Operator for Lengths {
+    fn on_chunk(&mut self, ctx: &mut OperatorContext<'_>, chunk: Chunk) -> Result<()> {
+        let rows = batch(vec![chunk.len() as i64]);
+        ctx.forward(Chunk::arrow(rows, vec![chunk.timestamps[0]], vec![chunk.offsets[0]]));
+        Ok(())
+    }
+}
+
+/// Sums of numbers by their last digit, batch-wise: all picks of a slot at once.
+struct Sums;
+
+impl Fold for Sums {
+    type State = i64;
+
+    fn keys(&mut self, chunk: &Chunk, keys: &mut KeyColumn) -> Result<()> {
+        column(chunk)?.values().iter().for_each(|n| keys.push(&[(n % 10) as u8]));
+        Ok(())
+    }
+    fn init(&mut self) -> Result<i64> {
+        Ok(0)
+    }
+    fn load(&mut self, bytes: &Bytes) -> Result<i64> {
+        Ok(i64::from_be_bytes(bytes.as_ref().try_into().map_err(StreamsError::user)?))
+    }
+    fn save(&mut self, state: &mut i64, bytes: &mut Vec<u8>) -> Result<()> {
+        bytes.extend_from_slice(&state.to_be_bytes());
+        Ok(())
+    }
+    fn fold(&mut self, states: &mut [i64], chunk: &Chunk, picks: &[Pick]) -> Result<()> {
+        let values = column(chunk)?;
+        for (slot, state) in states.iter_mut().enumerate() {
+            let mine = picks.iter().filter(|pick| pick.slot as usize == slot);
+            *state += mine.map(|pick| values.value(pick.row as usize)).sum::<i64>();
+        }
+        Ok(())
+    }
+    fn emit(&mut self, groups: Vec<Group<'_, i64>>) -> Result<Rows> {
+        Ok(Rows::Arrow(batch(groups.iter().map(|group| *group.state).collect())))
+    }
+}
+
+fn user(topic: &str) -> TopicName {
+    TopicName::User(topic.into())
+}
+
+/// Two inputs, `a` and `b`, merged into chunk lengths.
+fn two_inputs(bootstrap: bool) -> Task {
+    let mut topology = TopologyBuilder::new();
+    let a = SourceSpec::new(["a"], || Numbers);
+    let a = topology.source("a", if bootstrap { a.bootstrap() } else { a });
+    let b = topology.source("b", SourceSpec::new(["b"], || Numbers));
+    let both = topology.operator("lengths", OperatorSpec::new("lengths", || Lengths), &[a, b]);
+    topology.sink("out", SinkSpec::new("out", || Numbers), both);
+    let inputs = [(user("a"), Offset(0)), (user("b"), Offset(0))];
+    Task::new(Arc::new(topology.build().unwrap()), TASK, "app", Vec::new(), &inputs).unwrap()
+}
+
+fn add(task: &mut Task, topic: &str, timestamps: &[i64]) {
+    let position = task.positions().into_iter().find(|(name, _)| *name == user(topic)).unwrap().1;
+    let from = position.0 + task.buffered_rows(&user(topic)) as i64;
+    let record = |(offset, at): (i64, &i64)| InputRecord {
+        offset: Offset(offset),
+        timestamp: Millis(*at),
+        key: None,
+        value: Some(at.to_string().into()),
+        headers: Vec::new(),
+    };
+    let records: Vec<_> = (from..).zip(timestamps).map(record).collect();
+    let next = Offset(from + records.len() as i64);
+    task.add_records(&user(topic), records, next).unwrap();
+    task.observe_log_end(&user(topic), next).unwrap();
+}
+
+/// Outputs as `value@timestamp`.
+fn outputs(task: &mut Task) -> Vec<String> {
+    while task.process(Millis(0)).unwrap() {}
+    let text = |record: OutputRecord| {
+        format!("{}@{}", std::str::from_utf8(&record.value.unwrap()).unwrap(), record.timestamp)
+    };
+    task.take_outputs().into_iter().flat_map(|(_, records)| records).map(text).collect()
+}
+
+#[test]
+fn the_oldest_head_goes_first_and_cuts_the_run_of_the_other() {
+    let mut task = two_inputs(false);
+    add(&mut task, "a", &[1, 2, 5, 9]);
+    add(&mut task, "b", &[3, 4, 6]);
+    assert_eq!(outputs(&mut task), ["2@1", "2@3", "1@5", "1@6", "1@9"]);
+}
+
+#[test]
+fn an_empty_input_is_waited_for_while_it_is_known_to_have_more() {
+    let mut task = two_inputs(false);
+    add(&mut task, "a", &[5]);
+    assert_eq!(outputs(&mut task), [""; 0], "nothing is known about b");
+    task.observe_log_end(&user("b"), Offset(1)).unwrap();
+    assert_eq!(outputs(&mut task), [""; 0], "b has a record that is not here yet");
+    add(&mut task, "b", &[1]);
+    assert_eq!(outputs(&mut task), ["1@1", "1@5"]);
+}
+
+#[test]
+fn a_bootstrap_input_is_read_to_its_gate_first() {
+    let mut task = two_inputs(true);
+    add(&mut task, "b", &[1, 2]);
+    add(&mut task, "a", &[50]);
+    assert_eq!(outputs(&mut task), ["1@50"], "the gate is not known yet, so b is held");
+    task.set_gate(&user("a"), Gate::At(Offset(3))).unwrap();
+    task.observe_log_end(&user("a"), Offset(3)).unwrap();
+    assert_eq!(outputs(&mut task), [""; 0]);
+    add(&mut task, "a", &[60, 70]);
+    assert_eq!(outputs(&mut task), ["2@60", "2@1"]);
+}
+
+#[test]
+fn a_finite_bootstrap_input_opens_its_gate_at_its_end() {
+    let mut task = two_inputs(true);
+    add(&mut task, "b", &[1]);
+    add(&mut task, "a", &[50]);
+    task.end_input(&user("a"), Offset(1)).unwrap();
+    assert_eq!(outputs(&mut task), ["1@50", "1@1"]);
+    assert!(!task.is_drained(), "b has no end");
+    task.end_input(&user("b"), Offset(1)).unwrap();
+    assert!(task.is_drained());
+}
+
+fn windowed(emit: Emit) -> Arc<Topology> {
+    let options = WindowOptions { windows: TimeWindows::new(10, 10).unwrap(), grace_ms: 0, emit };
+    let mut topology = TopologyBuilder::new();
+    topology.add_store(StoreSpec::new("sums"));
+    let rows = topology.source("in", SourceSpec::new(["in"], || Numbers));
+    let spec = OperatorSpec::new("sum", move || WindowAggregate::new(Sums, options)).store("sums");
+    let sums = topology.operator("sum", spec, &[rows]);
+    topology.sink("out", SinkSpec::new("out", || Numbers), sums);
+    topology.sink("late", SinkSpec::new("late", || Numbers), sums.side(LATE_PORT));
+    Arc::new(topology.build().unwrap())
+}
+
+fn start(topology: &Arc<Topology>, base: Box<dyn Store>, from: i64) -> Task {
+    Task::new(Arc::clone(topology), TASK, "app", vec![base], &[(user("in"), Offset(from))]).unwrap()
+}
+
+#[test]
+fn a_commit_holds_one_changelog_record_for_each_changed_key() {
+    let topology = windowed(Emit::OnUpdate);
+    let mut task = start(&topology, Box::new(MemoryStore::default()), 0);
+    add(&mut task, "in", &[1, 2, 1]);
+    add(&mut task, "in", &[1]);
+    while task.process(Millis(0)).unwrap() {}
+    let commit = task.prepare_commit().unwrap();
+    assert_eq!(commit.offsets, [(user("in"), Offset(4))]);
+    assert_eq!(commit.changelog.len(), 3, "two groups and the stream time");
+    assert!(commit.changelog.iter().all(|(store, _, value)| &**store == "sums" && value.is_some()));
+    assert_eq!(
+        commit.outputs.iter().map(|(_, records)| records.len()).sum::<usize>(),
+        3,
+        "one for each chunk and group"
+    );
+    task.fold().unwrap();
+    assert_eq!(task.prepare_commit().unwrap().changelog, []);
+}
+
+proptest! {
+    /// However rows are cut into chunks and the task is restarted, closed windows and late rows are the same.
+    #[test]
+    fn chunking_and_restarts_change_no_closed_window(
+        rows in prop::collection::vec(0i64..120, 1..120),
+        cuts in prop::collection::vec((1usize..20, any::<bool>()), 1..60),
+    ) {
+        let topology = windowed(Emit::OnClose);
+        let mut whole = start(&topology, Box::new(MemoryStore::default()), 0);
+        rows.iter().for_each(|row| add(&mut whole, "in", &[*row]));
+        let mut parts = start(&topology, Box::new(MemoryStore::default()), 0);
+        let (mut made, mut at) = (Vec::new(), 0);
+        for (length, restart) in cuts.iter().cycle() {
+            if at == rows.len() { break; }
+            let end = (at + length).min(rows.len());
+            add(&mut parts, "in", &rows[at..end]);
+            at = end;
+            while parts.process(Millis(0)).unwrap() {}
+            if *restart {
+                made.extend(parts.prepare_commit().unwrap().outputs);
+                parts.fold().unwrap();
+                parts = start(&topology, parts.into_bases().remove(0), at as i64);
+            }
+        }
+        let mut all = Vec::new();
+        for task in [&mut whole, &mut parts] {
+            task.end_input(&user("in"), Offset(rows.len() as i64)).unwrap();
+            while task.process(Millis(0)).unwrap() {}
+            prop_assert!(task.is_drained());
+            task.close(Millis(0)).unwrap();
+            all.push(task.prepare_commit().unwrap().outputs);
+        }
+        made.extend(all.pop().unwrap());
+        let by_topic = |outputs: Vec<(TopicName, Vec<OutputRecord>)>| {
+            let mut topics = BTreeMap::<_, Vec<_>>::new();
+            for (topic, records) in outputs {
+                topics.entry(topic).or_default().extend(records);
+            }
+            topics
+        };
+        prop_assert_eq!(by_topic(made), by_topic(all.pop().unwrap()));
+    }
+}
