@@ -109,6 +109,7 @@ pub struct History {
     acks: BTreeMap<Value, i64>,
     outcomes: BTreeMap<Txn, Outcome>,
     reads: BTreeMap<(Partition, i64), Value>,
+    committed_reads: BTreeMap<Value, (Partition, i64)>,
     commits: BTreeMap<(String, Partition), i64>,
     log_start: BTreeMap<Partition, i64>,
     breaches: Vec<Breach>,
@@ -133,14 +134,11 @@ impl History {
 
     /// A consumer was given a record.
     pub fn read(&mut self, partition: Partition, offset: i64, value: Value, read_committed: bool) {
-        match self.sends.get(&value) {
-            Some(send) if send.partition == partition => {
-                let aborted = send.txn.is_some_and(|txn| self.outcomes.get(&txn) == Some(&Outcome::Aborted));
-                if aborted && read_committed {
-                    self.breaches.push(Breach::AbortedRead { partition, offset, value });
-                }
-            }
-            _ => self.breaches.push(Breach::Invented { partition, offset, value }),
+        if self.sends.get(&value).is_none_or(|send| send.partition != partition) {
+            self.breaches.push(Breach::Invented { partition, offset, value });
+        }
+        if read_committed {
+            self.committed_reads.insert(value, (partition, offset)); // judged at the end: the abort may come after the read
         }
         match self.reads.insert((partition, offset), value) {
             Some(was) if was != value => {
@@ -156,9 +154,14 @@ impl History {
         *known = offset.max(*known);
     }
 
-    /// A group's committed offset was asked for; -1 is none.
-    pub fn answered(&mut self, group: &str, partition: Partition, answered: i64) {
-        let committed = self.commits.get(&(group.to_owned(), partition)).copied().unwrap_or(-1);
+    /// The least that a group's committed offset may be answered with from now on. Ask before the question is sent: what is
+    /// committed meanwhile may be in the answer, but need not be.
+    pub fn floor(&self, group: &str, partition: Partition) -> i64 {
+        self.commits.get(&(group.to_owned(), partition)).copied().unwrap_or(-1)
+    }
+
+    /// A group's committed offset was asked for when its [`History::floor`] was `committed`, and answered; -1 is none.
+    pub fn answered(&mut self, group: &str, partition: Partition, committed: i64, answered: i64) {
         if answered < committed {
             let group = group.to_owned();
             self.breaches.push(Breach::WentBack { group, partition, committed, answered });
@@ -174,6 +177,23 @@ impl History {
     /// How many records were sent and acknowledged.
     pub fn counts(&self) -> (usize, usize) {
         (self.sends.len(), self.acks.len())
+    }
+
+    /// What bit rot may not do: a record may be refused, but what is shown was sent, and is what was shown before.
+    pub fn check_after_rot(&self, all: &Contents) -> Vec<Breach> {
+        let mut breaches = self.breaches.clone();
+        for (partition, offset, value) in all.iter() {
+            if self.sends.get(&value).is_none_or(|send| send.partition != partition) {
+                breaches.push(Breach::Invented { partition, offset, value });
+            }
+            match self.reads.get(&(partition, offset)) {
+                Some(&was) if was != value => {
+                    breaches.push(Breach::Changed { partition, offset, was, is: Some(value) });
+                }
+                _ => {}
+            }
+        }
+        breaches
     }
 
     /// Judges the run against the final content of every partition, each read to its end after all faults healed:
@@ -256,10 +276,11 @@ impl History {
         let visible: BTreeMap<Value, (Partition, i64)> =
             committed.iter().map(|(p, o, v)| (v, (p, o))).collect();
         let mut shown: BTreeSet<Txn> = BTreeSet::new();
-        for (&value, &(partition, offset)) in &visible {
+        for (&value, &(partition, offset)) in visible.iter().chain(&self.committed_reads) {
             let Some(send) = self.sends.get(&value) else { continue };
-            if self.aborted(send) {
-                breaches.push(Breach::AbortedRead { partition, offset, value });
+            let breach = Breach::AbortedRead { partition, offset, value };
+            if self.aborted(send) && !breaches.contains(&breach) {
+                breaches.push(breach);
             }
             shown.extend(send.txn);
         }
@@ -339,8 +360,8 @@ mod tests {
         assert_eq!(check(|_| (), &[(0, 77)], &[]), ["invented"]);
         let back = |h: &mut History| {
             h.committed("g", 0, 5);
-            h.answered("g", 0, 5);
-            h.answered("g", 0, 4);
+            h.answered("g", 0, h.floor("g", 0), 5);
+            h.answered("g", 0, h.floor("g", 0), 4);
         };
         assert_eq!(check(back, &[], &[]), ["went back"]);
         let gone = |h: &mut History| {

@@ -8,6 +8,8 @@
 //! - [`executor`]: tasks, virtual time, blocking jobs, who dies with whom.
 //! - [`network`]: byte streams with delays.
 //! - [`disk`]: sectors and names that are durable only once synced.
+//! - [`plan`]: what a seed decides beforehand: workloads and faults.
+//! - [`machine`]: one node after another on one disk. [`workload`]: what clients do. [`world`]: all of it, to a verdict.
 //! - [`history`]: what clients saw, and the rules that it must obey; it knows nothing of the simulator.
 //!
 //! Invariants: the same seed gives the same trace hash; virtual time moves only when nothing is ready; a dead process
@@ -19,6 +21,11 @@
 pub mod disk;
 pub mod executor;
 pub mod history;
+pub mod machine;
 pub mod network;
+pub mod plan;
 pub mod random;
+pub mod report;
 pub mod trace;
+pub mod workload;
+pub mod world;

@@ -1,0 +1,191 @@
+//! The machine under test: a disk that stays, and one incarnation after another of a node on it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use millstream_node::{Node, NodeConfig};
+use parking_lot::Mutex;
+
+use crate::disk::{Faults, SimDisk};
+use crate::executor::{Owner, Sim};
+use crate::plan::Fault;
+
+/// Where the node listens in every world.
+pub const ADDRESS: (&str, u16) = ("node", 9092);
+/// How often a condition of the schedule is looked at, in virtual time.
+const LOOK: Duration = Duration::from_millis(20);
+/// How long the schedule waits for a fault to strike before it goes on.
+const STRIKE_MAX: Duration = Duration::from_secs(5);
+
+/// One machine.
+#[derive(Clone)]
+pub struct Machine {
+    sim: Sim,
+    disk: SimDisk,
+    config: NodeConfig,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    owner: Option<Owner>,
+    up: bool,
+    refused: Option<String>,
+    restarts: u64,
+}
+
+impl Machine {
+    /// A machine with an empty disk.
+    pub fn new(sim: &Sim, config: NodeConfig) -> Self {
+        Self { sim: sim.clone(), disk: SimDisk::new(sim), config, state: Arc::default() }
+    }
+
+    /// Its disk.
+    pub fn disk(&self) -> &SimDisk {
+        &self.disk
+    }
+
+    /// Incarnations so far.
+    pub fn restarts(&self) -> u64 {
+        self.state.lock().restarts
+    }
+
+    /// Why the present incarnation did not start, if it did not.
+    pub fn refused(&self) -> Option<String> {
+        self.state.lock().refused.clone()
+    }
+
+    /// Whether the node answers.
+    pub fn is_up(&self) -> bool {
+        self.state.lock().up
+    }
+
+    /// Starts a new incarnation.
+    pub fn boot(&self) {
+        self.disk.reopen();
+        let (owner, env) = self.sim.process();
+        {
+            let mut state = self.state.lock();
+            state.owner = Some(owner);
+            state.up = false;
+            state.refused = None;
+            state.restarts += 1;
+        }
+        let (state, disk, config) = (Arc::clone(&self.state), self.disk.clone(), self.config.clone());
+        env.clone().spawn("node", async move {
+            let started = Node::start(env, Arc::new(disk.clone()), config).await;
+            let _alive = match started {
+                Ok(node) => {
+                    state.lock().up = true;
+                    node
+                }
+                Err(error) => {
+                    if !disk.has_died() {
+                        state.lock().refused = Some(error.to_string());
+                    }
+                    return;
+                }
+            };
+            std::future::pending::<()>().await;
+        });
+    }
+
+    /// kill -9, and with `power` also the loss of everything that was not synced.
+    pub fn stop(&self, power: bool) {
+        let owner = {
+            let mut state = self.state.lock();
+            state.up = false;
+            state.owner.take()
+        };
+        if let Some(owner) = owner {
+            self.sim.kill(owner);
+        }
+        if power {
+            self.disk.power_loss();
+        }
+    }
+
+    /// Lets one fault happen and mends what it broke.
+    pub async fn suffer(&self, fault: Fault) {
+        self.sim.note("fault", fault_number(fault));
+        match fault {
+            Fault::Crash => self.again(false).await,
+            Fault::PowerLoss => self.again(true).await,
+            Fault::CrashInside(calls) => self.die_inside(calls, false).await,
+            Fault::PowerLossInside(calls) => self.die_inside(calls, true).await,
+            Fault::Pause(length) => self.pause(length).await,
+            Fault::CutConnection => drop(self.sim.drop_connection()),
+            Fault::SlowDisk(max) => {
+                if let Some(owner) = self.state.lock().owner {
+                    self.sim.slow_jobs(owner, max);
+                }
+            }
+            Fault::SyncError => {
+                let before = self.disk.injected().sync_errors;
+                self.disk.set_faults(Faults { sync_error_in: 1, ..Faults::default() });
+                let disk = self.disk.clone();
+                self.until(move || disk.injected().sync_errors > before).await;
+                self.again(true).await;
+            }
+            Fault::FullDisk => {
+                self.disk.set_faults(Faults { capacity: 1, ..Faults::default() });
+                let disk = self.disk.clone();
+                self.until(move || disk.injected().full > 0).await;
+                self.again(false).await;
+            }
+            Fault::ReadErrors(once_in) => {
+                self.disk.set_faults(Faults { read_error_in: once_in, ..Faults::default() });
+                self.wait(Duration::from_secs(1)).await;
+                self.again(false).await;
+            }
+        }
+    }
+
+    async fn again(&self, power: bool) {
+        self.stop(power);
+        self.wait(Duration::from_millis(self.sim.below(300))).await;
+        self.boot();
+    }
+
+    async fn die_inside(&self, calls: u64, power: bool) {
+        self.disk.set_faults(Faults { die_after: calls, ..Faults::default() });
+        let disk = self.disk.clone();
+        self.until(move || disk.has_died()).await;
+        self.again(power).await;
+    }
+
+    async fn pause(&self, length: Duration) {
+        let owner = self.state.lock().owner;
+        if let Some(owner) = owner {
+            self.sim.pause(owner);
+            self.wait(length).await;
+            self.sim.resume(owner);
+        }
+    }
+
+    async fn until(&self, condition: impl Fn() -> bool) {
+        let end = self.sim.elapsed() + STRIKE_MAX;
+        while !condition() && self.sim.elapsed() < end {
+            self.wait(LOOK).await;
+        }
+    }
+
+    async fn wait(&self, duration: Duration) {
+        self.sim.env_of(Owner::WORLD).sleep(duration).await;
+    }
+}
+
+fn fault_number(fault: Fault) -> u64 {
+    match fault {
+        Fault::Crash => 1,
+        Fault::CrashInside(_) => 2,
+        Fault::PowerLoss => 3,
+        Fault::PowerLossInside(_) => 4,
+        Fault::Pause(_) => 5,
+        Fault::CutConnection => 6,
+        Fault::SlowDisk(_) => 7,
+        Fault::SyncError => 8,
+        Fault::FullDisk => 9,
+        Fault::ReadErrors(_) => 10,
+    }
+}

@@ -1,0 +1,98 @@
+//! What a seed decides before the world begins: who works, on what, and what goes wrong when.
+
+use std::time::Duration;
+
+use crate::random::Random;
+
+/// A fault that the schedule lets happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// kill -9 of the broker; the page cache stays.
+    Crash,
+    /// The broker dies inside of the n-th disk call from now.
+    CrashInside(u64),
+    /// The machine loses power: only synced bytes and names stay, and a seeded part of the rest.
+    PowerLoss,
+    /// Power goes inside of the n-th disk call from now.
+    PowerLossInside(u64),
+    /// SIGSTOP for so long.
+    Pause(Duration),
+    /// One connection is cut.
+    CutConnection,
+    /// Blocking work takes up to so long from now on, until the next restart.
+    SlowDisk(Duration),
+    /// The next sync fails and drops its pages; the broker must take itself offline, and is then restarted.
+    SyncError,
+    /// Writes fail as on a full disk until the next restart.
+    FullDisk,
+    /// Reads fail once in n calls until the next restart.
+    ReadErrors(u64),
+}
+
+/// One world.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Partitions of the topic that everybody writes to.
+    pub partitions: u32,
+    /// Idempotent producers with acks=all.
+    pub idempotent: u32,
+    /// Producers with acks=1.
+    pub unsafe_producers: u32,
+    /// Transactional producers.
+    pub transactional: u32,
+    /// Members of the consumer group.
+    pub members: u32,
+    /// Whether a topic with short retention is written beside.
+    pub retention: bool,
+    /// Whether topics come and go beside.
+    pub topic_changes: bool,
+    /// Records that each producer sends.
+    pub records: u64,
+    /// `segment.bytes`: small, so that segments roll.
+    pub segment_bytes: u32,
+    /// Faults, each after a wait.
+    pub faults: Vec<(Duration, Fault)>,
+    /// Bits are flipped on the stopped node's disk: then data may be refused, never wrong.
+    pub flip_bits: u64,
+}
+
+impl Plan {
+    /// The plan of a seed.
+    pub fn of(random: &mut Random) -> Self {
+        let flip_bits = if random.one_in(8) { 1 + random.below(3) } else { 0 };
+        let count = random.below(6);
+        let faults = (0..count).map(|_| (wait(random), fault(random))).collect();
+        Self {
+            partitions: 1 + random.below(3) as u32,
+            idempotent: 1 + random.below(2) as u32,
+            unsafe_producers: random.below(2) as u32,
+            transactional: random.below(3) as u32,
+            members: random.below(3) as u32,
+            retention: random.one_in(4),
+            topic_changes: random.one_in(4),
+            records: 20 + random.below(80),
+            segment_bytes: 2_000 + random.below(10_000) as u32,
+            faults,
+            flip_bits,
+        }
+    }
+}
+
+fn wait(random: &mut Random) -> Duration {
+    Duration::from_millis(20 + random.below(1_500))
+}
+
+fn fault(random: &mut Random) -> Fault {
+    match random.below(12) {
+        0 => Fault::Crash,
+        1 | 2 => Fault::CrashInside(1 + random.below(60)),
+        3 | 4 => Fault::PowerLoss,
+        5 | 6 => Fault::PowerLossInside(1 + random.below(60)),
+        7 => Fault::Pause(Duration::from_millis(100 + random.below(8_000))),
+        8 => Fault::CutConnection,
+        9 => Fault::SlowDisk(Duration::from_millis(1 + random.below(500))),
+        10 => Fault::SyncError,
+        _ if random.one_in(2) => Fault::FullDisk,
+        _ => Fault::ReadErrors(20 + random.below(200)),
+    }
+}

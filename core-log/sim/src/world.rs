@@ -1,0 +1,248 @@
+//! One world: a machine, its clients and its misfortunes, from a seed to a verdict.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::future::{BoxFuture, FutureExt, join_all};
+use millstream_client::{IsolationLevel, NewTopic};
+use millstream_env::Env;
+use millstream_node::NodeConfig;
+use millstream_record::TopicPartition;
+
+use crate::executor::{Owner, Sim};
+use crate::history::Partition;
+use crate::machine::{ADDRESS, Machine};
+use crate::plan::Plan;
+use crate::random::Random;
+use crate::workload::producer::Promise;
+use crate::workload::{SHORT, Scene, TOPIC, group, producer, reader, topics, transactional};
+
+/// A world that is not done after this much virtual time hangs.
+const WORLD_MAX: Duration = Duration::from_secs(1_800);
+/// After the last fault was mended, every client has to be done within this.
+const HEALED_MAX: Duration = Duration::from_secs(400);
+
+/// What came of one world.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// Broken promises, as text; empty when all held.
+    pub failures: Vec<String>,
+    /// Hash of the run.
+    pub trace_hash: u64,
+    /// How long it lasted inside.
+    pub virtual_time: Duration,
+    /// Polls made.
+    pub steps: u64,
+    /// What happened how often.
+    pub counts: BTreeMap<&'static str, u64>,
+}
+
+/// A world to be run.
+pub struct World {
+    sim: Sim,
+    plan: Plan,
+    scene: Scene,
+    machine: Machine,
+}
+
+impl World {
+    /// Runs the world of a seed to its end.
+    pub fn run(seed: u64, trace: bool) -> Outcome {
+        let sim = Sim::new(seed, trace);
+        let plan = Plan::of(&mut Random::new(seed ^ 0x0070_6c61_6e00));
+        let config = match node_config(&plan) {
+            Ok(config) => config,
+            Err(error) => {
+                return Outcome {
+                    failures: vec![format!("the world's config: {error}")],
+                    ..Outcome::default()
+                };
+            }
+        };
+        let world =
+            Self { scene: Scene::new(&sim), machine: Machine::new(&sim, config), plan, sim: sim.clone() };
+        let (scene, machine) = (world.scene.clone(), world.machine.clone());
+        let failures = match sim.run(WORLD_MAX, world.live()) {
+            Ok(failures) => failures,
+            Err(stuck) => vec![format!("the world is stuck: {stuck:?}")],
+        };
+        let (sent, acked) = scene.history.lock().counts();
+        let injected = machine.disk().injected();
+        let outcome = Outcome {
+            failures,
+            trace_hash: sim.trace_hash(),
+            virtual_time: sim.elapsed(),
+            steps: sim.steps(),
+            counts: BTreeMap::from([
+                ("records sent", sent as u64),
+                ("records acknowledged", acked as u64),
+                ("node starts", machine.restarts()),
+                ("power losses", injected.power_losses),
+                ("sectors torn", injected.torn),
+                ("names undone", injected.names_undone),
+                ("failed syncs", injected.sync_errors),
+                ("failed reads", injected.read_errors),
+                ("writes to a full disk", injected.full),
+                ("bits flipped", injected.flips),
+            ]),
+        };
+        sim.shut_down();
+        outcome
+    }
+
+    async fn live(self) -> Vec<String> {
+        self.machine.boot();
+        if let Err(error) = self.create_topics().await {
+            return vec![error];
+        }
+        let env = self.sim.env_of(Owner::WORLD);
+        let endless = self.start(&env, self.endless());
+        let working = self.start(&env, self.working());
+        for (wait, fault) in self.plan.faults.clone() {
+            env.sleep(wait).await;
+            self.machine.suffer(fault).await;
+        }
+        if let Some(refused) = self.settle(&env).await {
+            return vec![refused];
+        }
+        if env.timeout(HEALED_MAX, working).await.is_err() {
+            return vec![format!("some client is not done {HEALED_MAX:?} after the last fault was mended")];
+        }
+        self.scene.over.store(true, Ordering::Relaxed);
+        if env.timeout(HEALED_MAX, endless).await.is_err() {
+            return vec![format!("some consumer did not stop within {HEALED_MAX:?}")];
+        }
+        self.judge().await
+    }
+
+    fn start(&self, env: &Env, work: Vec<BoxFuture<'static, ()>>) -> BoxFuture<'static, ()> {
+        join_all(work.into_iter().map(|work| env.spawn("workload", work).join())).map(drop).boxed()
+    }
+
+    fn working(&self) -> Vec<BoxFuture<'static, ()>> {
+        let Plan { partitions, records, .. } = self.plan;
+        let scene = || self.scene.clone();
+        let mut work: Vec<BoxFuture<'static, ()>> = Vec::new();
+        for _ in 0..self.plan.idempotent {
+            work.push(producer::produce(scene(), Promise::Durable, partitions, records, None).boxed());
+        }
+        for _ in 0..self.plan.unsafe_producers {
+            work.push(producer::produce(scene(), Promise::Leader, partitions, records, None).boxed());
+        }
+        for _ in 0..self.plan.transactional {
+            work.push(transactional::transact(scene(), partitions, records).boxed());
+        }
+        if self.plan.retention {
+            work.push(producer::produce(scene(), Promise::Durable, 1, records, Some(SHORT)).boxed());
+        }
+        if self.plan.topic_changes {
+            work.push(topics::come_and_go(scene(), 4).boxed());
+        }
+        work
+    }
+
+    fn endless(&self) -> Vec<BoxFuture<'static, ()>> {
+        let partitions = self.plan.partitions;
+        let scene = || self.scene.clone();
+        let mut work: Vec<BoxFuture<'static, ()>> = vec![
+            reader::follow(scene(), partitions, IsolationLevel::ReadUncommitted).boxed(),
+            reader::follow(scene(), partitions, IsolationLevel::ReadCommitted).boxed(),
+        ];
+        for _ in 0..self.plan.members {
+            work.push(group::member(scene(), partitions).boxed());
+        }
+        work
+    }
+
+    async fn create_topics(&self) -> Result<(), String> {
+        let (_env, client) = self.scene.client("setup");
+        let topics = [
+            NewTopic::new(TOPIC, self.plan.partitions as i32),
+            NewTopic::new(SHORT.0, 1)
+                .with_config("retention.ms", "2000")
+                .with_config("segment.bytes", "1500"),
+        ];
+        let created = client.admin().create_topics(&topics).await;
+        created.map(drop).map_err(|error| format!("the world's topics cannot be created: {error}"))
+    }
+
+    /// Mends everything: a last restart, and the node has to come up.
+    async fn settle(&self, env: &Env) -> Option<String> {
+        self.machine.stop(self.sim.below(2) == 0);
+        self.machine.boot();
+        self.wait_up(env).await
+    }
+
+    async fn wait_up(&self, env: &Env) -> Option<String> {
+        for _ in 0..3_000 {
+            if self.machine.is_up() {
+                return None;
+            }
+            if let Some(refused) = self.machine.refused() {
+                return Some(format!("the node does not start on a healthy disk: {refused}"));
+            }
+            env.sleep(Duration::from_millis(20)).await;
+        }
+        Some("the node did not start within a minute".to_owned())
+    }
+
+    async fn judge(&self) -> Vec<String> {
+        let partitions = self.numbered();
+        let uncommitted =
+            reader::read_all(&self.scene, &partitions, IsolationLevel::ReadUncommitted, false).await;
+        let committed =
+            reader::read_all(&self.scene, &partitions, IsolationLevel::ReadCommitted, false).await;
+        let (all, committed) = match (uncommitted, committed) {
+            (Ok(all), Ok(committed)) => (all, committed),
+            (Err(error), _) | (_, Err(error)) => return vec![error],
+        };
+        let mut breaches = self.scene.history.lock().check(&all, &committed);
+        if self.plan.flip_bits > 0 {
+            let env = self.sim.env_of(Owner::WORLD);
+            self.machine.stop(false);
+            for _ in 0..self.plan.flip_bits {
+                let topic = format!("/{TOPIC}-");
+                self.machine.disk().flip_bit(|path| {
+                    let path = path.to_string_lossy();
+                    path.contains(&topic) && path.ends_with(".log")
+                });
+            }
+            self.machine.boot();
+            // A node that refuses to start on a rotten disk says so; that is one of the right answers.
+            if self.wait_up(&env).await.is_none() {
+                let after =
+                    reader::read_all(&self.scene, &partitions, IsolationLevel::ReadUncommitted, true).await;
+                breaches.extend(self.scene.history.lock().check_after_rot(&after.unwrap_or_default()));
+            }
+        }
+        breaches.iter().map(ToString::to_string).collect()
+    }
+
+    fn numbered(&self) -> Vec<(TopicPartition, Partition)> {
+        let mut all: Vec<_> =
+            (0..self.plan.partitions).map(|p| (TopicPartition::new(TOPIC, p as i32), p)).collect();
+        if self.plan.retention {
+            all.push((TopicPartition::new(SHORT.0, 0), SHORT.1));
+        }
+        all
+    }
+}
+
+fn node_config(plan: &Plan) -> millstream_node::Result<NodeConfig> {
+    let mut config = NodeConfig::new("/data");
+    let listener = format!("PLAINTEXT://{}:{}", ADDRESS.0, ADDRESS.1);
+    let segment_bytes = plan.segment_bytes.to_string();
+    for (key, value) in [
+        ("listeners", listener.as_str()),
+        ("log.segment.bytes", segment_bytes.as_str()),
+        ("offsets.topic.num.partitions", "1"),
+        ("transaction.state.log.num.partitions", "1"),
+        ("group.initial.rebalance.delay.ms", "0"),
+        ("auto.create.topics.enable", "false"),
+        ("log.retention.check.interval.ms", "1000"),
+    ] {
+        config.set(key, value)?;
+    }
+    Ok(config)
+}
