@@ -10,7 +10,7 @@ mod text;
 mod units;
 mod value;
 
-pub use def::{ConfigDef, Key, Type, suggest};
+pub use def::{ConfigDef, Key, KeyCheck, Type, suggest};
 pub use settings::{Config, Setting, SettingValue};
 pub use text::{Reference, line_column, parse_toml, resolve_references};
 pub use units::{format_duration, format_size, parse_duration, parse_size};

@@ -51,3 +51,6 @@ pub fn converter(name: &str) -> Option<Box<dyn Converter>> {
 
 /// Names that [`converter`] knows.
 pub const CONVERTERS: &[&str] = &["json", "string", "bytes"];
+
+#[cfg(test)]
+mod tests;

@@ -14,8 +14,11 @@ const MAX_DECIMAL_DIGITS: u8 = 38;
 /// How deep lists and structs may be nested in a name.
 const MAX_DEPTH: usize = 16;
 
+/// Makes a type.
+type Make = fn() -> DataType;
+
 /// Types whose name is one word. The first name of a type is the one that [`type_name`] writes.
-const SIMPLE: &[(&str, fn() -> DataType)] = &[
+const SIMPLE: &[(&str, Make)] = &[
     ("boolean", || DataType::Boolean),
     ("int8", || DataType::Int8),
     ("int16", || DataType::Int16),

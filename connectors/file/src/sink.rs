@@ -1,7 +1,66 @@
-//! The file sink.
+//! The file sink: what it takes, and what it refuses.
 
-use millstream_connect_api::{Config, ConfigDef, Problem, Result, SinkConnector, SinkInput, SinkTask};
+mod manifest;
+mod parts;
+mod settings;
+mod task;
+mod template;
+mod writer;
+
+use millstream_connect_api::{
+    Config, ConfigDef, ConnectError, Problem, Result, SinkConnector, SinkInput, SinkTask,
+};
+
+use settings::{Format, Settings};
 
 /// Writes files: `type = "file"`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FileSink;
+
+impl SinkConnector for FileSink {
+    fn name(&self) -> &'static str {
+        "file"
+    }
+
+    fn definition(&self) -> ConfigDef {
+        settings::definition()
+    }
+
+    fn check(&self, config: &Config, input: &SinkInput) -> Vec<Problem> {
+        let settings = match Settings::from_config(config) {
+            Ok(settings) => settings,
+            Err(problems) => return problems,
+        };
+        let mut problems = Vec::new();
+        if input.changelog {
+            problems.push(
+                Problem::at(
+                    config.span("path"),
+                    "a file keeps rows that are only added, and this input replaces and deletes rows",
+                )
+                .help(
+                    "use changes = \"append\" in the step, or a sink that can replace rows, such as postgres",
+                ),
+            );
+        }
+        let nested = input.schema.fields().iter().filter(|field| field.data_type().is_nested());
+        if settings.format == Format::Csv {
+            problems.extend(nested.map(|field| {
+                let message =
+                    format!("CSV has no room for column '{}' of type {}", field.name(), field.data_type());
+                Problem::at(config.span("path"), message)
+                    .help("use json or parquet, or select a part of the column")
+            }));
+        }
+        problems
+    }
+
+    fn task(&self, config: &Config, input: &SinkInput) -> Result<Box<dyn SinkTask>> {
+        let problems = self.check(config, input);
+        if !problems.is_empty() {
+            return Err(ConnectError::Config(problems));
+        }
+        let settings = Settings::from_config(config).map_err(ConnectError::Config)?;
+        Ok(Box::new(task::FileSinkTask::new(settings, input)))
+    }
+}

@@ -2,7 +2,7 @@
 
 mod columns;
 mod csv;
-mod glob;
+pub(crate) mod glob;
 mod identity;
 mod infer;
 mod lines;

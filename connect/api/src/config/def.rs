@@ -19,6 +19,9 @@ pub struct ConfigDef {
     checks: Vec<fn(&Config) -> Vec<Problem>>,
 }
 
+/// A check of one value: what is wrong with it and what would be right.
+pub type KeyCheck = fn(&Setting) -> Result<(), String>;
+
 /// One key of a [`ConfigDef`].
 #[derive(Clone, Debug)]
 pub struct Key {
@@ -32,7 +35,7 @@ pub struct Key {
     pub default: Option<ValueKind>,
     /// What it does, for `--help`, generated docs and editors.
     pub doc: String,
-    check: Option<fn(&Setting) -> Result<(), String>>,
+    check: Option<KeyCheck>,
 }
 
 /// The type of a value.
@@ -156,7 +159,7 @@ impl Key {
 
     /// A check beyond the type. It says what is wrong and what would be right.
     #[must_use]
-    pub fn check(mut self, check: fn(&Setting) -> Result<(), String>) -> Self {
+    pub fn check(mut self, check: KeyCheck) -> Self {
         self.check = Some(check);
         self
     }

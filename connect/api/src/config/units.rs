@@ -77,7 +77,7 @@ fn number_and_unit(text: &str) -> Option<(u64, &str, &str)> {
 pub fn format_size(bytes: u64) -> String {
     let unit = ["TiB", "GiB", "MiB", "KiB"].iter().find_map(|name| {
         let (_, factor) = SIZES.iter().find(|(unit, _)| unit == name)?;
-        (bytes > 0 && bytes % factor == 0).then(|| format!("{}{name}", bytes / factor))
+        (bytes > 0 && bytes.is_multiple_of(*factor)).then(|| format!("{}{name}", bytes / factor))
     });
     unit.unwrap_or_else(|| format!("{bytes}B"))
 }

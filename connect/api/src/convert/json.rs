@@ -36,7 +36,7 @@ impl Converter for JsonConverter {
         if let Some(rows) = decode_all(schema, values)? {
             return Ok(Decoded { rows, bad: Vec::new() });
         }
-        decode_each(schema, values)
+        decode_halves(schema, values)
     }
 }
 
@@ -75,13 +75,24 @@ fn decode_all(schema: &SchemaRef, values: &[Bytes]) -> Result<Option<RecordBatch
     }
 }
 
-/// The slow way, taken when a value is bad: each value by itself.
-fn decode_each(schema: &SchemaRef, values: &[Bytes]) -> Result<Decoded> {
+/// The slow way, taken when a value is bad: halves are tried again, so that a few bad values cost a few more passes and no more.
+fn decode_halves(schema: &SchemaRef, values: &[Bytes]) -> Result<Decoded> {
     let (mut good, mut bad) = (Vec::new(), Vec::new());
-    for (at, value) in values.iter().enumerate() {
-        match decode_one(schema, value)? {
-            Ok(row) => good.push(row),
-            Err(reason) => bad.push((at, reason)),
+    let mut ranges = Vec::new();
+    ranges.push(0..values.len());
+    while let Some(range) = ranges.pop() {
+        let part = values.get(range.clone()).unwrap_or_default();
+        if let [value] = part {
+            match decode_one(schema, value)? {
+                Ok(row) => good.push(row),
+                Err(reason) => bad.push((range.start, reason)),
+            }
+        } else if let Some(rows) = decode_all(schema, part)? {
+            good.push(rows);
+        } else {
+            let middle = range.start + range.len() / 2;
+            ranges.push(middle..range.end);
+            ranges.push(range.start..middle); // taken next, so that rows stay in order
         }
     }
     let rows = arrow::compute::concat_batches(schema, &good)

@@ -246,8 +246,8 @@ impl Record {
         loop {
             let end = if bytes.get(at) == Some(&dialect.quote) {
                 match quoted(&self.text, at, dialect, &mut self.unescaped) {
-                    Some((field, end)) => {
-                        self.sloppy |= bytes.get(end.wrapping_sub(1)) != Some(&dialect.quote);
+                    Some((field, close, end)) => {
+                        self.sloppy |= end != close + 1;
                         self.fields.push(field);
                         end
                     }
@@ -274,9 +274,14 @@ impl Record {
     }
 }
 
-/// The quoted field that begins at `open`, and where the delimiter behind it is. What stands between the closing quote and the
+/// The quoted field that begins at `open`, where its closing quote is, and where the delimiter behind it is. What stands between the closing quote and the
 /// delimiter belongs to the field, as most readers have it.
-fn quoted(text: &str, open: usize, dialect: &Dialect, unescaped: &mut String) -> Option<(Field, usize)> {
+fn quoted(
+    text: &str,
+    open: usize,
+    dialect: &Dialect,
+    unescaped: &mut String,
+) -> Option<(Field, usize, usize)> {
     let bytes = text.as_bytes();
     let from = unescaped.len();
     let (mut run, mut at) = (open + 1, open + 1);
@@ -298,11 +303,11 @@ fn quoted(text: &str, open: usize, dialect: &Dialect, unescaped: &mut String) ->
         .position(|byte| *byte == dialect.delimiter)
         .map_or(bytes.len(), |found| close + 1 + found);
     if plain && end == close + 1 {
-        return Some((Field { range: open + 1..close, quoted: true, unescaped: false }, end));
+        return Some((Field { range: open + 1..close, quoted: true, unescaped: false }, close, end));
     }
     unescaped.push_str(text.get(run..close)?);
     unescaped.push_str(text.get(close + 1..end)?);
-    Some((Field { range: from..unescaped.len(), quoted: true, unescaped: true }, end))
+    Some((Field { range: from..unescaped.len(), quoted: true, unescaped: true }, close, end))
 }
 
 #[cfg(test)]

@@ -43,6 +43,13 @@ pub(crate) fn folders(include: &[String], files: &BTreeSet<PathBuf>) -> BTreeSet
     literal.chain(parents).map(or_here).collect()
 }
 
+/// The pattern that matches exactly this text.
+pub(crate) fn escape(text: &str) -> String {
+    text.chars()
+        .map(|c| if matches!(c, '*' | '?' | '[') { format!("[{c}]") } else { c.to_string() })
+        .collect()
+}
+
 fn walk(at: PathBuf, parts: &[Component<'_>], depth: usize, found: &mut BTreeSet<PathBuf>) -> io::Result<()> {
     let Some((part, rest)) = parts.split_first() else {
         if at.is_file() {
