@@ -153,7 +153,7 @@ pub(crate) fn settle_response(response: &mut Response, version: i16) {
                 host: take(&mut m.host),
                 port: take(&mut m.port),
                 error_code: take(&mut m.error_code),
-                error_message: take(&mut m.error_message),
+                error_message: m.error_message.replace(ByteString::new()),
             }];
         }
         Response::OffsetFetch(m) if version < 8 => settle_fetched_offsets(m),

@@ -1,4 +1,5 @@
-//! The same bytes through our codec and through the `kafka-protocol` crate: both must read them, and write them back unchanged.
+//! The same bytes through our codec and through others: the `kafka-protocol` crate, and Kafka's own. All must read them, and write
+//! them back unchanged.
 
 mod common;
 
@@ -89,4 +90,30 @@ fn both_codecs_read_and_write_the_same_bytes() {
     let first = faults.iter().take(12).cloned().collect::<Vec<String>>().join("\n");
     assert!(faults.is_empty(), "{} faults, first:\n{first}", faults.len());
     assert!(compared > 500 * ROUNDS, "{compared} messages compared; not known to theirs: {only_ours:?}");
+}
+
+/// Bytes that Apache Kafka 4.3.1's own codec reads and writes unchanged (`golden/CheckWithKafka.java` has shown it), for what the
+/// `kafka-protocol` crate does not know: the records of the internal topics and the newest versions.
+#[test]
+fn we_read_and_write_what_kafka_does() {
+    let table = table();
+    let mut seen = BTreeSet::new();
+    for line in include_str!("golden/kafka-4.3.1.txt").lines() {
+        let [name, version, hex] = line.split(' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
+        let version: i16 = version.parse().unwrap();
+        let message = table.iter().find(|message| message.name == name).expect(name);
+        let digits = (0..hex.len()).step_by(2);
+        let bytes: Bytes = digits.map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();
+        assert_eq!(through(message, version, bytes.clone()).expect(line), bytes, "{name} v{version}");
+        seen.insert((name, version));
+    }
+    for message in table.iter().filter(|message| !matches!(message.kind, Kind::Request | Kind::Response)) {
+        for version in message.versions.first..=message.versions.last {
+            assert!(
+                seen.contains(&(message.name.as_str(), version)),
+                "no line for {} v{version}",
+                message.name
+            );
+        }
+    }
 }

@@ -40,6 +40,8 @@ pub fn message(text: &str) -> Result<Option<Message>> {
     let json: Value = serde_json::from_str(&without_comments(text))?;
     let Some(kind) = Kind::parse(text_of(&json, "type").unwrap_or_default()) else { return Ok(None) };
     let name = text_of(&json, "name").context("no name")?.to_owned();
+    // Tiered storage calls its records metadata too, but they live in another topic and share numbers with the real ones.
+    let kind = if name.starts_with("Remote") { Kind::Data } else { kind };
     let Some(versions) = Range::parse(text_of(&json, "validVersions").context("no validVersions")?)? else {
         return Ok(None);
     };
@@ -82,8 +84,7 @@ fn read_field(json: &Value, structs: &mut Vec<Struct>) -> Result<Field> {
         _ => bail!("{name}: a tag needs taggedVersions, and the other way round"),
     };
     let default = match &json["default"] {
-        Value::Null if json.get("default").is_some() => Some("null".to_owned()),
-        Value::Null => None,
+        Value::Null => None, // Kafka reads a bare null as no default at all; only the text "null" is one
         Value::String(text) => Some(text.clone()),
         other => Some(other.to_string()),
     };

@@ -232,6 +232,7 @@ impl<'a> Scope<'a> {
             when: condition(range, within),
             null_when: nullable.and_then(|nullable| condition(nullable, range)),
             tag,
+            optional_struct: nullable.is_some() && matches!(field.ty, Type::Struct(_)),
             ignorable: field.ignorable,
             label: field.name.clone(),
         })
@@ -262,6 +263,7 @@ struct Member {
     when: Option<String>,
     null_when: Option<String>,
     tag: Option<u32>,
+    optional_struct: bool,
     ignorable: bool,
     label: String,
 }
@@ -273,6 +275,15 @@ impl Member {
         if let Some(tag) = self.tag {
             if self.null_when.is_some() {
                 bail!("{name} is tagged, and nullable in some versions only");
+            }
+            if self.optional_struct {
+                // Null has another form in a tag than elsewhere; all of these exist as long as their message does.
+                return match when {
+                    None => {
+                        Ok(format!("        if {differs} {{ tags.put_struct({tag}, &self.{name})?; }}\n"))
+                    }
+                    Some(_) => bail!("{name} is a nullable struct with a tag that came later"),
+                };
             }
             return Ok(match when {
                 None => format!("        if {differs} {{ tags.put({tag}, &self.{name})?; }}\n"),
@@ -316,7 +327,8 @@ impl Member {
     fn get_tag(&self) -> Option<String> {
         let tag = self.tag?;
         let guard = self.when.as_ref().map_or(String::new(), |when| format!(" if {when}"));
-        Some(format!("                {tag}{guard} => m.{} = Wire::get(r)?,\n", self.name))
+        let get = if self.optional_struct { "r.get_tagged_struct()" } else { "Wire::get(r)" };
+        Some(format!("                {tag}{guard} => m.{} = {get}?,\n", self.name))
     }
 }
 
@@ -414,14 +426,15 @@ fn join_file(families: &BTreeMap<String, Vec<&Message>>) -> Result<String> {
         let names = messages.iter().map(|message| message.name.as_str()).collect::<Vec<_>>().join(", ");
         writeln!(exports, "pub use {family}::{{{names}}};")?;
         for message in messages {
-            match (message.kind, message.key) {
+            let twice = match (message.kind, message.key) {
                 (Kind::Request, Some(key)) => {
-                    apis.insert(key, (message.name.trim_end_matches("Request"), message.unstable));
+                    apis.insert(key, (message.name.trim_end_matches("Request"), message.unstable)).is_some()
                 }
-                (Kind::Metadata, Some(key)) => {
-                    records.insert(key, message.name.clone());
-                }
-                _ => {}
+                (Kind::Metadata, Some(key)) => records.insert(key, message.name.clone()).is_some(),
+                _ => false,
+            };
+            if twice {
+                bail!("{} has the key of another message", message.name);
             }
         }
     }

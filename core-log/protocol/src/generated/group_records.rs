@@ -951,7 +951,7 @@ pub struct ConsumerGroupMemberMetadataValue {
     pub rebalance_timeout_ms: i32,
     /// `ServerAssignor`, versions 0+, may be null.
     pub server_assignor: Option<ByteString>,
-    /// `ClassicMemberMetadata`, versions 0+, tag 0, may be null, default null.
+    /// `ClassicMemberMetadata`, versions 0+, tag 0, may be null.
     pub classic_member_metadata: Option<ClassicMemberMetadata>,
 }
 impl Default for ConsumerGroupMemberMetadataValue {
@@ -965,7 +965,7 @@ impl Default for ConsumerGroupMemberMetadataValue {
             subscribed_topic_regex: Some(ByteString::new()),
             rebalance_timeout_ms: -1,
             server_assignor: Some(ByteString::new()),
-            classic_member_metadata: None,
+            classic_member_metadata: Some(ClassicMemberMetadata::default()),
         }
     }
 }
@@ -980,7 +980,7 @@ impl Wire for ConsumerGroupMemberMetadataValue {
         self.subscribed_topic_regex.put(w)?;
         self.rebalance_timeout_ms.put(w)?;
         self.server_assignor.put(w)?;
-        if self.classic_member_metadata.is_some() { tags.put(0, &self.classic_member_metadata)?; }
+        if self.classic_member_metadata.as_ref() != Some(&ClassicMemberMetadata::default()) { tags.put_struct(0, &self.classic_member_metadata)?; }
         w.put_tags(tags)?;
         Ok(())
     }
@@ -996,7 +996,7 @@ impl Wire for ConsumerGroupMemberMetadataValue {
         m.server_assignor = Wire::get(r)?;
         r.tags(|r, tag| {
             match tag {
-                0 => m.classic_member_metadata = Wire::get(r)?,
+                0 => m.classic_member_metadata = r.get_tagged_struct()?,
                 _ => return Ok(false),
             }
             Ok(true)
@@ -1188,21 +1188,30 @@ impl Message for ConsumerGroupCurrentMemberAssignmentValue {
 }
 
 /// Part of [`ConsumerGroupCurrentMemberAssignmentValue`], versions 0.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConsumerGroupCurrentMemberAssignmentValueTopicPartitions {
     /// `TopicId`, versions 0+.
     pub topic_id: Uuid,
     /// `Partitions`, versions 0+.
     pub partitions: Vec<i32>,
-    /// `AssignmentEpochs`, versions 0+, tag 0, may be null, default null.
+    /// `AssignmentEpochs`, versions 0+, tag 0, may be null.
     pub assignment_epochs: Option<Vec<i32>>,
+}
+impl Default for ConsumerGroupCurrentMemberAssignmentValueTopicPartitions {
+    fn default() -> Self {
+        Self {
+            topic_id: Uuid::ZERO,
+            partitions: Vec::new(),
+            assignment_epochs: Some(Vec::new()),
+        }
+    }
 }
 impl Wire for ConsumerGroupCurrentMemberAssignmentValueTopicPartitions {
     fn put(&self, w: &mut Writer) -> Result<(), CodecError> {
         let mut tags = w.tags();
         self.topic_id.put(w)?;
         self.partitions.put(w)?;
-        if self.assignment_epochs.is_some() { tags.put(0, &self.assignment_epochs)?; }
+        if self.assignment_epochs.as_ref().is_none_or(|x| !x.is_empty()) { tags.put(0, &self.assignment_epochs)?; }
         w.put_tags(tags)?;
         Ok(())
     }
@@ -1576,7 +1585,7 @@ pub struct StreamsGroupMetadataValue {
     pub metadata_hash: i64,
     /// `ValidatedTopologyEpoch`, versions 0+, tag 0, default -1.
     pub validated_topology_epoch: i32,
-    /// `LastAssignmentConfigs`, versions 0+, tag 1, may be null, default null.
+    /// `LastAssignmentConfigs`, versions 0+, tag 1, may be null.
     pub last_assignment_configs: Option<Vec<LastAssignmentConfig>>,
 }
 impl Default for StreamsGroupMetadataValue {
@@ -1585,7 +1594,7 @@ impl Default for StreamsGroupMetadataValue {
             epoch: 0,
             metadata_hash: 0,
             validated_topology_epoch: -1,
-            last_assignment_configs: None,
+            last_assignment_configs: Some(Vec::new()),
         }
     }
 }
@@ -1595,7 +1604,7 @@ impl Wire for StreamsGroupMetadataValue {
         self.epoch.put(w)?;
         self.metadata_hash.put(w)?;
         if self.validated_topology_epoch != -1 { tags.put(0, &self.validated_topology_epoch)?; }
-        if self.last_assignment_configs.is_some() { tags.put(1, &self.last_assignment_configs)?; }
+        if self.last_assignment_configs.as_ref().is_none_or(|x| !x.is_empty()) { tags.put(1, &self.last_assignment_configs)?; }
         w.put_tags(tags)?;
         Ok(())
     }
@@ -1919,21 +1928,30 @@ impl Message for StreamsGroupCurrentMemberAssignmentValue {
 }
 
 /// Part of [`StreamsGroupCurrentMemberAssignmentValue`], versions 0.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamsGroupCurrentMemberAssignmentValueTaskIds {
     /// `SubtopologyId`, versions 0+.
     pub subtopology_id: ByteString,
     /// `Partitions`, versions 0+.
     pub partitions: Vec<i32>,
-    /// `AssignmentEpochs`, versions 0+, tag 0, may be null, default null.
+    /// `AssignmentEpochs`, versions 0+, tag 0, may be null.
     pub assignment_epochs: Option<Vec<i32>>,
+}
+impl Default for StreamsGroupCurrentMemberAssignmentValueTaskIds {
+    fn default() -> Self {
+        Self {
+            subtopology_id: ByteString::new(),
+            partitions: Vec::new(),
+            assignment_epochs: Some(Vec::new()),
+        }
+    }
 }
 impl Wire for StreamsGroupCurrentMemberAssignmentValueTaskIds {
     fn put(&self, w: &mut Writer) -> Result<(), CodecError> {
         let mut tags = w.tags();
         self.subtopology_id.put(w)?;
         self.partitions.put(w)?;
-        if self.assignment_epochs.is_some() { tags.put(0, &self.assignment_epochs)?; }
+        if self.assignment_epochs.as_ref().is_none_or(|x| !x.is_empty()) { tags.put(0, &self.assignment_epochs)?; }
         w.put_tags(tags)?;
         Ok(())
     }

@@ -89,6 +89,7 @@ pub mod share_records;
 pub mod streams_group_describe;
 pub mod streams_group_heartbeat;
 pub mod sync_group;
+pub mod tiered_records;
 pub mod transaction_records;
 pub mod txn_offset_commit;
 pub mod unregister_broker;
@@ -186,6 +187,7 @@ pub use share_records::{ShareSnapshotKey, ShareUpdateKey, ShareSnapshotValue, Sh
 pub use streams_group_describe::{StreamsGroupDescribeRequest, StreamsGroupDescribeResponse};
 pub use streams_group_heartbeat::{StreamsGroupHeartbeatRequest, StreamsGroupHeartbeatResponse};
 pub use sync_group::{SyncGroupRequest, SyncGroupResponse};
+pub use tiered_records::{RemoteLogSegmentMetadataRecord, RemoteLogSegmentMetadataUpdateRecord, RemotePartitionDeleteMetadataRecord, RemoteLogSegmentMetadataSnapshotRecord};
 pub use transaction_records::{TransactionLogKey, TransactionLogValue};
 pub use txn_offset_commit::{TxnOffsetCommitRequest, TxnOffsetCommitResponse};
 pub use unregister_broker::{UnregisterBrokerRequest, UnregisterBrokerResponse};

@@ -165,6 +165,11 @@ impl Reader {
         if nullable { T::get_option(self) } else { T::get(self).map(Some) }
     }
 
+    /// A struct in a tag that may be null; see [`super::Tags::put_struct`].
+    pub(crate) fn get_tagged_struct<T: Wire>(&mut self) -> Result<Option<T>, CodecError> {
+        if self.varint()? == 0 { Ok(None) } else { T::get(self).map(Some) }
+    }
+
     /// Reads the tagged fields: `known` reads the one that it knows, and says whether it did.
     pub(crate) fn tags(
         &mut self,

@@ -160,6 +160,14 @@ pub struct Tags {
 }
 
 impl Tags {
+    /// Adds a struct that may be null. In a tag, null is a varint 0 and a value follows a varint 1: unlike a field's -1 and 1.
+    pub(crate) fn put_struct<T: Wire>(&mut self, tag: u32, value: &Option<T>) -> Result<(), CodecError> {
+        match value {
+            Some(_) => self.put(tag, value),
+            None => self.put(tag, &false),
+        }
+    }
+
     /// Adds a field that is not ignorable, where the version has it.
     pub(crate) fn put_if(
         &mut self,

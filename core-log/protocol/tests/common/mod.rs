@@ -91,7 +91,7 @@ impl<'a> Maker<'a> {
     fn value(&mut self, out: &mut Vec<u8>, field: &Field) {
         let nullable = self.nullable(field);
         if nullable && self.rng.below(4) == 0 {
-            return self.null(out, &field.ty);
+            return self.null(out, field);
         }
         if nullable && matches!(field.ty, Type::Struct(_)) {
             out.push(1);
@@ -99,10 +99,10 @@ impl<'a> Maker<'a> {
         self.element(out, &field.ty);
     }
 
-    fn null(&mut self, out: &mut Vec<u8>, ty: &Type) {
-        match ty {
-            Type::Struct(_) => out.push(0xff),
-            _ => self.length(out, None, *ty == Type::Basic("string")),
+    fn null(&mut self, out: &mut Vec<u8>, field: &Field) {
+        match field.ty {
+            Type::Struct(_) => out.push(if field.tag.is_some() { 0 } else { 0xff }),
+            _ => self.length(out, None, field.ty == Type::Basic("string")),
         }
     }
 
@@ -149,7 +149,7 @@ impl<'a> Maker<'a> {
         let default = field.default.as_deref();
         let nullable = self.nullable(field);
         if nullable && (default == Some("null") || field.ty == Type::Basic("records")) {
-            return self.null(out, &field.ty);
+            return self.null(out, field);
         }
         let number = default.map_or(0, |text| match text.strip_prefix("0x") {
             Some(digits) => i64::from_str_radix(digits, 16).unwrap(),
@@ -291,6 +291,10 @@ plain! {
     ShareUpdateKey
     ShareSnapshotValue
     ShareUpdateValue
+    RemoteLogSegmentMetadataRecord
+    RemoteLogSegmentMetadataUpdateRecord
+    RemoteLogSegmentMetadataSnapshotRecord
+    RemotePartitionDeleteMetadataRecord
     TransactionLogKey
     TransactionLogValue
 }
