@@ -26,7 +26,7 @@ impl Client {
     /// Settings that do not go together.
     pub fn producer(&self, config: ProducerConfig) -> Result<Producer> {
         config.check()?;
-        Ok(Producer::new(self.clone(), config))
+        Ok(Producer::new(self, config))
     }
 
     /// A consumer.

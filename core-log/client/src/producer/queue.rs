@@ -1,0 +1,296 @@
+//! The batches of one partition, from the first record to the acknowledgement, and their order.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use millstream_record::{
+    BatchBuilder, BatchOptions, ProducerEpoch, ProducerId, TopicPartition, advance_sequence, patch,
+};
+
+use super::delivery::{Outcome, Written};
+use crate::{ClientError, Result};
+
+/// Who produces: the id and epoch that brokers know duplicates by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub id: ProducerId,
+    pub epoch: ProducerEpoch,
+}
+
+/// What idempotent producers are not.
+pub(super) const NOBODY: Identity = Identity { id: ProducerId(-1), epoch: ProducerEpoch(-1) };
+
+/// A batch that takes records, or is full.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub builder: BatchBuilder,
+    pub common: Common,
+}
+
+/// What a batch keeps all its way.
+#[derive(Debug)]
+pub(super) struct Common {
+    pub outcome: Arc<Outcome>,
+    /// When its first record came, in monotonic time.
+    pub created: Duration,
+    /// Buffer memory that its records hold.
+    pub memory: usize,
+}
+
+/// A batch that was sent at least once.
+#[derive(Debug)]
+pub(super) struct Sent {
+    /// Names it within the producer.
+    pub ticket: u64,
+    pub bytes: Bytes,
+    pub sequence: i32,
+    pub count: i32,
+    pub common: Common,
+}
+
+/// A batch to be put into a request.
+pub(super) enum Next {
+    /// To be built first; [`Queue::built`] then takes the bytes.
+    Build { ticket: u64, builder: BatchBuilder },
+    /// As it was sent before.
+    Again { ticket: u64, bytes: Bytes },
+}
+
+/// The batches of one partition.
+///
+/// Order: a batch that failed is sent again alone, once nothing of the partition is in flight, and nothing newer goes before it. A
+/// sequence number that cannot be used any more (its batch failed for good) ends the identity's run: batches from there on are
+/// numbered anew under the next epoch (KIP-360), but only when every one before has its outcome.
+#[derive(Debug)]
+pub(super) struct Queue {
+    pub partition: TopicPartition,
+    pub full: VecDeque<Draft>,
+    pub open: Option<Draft>,
+    pub in_flight: VecDeque<Sent>,
+    pub retry: VecDeque<Sent>,
+    /// Monotonic time before which nothing is sent again.
+    pub retry_at: Duration,
+    /// Failures since the last acknowledgement; the wait before the next try grows with them.
+    pub failures: u32,
+    identity: Identity,
+    next_sequence: i32,
+    /// Last sequence acknowledged; -1 for none under this identity.
+    last_acked: i32,
+    /// Sequences from here on have to be numbered anew.
+    renumber_from: Option<i32>,
+}
+
+impl Queue {
+    pub(super) fn new(partition: TopicPartition) -> Self {
+        Self {
+            partition,
+            full: VecDeque::new(),
+            open: None,
+            in_flight: VecDeque::new(),
+            retry: VecDeque::new(),
+            retry_at: Duration::ZERO,
+            failures: 0,
+            identity: NOBODY,
+            next_sequence: 0,
+            last_acked: -1,
+            renumber_from: None,
+        }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.full.is_empty() && self.open.is_none() && self.in_flight.is_empty() && self.retry.is_empty()
+    }
+
+    /// When the next batch may be sent, were its leader there; `None` while something has to happen first.
+    pub(super) fn ready_at(
+        &self,
+        current: Identity,
+        linger: Duration,
+        hurry: bool,
+        most_in_flight: usize,
+    ) -> Option<Duration> {
+        if self.in_flight.len() >= most_in_flight {
+            return None;
+        }
+        if !self.retry.is_empty() {
+            return self.in_flight.is_empty().then_some(self.retry_at);
+        }
+        let changes = self.identity != current || self.renumber_from.is_some();
+        if changes && !self.in_flight.is_empty() {
+            return None; // what is in flight belongs to the old run
+        }
+        if !self.full.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let open = self.open.as_ref()?;
+        Some(if hurry { Duration::ZERO } else { open.common.created.saturating_add(linger) })
+    }
+
+    /// Whether the batches to be sent next need an epoch newer than `current`.
+    pub(super) fn needs_new_epoch(&self, current: Identity) -> bool {
+        self.renumber_from.is_some_and(|from| {
+            let settled = self.in_flight.is_empty()
+                && self.retry.front().is_none_or(|front| !precedes(front.sequence, from));
+            settled && self.identity == current
+        })
+    }
+
+    /// Bytes of the next batch, before compression.
+    pub(super) fn next_size(&self) -> usize {
+        let draft = self.full.front().or(self.open.as_ref()).map(|draft| draft.builder.size_bytes());
+        self.retry.front().map(|batch| batch.bytes.len()).or(draft).unwrap_or(0)
+    }
+
+    /// Takes the next batch, under the identity it belongs to.
+    pub(super) fn next(&mut self, current: Identity, ticket: u64) -> Option<Next> {
+        self.enter(current);
+        if let Some(batch) = self.retry.pop_front() {
+            let next = Next::Again { ticket: batch.ticket, bytes: batch.bytes.clone() };
+            self.in_flight.push_back(batch);
+            return Some(next);
+        }
+        let Draft { mut builder, common } = self.full.pop_front().or_else(|| self.open.take())?;
+        let (sequence, count) = (self.next_sequence, builder.record_count());
+        if self.identity != NOBODY {
+            builder.set_producer(self.identity.id, self.identity.epoch, sequence);
+            self.next_sequence = advance_sequence(sequence, count);
+        }
+        self.in_flight.push_back(Sent { ticket, bytes: Bytes::new(), sequence, count, common });
+        Some(Next::Build { ticket, builder })
+    }
+
+    /// Goes over to `current`, if nothing of the old run is left.
+    fn enter(&mut self, current: Identity) {
+        let old_left = self.retry.front().is_some_and(|front| {
+            self.renumber_from.is_none_or(|from| precedes(front.sequence, from)) && self.identity != NOBODY
+        });
+        if self.identity == current || old_left || !self.in_flight.is_empty() {
+            return;
+        }
+        self.identity = current;
+        self.renumber_from = None;
+        self.last_acked = -1;
+        self.next_sequence = 0;
+        for batch in &mut self.retry {
+            batch.sequence = self.next_sequence;
+            let mut bytes = BytesMut::from(&batch.bytes[..]);
+            patch::set_producer(&mut bytes, current.id, current.epoch, batch.sequence)
+                .expect("a batch that was built has a header");
+            batch.bytes = bytes.freeze();
+            self.next_sequence = advance_sequence(self.next_sequence, batch.count);
+        }
+    }
+
+    /// Keeps the bytes of a batch for the case that it has to be sent again.
+    pub(super) fn built(&mut self, ticket: u64, bytes: Bytes) {
+        if let Some(batch) = self.in_flight.iter_mut().find(|batch| batch.ticket == ticket) {
+            batch.bytes = bytes;
+        }
+    }
+
+    /// Takes a batch out of flight, to be completed or retried.
+    pub(super) fn land(&mut self, ticket: u64) -> Option<Sent> {
+        let at = self.in_flight.iter().position(|batch| batch.ticket == ticket)?;
+        self.in_flight.remove(at)
+    }
+
+    /// Whether this batch is the one that the broker expects next: nothing before it is unacknowledged.
+    pub(super) fn is_next(&self, batch: &Sent) -> bool {
+        let expected = if self.last_acked < 0 { 0 } else { advance_sequence(self.last_acked, 1) };
+        batch.sequence == expected
+    }
+
+    /// The batch is in the log.
+    pub(super) fn acknowledge(&mut self, batch: &Sent) {
+        if self.identity != NOBODY {
+            self.last_acked = advance_sequence(batch.sequence, batch.count - 1);
+        }
+    }
+
+    /// The batch goes again, in its place among those that failed.
+    pub(super) fn retry(&mut self, batch: Sent, at: Duration) {
+        let place = self.retry.iter().position(|other| precedes(batch.sequence, other.sequence));
+        if self.identity == NOBODY {
+            self.retry.push_back(batch);
+        } else {
+            self.retry.insert(place.unwrap_or(self.retry.len()), batch);
+        }
+        self.retry_at = self.retry_at.max(at);
+    }
+
+    /// Sequences from `sequence` on cannot be used under this identity any more.
+    pub(super) fn renumber(&mut self, sequence: i32) {
+        if self.identity != NOBODY {
+            let from = self
+                .renumber_from
+                .map_or(sequence, |old| if precedes(sequence, old) { sequence } else { old });
+            self.renumber_from = Some(from);
+        }
+    }
+
+    /// Takes out what waits longer than `created_before` allows, and says whether something of it had been sent.
+    pub(super) fn expire(&mut self, created_before: Duration) -> (Vec<Common>, bool) {
+        let old = |common: &Common| common.created < created_before;
+        let mut expired = Vec::new();
+        let mut was_sent = None;
+        while let Some(batch) = self.retry.pop_front_if(|batch| old(&batch.common)) {
+            was_sent.get_or_insert(batch.sequence);
+            expired.push(batch.common);
+        }
+        if let Some(sequence) = was_sent {
+            self.renumber(sequence);
+        }
+        while let Some(draft) = self.full.pop_front_if(|draft| old(&draft.common)) {
+            expired.push(draft.common);
+        }
+        if let Some(draft) = self.open.take_if(|draft| old(&draft.common)) {
+            expired.push(draft.common);
+        }
+        (expired, was_sent.is_some())
+    }
+
+    /// Takes out everything that is not in flight, and says whether something of it had been sent.
+    pub(super) fn drop_unsent(&mut self) -> (Vec<Common>, bool) {
+        self.expire(Duration::MAX)
+    }
+
+    /// When the oldest waiting batch was created.
+    pub(super) fn oldest(&self) -> Option<Duration> {
+        let waiting = self.retry.front().map(|b| b.common.created).into_iter();
+        let full = self.full.front().map(|d| d.common.created);
+        waiting.chain(full).chain(self.open.as_ref().map(|d| d.common.created)).min()
+    }
+
+    /// The open batch if it has room for `bytes` more; a full one is put behind the others.
+    pub(super) fn room(
+        &mut self,
+        bytes: usize,
+        batch_size: usize,
+        options: BatchOptions,
+        now: Duration,
+    ) -> &mut Draft {
+        if let Some(draft) = self.open.take_if(|open| open.builder.size_bytes() + bytes > batch_size) {
+            self.full.push_back(draft);
+        }
+        let partition = &self.partition;
+        self.open.get_or_insert_with(|| Draft {
+            builder: BatchBuilder::with_capacity(options, bytes.max(batch_size)),
+            common: Common { outcome: Outcome::new(partition.clone()), created: now, memory: 0 },
+        })
+    }
+}
+
+impl Common {
+    /// Ends the batch; gives the memory to be freed.
+    pub(super) fn complete(self, result: Result<Written, ClientError>) -> usize {
+        self.outcome.complete(result);
+        self.memory
+    }
+}
+
+/// Whether sequence `a` comes before `b`, where sequences wrap; batches in flight are never half the range apart.
+fn precedes(a: i32, b: i32) -> bool {
+    a != b && (b.wrapping_sub(a) & i32::MAX) < i32::MAX / 2
+}

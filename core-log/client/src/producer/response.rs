@@ -1,0 +1,176 @@
+//! What an answer to a produce means for the batches that were in it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use millstream_protocol::messages::produce::{PartitionProduceResponse, ProduceRequest, ProduceResponse};
+use millstream_protocol::{CallError, Endpoint, ErrorCode, Response};
+use millstream_record::{Millis, Offset, TopicPartition};
+
+use super::Shared;
+use super::delivery::Written;
+use super::queue::Sent;
+use super::state::Slot;
+use super::transaction::Phase;
+use crate::links::read_answer;
+use crate::{ClientError, Result};
+
+/// What is to become of a batch.
+#[derive(Debug, PartialEq)]
+enum Verdict {
+    /// It is in the log.
+    Done(Written),
+    /// It goes again; nothing was written, or it will be recognised as a duplicate.
+    Again,
+    /// It goes again under a new epoch: the broker does not know the sequences before it.
+    Renumber,
+    /// It failed.
+    Failed(ClientError),
+    /// The producer failed.
+    Fatal(ClientError),
+}
+
+impl Shared {
+    /// Deals with the batches of a request that was answered, or will not be.
+    pub(super) fn landed(
+        &self,
+        endpoint: &Endpoint,
+        batches: &[(Slot, u64)],
+        answer: Result<Response, CallError>,
+    ) {
+        let answer = match answer {
+            Err(CallError::NoAnswer) => Ok(None), // acks=0
+            answer => read_answer::<ProduceRequest>(endpoint, answer).map(Some),
+        };
+        let mut told = answer.map(|answer| answer.map(|answer| self.by_partition(answer)));
+        for &(slot, ticket) in batches {
+            let partition = self.state.lock().partition(slot).cloned();
+            let Some(partition) = partition else { continue };
+            let answer = match &mut told {
+                Ok(None) => Ok(Written { base_offset: None, append_time: None }),
+                Ok(Some(told)) => told
+                    .remove(&partition)
+                    .ok_or_else(|| ClientError::Answer {
+                        api: "Produce",
+                        broker: endpoint.to_string(),
+                        what: format!("it says nothing of {partition}"),
+                    })
+                    .and_then(|told| read_partition(&partition, &told)),
+                Err(error) => Err(error.clone()),
+            };
+            self.settle_batch(slot, ticket, answer);
+        }
+    }
+
+    fn by_partition(&self, answer: ProduceResponse) -> BTreeMap<TopicPartition, PartitionProduceResponse> {
+        let metadata = self.cluster.metadata();
+        let mut told = BTreeMap::new();
+        for topic in answer.responses {
+            let by_id = metadata.topic_named(topic.topic_id).filter(|_| topic.name.is_empty());
+            let name = by_id.cloned().unwrap_or_else(|| Arc::from(&*topic.name));
+            for partition in topic.partition_responses {
+                told.insert(TopicPartition::new(Arc::clone(&name), partition.index), partition);
+            }
+        }
+        told
+    }
+
+    fn settle_batch(&self, slot: Slot, ticket: u64, answer: Result<Written>) {
+        let mut state = self.state.lock();
+        let transactional = !matches!(state.transaction.phase, Phase::Plain);
+        let aborting = matches!(state.transaction.phase, Phase::Aborting | Phase::Failed(_));
+        let Some(queue) = state.queues.get_mut(slot) else { return };
+        let Some(batch) = queue.land(ticket) else { return };
+        let mut verdict =
+            judge(answer, &batch, queue.is_next(&batch), self.config.enable_idempotence, transactional);
+        if aborting && matches!(verdict, Verdict::Again) {
+            verdict = Verdict::Failed(ClientError::Aborted); // the transaction ends without it
+        }
+        let result = match verdict {
+            Verdict::Again | Verdict::Renumber => {
+                if verdict == Verdict::Renumber {
+                    queue.renumber(batch.sequence);
+                }
+                queue.failures = queue.failures.saturating_add(1);
+                let wait =
+                    backoff(&self.cluster.config, queue.failures, self.cluster.env.random_below(1 << 16));
+                queue.retry(batch, self.cluster.env.elapsed().saturating_add(wait));
+                self.cluster.mark_stale();
+                return;
+            }
+            Verdict::Done(written) => {
+                queue.failures = 0;
+                queue.acknowledge(&batch);
+                Ok(written)
+            }
+            Verdict::Failed(error) => {
+                queue.renumber(batch.sequence);
+                state.transaction.needs_new_epoch |= transactional;
+                state.fail_transaction(error.clone());
+                Err(error)
+            }
+            Verdict::Fatal(error) => {
+                drop(state);
+                let freed = batch.common.complete(Err(error.clone()));
+                self.memory.add_permits(freed);
+                return self.give_up(error);
+            }
+        };
+        state.settle(slot);
+        drop(state);
+        self.memory.add_permits(batch.common.complete(result));
+    }
+}
+
+fn read_partition(partition: &TopicPartition, told: &PartitionProduceResponse) -> Result<Written> {
+    let written = Written {
+        base_offset: Some(Offset(told.base_offset)).filter(|offset| offset.0 >= 0),
+        append_time: Some(Millis(told.log_append_time_ms)).filter(|time| *time != Millis::NONE),
+    };
+    match ErrorCode::from_code(told.error_code) {
+        ErrorCode::None | ErrorCode::DuplicateSequenceNumber => Ok(written),
+        code => Err(ClientError::Broker {
+            api: "Produce",
+            subject: partition.to_string(),
+            code,
+            detail: told.error_message.as_ref().map(ToString::to_string),
+        }),
+    }
+}
+
+fn judge(
+    answer: Result<Written>,
+    batch: &Sent,
+    is_next: bool,
+    idempotent: bool,
+    transactional: bool,
+) -> Verdict {
+    let error = match answer {
+        Ok(written) => return Verdict::Done(written),
+        Err(error) => error,
+    };
+    let who = || format!("producer with the batch of sequence {}", batch.sequence);
+    match error.code() {
+        // An earlier batch is still to come: this one was only too fast.
+        Some(ErrorCode::OutOfOrderSequenceNumber) if idempotent && !is_next => Verdict::Again,
+        // The broker lost or forgot what it knew of us; a transaction cannot be sure of itself any more.
+        Some(
+            ErrorCode::OutOfOrderSequenceNumber
+            | ErrorCode::UnknownProducerId
+            | ErrorCode::InvalidProducerEpoch,
+        ) if idempotent && !transactional => Verdict::Renumber,
+        Some(ErrorCode::ProducerFenced) => Verdict::Fatal(ClientError::Fenced { who: who() }),
+        Some(ErrorCode::ClusterAuthorizationFailed | ErrorCode::TransactionalIdAuthorizationFailed) => {
+            Verdict::Fatal(ClientError::Fatal { cause: Arc::new(error) })
+        }
+        _ if error.is_retriable() => Verdict::Again,
+        _ => Verdict::Failed(error),
+    }
+}
+
+fn backoff(config: &crate::ClientConfig, failures: u32, random: u64) -> Duration {
+    let doubled = config.retry_backoff_ms.saturating_mul(1 << (failures - 1).min(16));
+    let most = doubled.min(config.retry_backoff_max_ms);
+    Duration::from_millis(most - most / 5 + random % (most * 2 / 5 + 1))
+}
