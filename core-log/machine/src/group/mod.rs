@@ -35,6 +35,8 @@ mod rebalance;
 mod refusal;
 mod state;
 mod stored;
+#[cfg(test)]
+mod tests;
 
 pub use api::{Answer, Batch, Client, Config, Effect, Input};
 pub use coordinator::{Coordinator, Replay};

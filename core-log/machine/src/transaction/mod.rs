@@ -21,6 +21,8 @@ mod invariant;
 mod producer_ids;
 mod state;
 mod stored;
+#[cfg(test)]
+mod tests;
 
 pub use api::{Answer, Config, Effect, Input, Marker, Verdict};
 pub use coordinator::Coordinator;

@@ -1,0 +1,791 @@
+//! Groups as Kafka's clients see them, and what holds whatever they do.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use millstream_protocol::ErrorCode;
+use millstream_protocol::messages::join_group::JoinGroupRequestProtocol;
+use millstream_protocol::messages::leave_group::MemberIdentity;
+use millstream_protocol::messages::offset_commit::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
+use millstream_protocol::messages::offset_fetch::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
+use millstream_protocol::messages::sync_group::SyncGroupRequestAssignment;
+use millstream_protocol::messages::txn_offset_commit::{
+    TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
+};
+use millstream_protocol::messages::{
+    HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, OffsetCommitRequest,
+    SyncGroupRequest, SyncGroupResponse, TxnOffsetCommitRequest,
+};
+use millstream_record::{Millis, ProducerEpoch, ProducerId};
+use proptest::prelude::*;
+
+use super::api::{Answer, Batch, Client, Config, Effect, Input};
+use super::coordinator::{Coordinator, entries};
+use crate::{Ticket, TransactionOutcome, Waiter};
+
+const SESSION_MS: i64 = 10_000;
+const REBALANCE_MS: i64 = 60_000;
+const DELAY_MS: i64 = 3_000;
+
+/// A coordinator, its clock, and everything it has said.
+struct World {
+    machine: Coordinator,
+    now: Millis,
+    waiters: u64,
+    random: u128,
+    answers: BTreeMap<Waiter, Answer>,
+    log: Vec<Batch>,
+    waiting: Vec<Ticket>,
+    /// Whether appends become durable at once.
+    is_durable: bool,
+}
+
+impl World {
+    fn new(config: Config) -> Self {
+        let mut machine = Coordinator::new(config);
+        assert_eq!(machine.loaded(Millis(0)), []);
+        Self {
+            machine,
+            now: Millis(0),
+            waiters: 0,
+            random: 0,
+            answers: BTreeMap::new(),
+            log: Vec::new(),
+            waiting: Vec::new(),
+            is_durable: true,
+        }
+    }
+
+    fn give(&mut self, input: Input) {
+        let effects = self.machine.step(self.now, input);
+        self.perform(effects);
+        if self.is_durable {
+            self.flush();
+        }
+    }
+
+    fn perform(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Append { ticket, batch } => {
+                    self.log.push(batch);
+                    self.waiting.push(ticket);
+                }
+                Effect::Answer { waiter, answer } => {
+                    assert!(self.answers.insert(waiter, answer).is_none(), "{waiter:?} is answered twice");
+                }
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        for ticket in std::mem::take(&mut self.waiting) {
+            let effects = self.machine.step(self.now, Input::Durable { ticket });
+            self.perform(effects);
+        }
+    }
+
+    fn ask(&mut self, input: impl FnOnce(Waiter) -> Input) -> Waiter {
+        self.waiters += 1;
+        let waiter = Waiter(self.waiters);
+        self.give(input(waiter));
+        waiter
+    }
+
+    fn pass(&mut self, ms: i64) {
+        self.now = self.now.plus_ms(ms);
+        self.give(Input::Tick);
+    }
+
+    fn join_as(&mut self, request: JoinGroupRequest, must_know_member_id: bool) -> Waiter {
+        self.random += 1;
+        let random = self.random;
+        let client = Client { id: "c".into(), host: "/127.0.0.1".into() };
+        self.ask(|waiter| Input::Join {
+            waiter,
+            client,
+            request,
+            must_know_member_id,
+            can_skip_assignment: true,
+            random,
+        })
+    }
+
+    fn join(&mut self, member: &str) -> Waiter {
+        self.join_as(request(member, None), false)
+    }
+
+    fn joined(&self, waiter: Waiter) -> &JoinGroupResponse {
+        match self.answers.get(&waiter) {
+            Some(Answer::Join(answer)) => answer,
+            other => panic!("no join was answered: {other:?}"),
+        }
+    }
+
+    fn sync(&mut self, member: &JoinGroupResponse, assignments: &[(&ByteString, &str)]) -> Waiter {
+        let assignments = assignments.iter().map(|(id, assignment)| SyncGroupRequestAssignment {
+            member_id: (*id).clone(),
+            assignment: Bytes::copy_from_slice(assignment.as_bytes()),
+        });
+        let request = SyncGroupRequest {
+            group_id: "g".into(),
+            generation_id: member.generation_id,
+            member_id: member.member_id.clone(),
+            assignments: assignments.collect(),
+            ..SyncGroupRequest::default()
+        };
+        self.ask(|waiter| Input::Sync { waiter, request })
+    }
+
+    fn synced(&self, waiter: Waiter) -> &SyncGroupResponse {
+        match self.answers.get(&waiter) {
+            Some(Answer::Sync(answer)) => answer,
+            other => panic!("no sync was answered: {other:?}"),
+        }
+    }
+
+    fn heartbeat(&mut self, member: &JoinGroupResponse) -> ErrorCode {
+        self.heartbeat_as(&member.member_id, member.generation_id, None)
+    }
+
+    fn heartbeat_as(&mut self, member: &str, generation_id: i32, instance: Option<&str>) -> ErrorCode {
+        let request = HeartbeatRequest {
+            group_id: "g".into(),
+            generation_id,
+            member_id: member.into(),
+            group_instance_id: instance.map(ByteString::from),
+        };
+        let waiter = self.ask(|waiter| Input::Heartbeat { waiter, request });
+        match self.answers.get(&waiter) {
+            Some(Answer::Heartbeat(answer)) => ErrorCode::from_code(answer.error_code),
+            other => panic!("no heartbeat was answered: {other:?}"),
+        }
+    }
+
+    /// Two members, the first of them the leader, in a stable generation.
+    fn stable_pair(&mut self) -> (JoinGroupResponse, JoinGroupResponse) {
+        let (one, two) = (self.join(""), self.join(""));
+        // Nobody else comes during the second delay.
+        self.pass(DELAY_MS);
+        self.pass(DELAY_MS);
+        let (one, two) = (self.joined(one).clone(), self.joined(two).clone());
+        let (leader, follower) = if one.leader == one.member_id { (one, two) } else { (two, one) };
+        self.sync(&follower, &[]);
+        self.sync(&leader, &[(&leader.member_id, "L"), (&follower.member_id, "F")]);
+        (leader, follower)
+    }
+
+    fn state(&self) -> String {
+        self.machine.describe("g", false).group_state.to_string()
+    }
+
+    fn commit(&mut self, member: &str, generation: i32, offset: i64) -> Waiter {
+        let request = commit_request(member, generation, offset, "");
+        self.ask(|waiter| Input::OffsetCommit { waiter, request })
+    }
+
+    fn commit_code(&self, waiter: Waiter) -> Option<ErrorCode> {
+        let code = |code: i16| ErrorCode::from_code(code);
+        self.answers.get(&waiter).map(|answer| match answer {
+            Answer::OffsetCommit(answer) => code(answer.topics[0].partitions[0].error_code),
+            Answer::TxnOffsetCommit(answer) => code(answer.topics[0].partitions[0].error_code),
+            other => panic!("not a commit: {other:?}"),
+        })
+    }
+
+    fn commit_in_transaction(&mut self, producer: i64, offset: i64) -> Waiter {
+        let request = TxnOffsetCommitRequest {
+            transactional_id: "t".into(),
+            group_id: "g".into(),
+            producer_id: producer,
+            producer_epoch: 0,
+            generation_id: -1,
+            topics: vec![TxnOffsetCommitRequestTopic {
+                name: "topic".into(),
+                partitions: vec![TxnOffsetCommitRequestPartition {
+                    partition_index: 0,
+                    committed_offset: offset,
+                    ..TxnOffsetCommitRequestPartition::default()
+                }],
+            }],
+            ..TxnOffsetCommitRequest::default()
+        };
+        self.ask(|waiter| Input::TxnOffsetCommit { waiter, request })
+    }
+
+    fn end_transaction(&mut self, producer: i64, outcome: TransactionOutcome) {
+        self.ask(|waiter| Input::EndTransaction {
+            waiter,
+            producer_id: ProducerId(producer),
+            producer_epoch: ProducerEpoch(0),
+            coordinator_epoch: 0,
+            outcome,
+        });
+    }
+
+    fn fetch(&mut self, all: bool, require_stable: bool) -> Waiter {
+        let topics = (!all).then(|| {
+            vec![OffsetFetchRequestTopics {
+                name: "topic".into(),
+                partition_indexes: vec![0],
+                ..OffsetFetchRequestTopics::default()
+            }]
+        });
+        let request =
+            OffsetFetchRequestGroup { group_id: "g".into(), topics, ..OffsetFetchRequestGroup::default() };
+        self.ask(|waiter| Input::OffsetFetch { waiter, request, require_stable })
+    }
+
+    /// The offset and the code of topic-0; `None` when it is not in the answer.
+    fn offset(&mut self, require_stable: bool) -> (i64, ErrorCode) {
+        let waiter = self.fetch(false, require_stable);
+        match &self.answers[&waiter] {
+            Answer::OffsetFetch(answer) => {
+                let partition = &answer.topics[0].partitions[0];
+                (partition.committed_offset, ErrorCode::from_code(partition.error_code))
+            }
+            other => panic!("not a fetch: {other:?}"),
+        }
+    }
+
+    fn delete(&mut self) -> ErrorCode {
+        let waiter = self.ask(|waiter| Input::Delete { waiter, group_id: "g".into() });
+        match &self.answers[&waiter] {
+            Answer::Delete(answer) => ErrorCode::from_code(answer.error_code),
+            other => panic!("not a delete: {other:?}"),
+        }
+    }
+
+    /// Another coordinator that has read everything which this one wrote.
+    fn reload(&self) -> World {
+        let mut other = World::new(self.machine.core.config.clone());
+        other.machine = Coordinator::new(self.machine.core.config.clone());
+        for entry in self.log.iter().flat_map(entries) {
+            other.machine.replay(entry).unwrap();
+        }
+        other.now = self.now;
+        let effects = other.machine.loaded(other.now);
+        other.perform(effects);
+        other
+    }
+}
+
+fn config() -> Config {
+    Config { offsets_retention_ms: 100_000, offsets_retention_check_interval_ms: 10_000, ..Config::default() }
+}
+
+fn request(member: &str, instance: Option<&str>) -> JoinGroupRequest {
+    JoinGroupRequest {
+        group_id: "g".into(),
+        session_timeout_ms: i32::try_from(SESSION_MS).unwrap(),
+        rebalance_timeout_ms: i32::try_from(REBALANCE_MS).unwrap(),
+        member_id: member.into(),
+        group_instance_id: instance.map(ByteString::from),
+        protocol_type: "consumer".into(),
+        protocols: vec![JoinGroupRequestProtocol {
+            name: "range".into(),
+            metadata: Bytes::from_static(b"m"),
+        }],
+        ..JoinGroupRequest::default()
+    }
+}
+
+fn commit_request(member: &str, generation: i32, offset: i64, metadata: &str) -> OffsetCommitRequest {
+    OffsetCommitRequest {
+        group_id: "g".into(),
+        generation_id_or_member_epoch: generation,
+        member_id: member.into(),
+        retention_time_ms: -1,
+        topics: vec![OffsetCommitRequestTopic {
+            name: "topic".into(),
+            partitions: vec![OffsetCommitRequestPartition {
+                partition_index: 0,
+                committed_offset: offset,
+                committed_metadata: Some(metadata.into()),
+                ..OffsetCommitRequestPartition::default()
+            }],
+            ..OffsetCommitRequestTopic::default()
+        }],
+        ..OffsetCommitRequest::default()
+    }
+}
+
+#[test]
+fn a_first_join_is_told_its_id_and_expected_back() {
+    let mut world = World::new(config());
+    let first = world.join_as(request("", None), true);
+    let told = world.joined(first).clone();
+    assert_eq!(told.error_code, ErrorCode::MemberIdRequired.code());
+    assert_eq!(&*told.member_id, "c-00000000-0000-0000-0000-000000000001");
+    let second = world.join_as(request(&told.member_id, None), true);
+    world.pass(DELAY_MS);
+    let joined = world.joined(second);
+    assert_eq!((joined.error_code, joined.generation_id), (0, 1));
+    assert_eq!((&joined.leader, joined.members.len()), (&told.member_id, 1));
+
+    let mut world = World::new(config());
+    let first = world.join_as(request("", None), true);
+    let told = world.joined(first).member_id.clone();
+    world.pass(SESSION_MS);
+    let late = world.join_as(request(&told, None), true);
+    assert_eq!(world.joined(late).error_code, ErrorCode::UnknownMemberId.code(), "it took too long");
+}
+
+#[test]
+fn a_group_goes_from_join_to_stable_and_again() {
+    let mut world = World::new(config());
+    let (leader, follower) = world.stable_pair();
+    assert_eq!(world.state(), "Stable");
+    assert_eq!((leader.members.len(), follower.members.len()), (2, 0), "only the leader learns who is there");
+    assert_eq!((leader.generation_id, follower.generation_id), (1, 1));
+    assert_eq!(world.heartbeat(&leader), ErrorCode::None);
+    let again = world.sync(&follower, &[]);
+    assert_eq!(&world.synced(again).assignment[..], b"F", "a sync may be repeated");
+    let third = world.join("");
+    assert_eq!(world.heartbeat(&leader), ErrorCode::RebalanceInProgress);
+    let (one, two) = (world.join(&leader.member_id), world.join(&follower.member_id));
+    for waiter in [one, two, third] {
+        assert_eq!(world.joined(waiter).generation_id, 2, "the last to join completes the rebalance");
+    }
+    assert_eq!(world.state(), "CompletingRebalance");
+    assert_eq!(world.heartbeat(&leader), ErrorCode::IllegalGeneration);
+}
+
+#[test]
+fn who_does_not_come_back_is_out_when_the_rebalance_timeout_ends() {
+    let mut world = World::new(config());
+    let (leader, follower) = world.stable_pair();
+    let again = world.join(&leader.member_id);
+    let mut waited = 0;
+    while waited < REBALANCE_MS {
+        assert!(!world.answers.contains_key(&again));
+        assert_eq!(world.heartbeat(&follower), ErrorCode::RebalanceInProgress, "it lives, but does not join");
+        world.pass(SESSION_MS / 2);
+        waited += SESSION_MS / 2;
+    }
+    assert_eq!((world.joined(again).generation_id, world.joined(again).members.len()), (2, 1));
+    assert_eq!(world.heartbeat(&follower), ErrorCode::UnknownMemberId);
+}
+
+#[test]
+fn who_does_not_synchronise_in_time_is_out() {
+    let mut world = World::new(config());
+    let (one, two) = (world.join(""), world.join(""));
+    world.pass(DELAY_MS);
+    world.pass(DELAY_MS);
+    let (one, two) = (world.joined(one).clone(), world.joined(two).clone());
+    let mut waited = 0;
+    while waited < REBALANCE_MS {
+        assert_eq!(world.heartbeat(&one), ErrorCode::None);
+        world.heartbeat(&two);
+        world.pass(SESSION_MS / 2);
+        waited += SESSION_MS / 2;
+    }
+    assert_eq!(world.state(), "Empty", "neither did");
+    assert_eq!(world.heartbeat(&one), ErrorCode::UnknownMemberId);
+}
+
+#[test]
+fn silence_ends_a_session_and_the_others_rebalance() {
+    let mut world = World::new(config());
+    let (leader, follower) = world.stable_pair();
+    world.pass(SESSION_MS - 1);
+    assert_eq!(world.heartbeat(&leader), ErrorCode::None);
+    world.pass(1);
+    assert_eq!(world.heartbeat(&leader), ErrorCode::RebalanceInProgress);
+    assert_eq!(world.heartbeat(&follower), ErrorCode::UnknownMemberId);
+    let again = world.join(&leader.member_id);
+    assert_eq!(world.joined(again).generation_id, 2);
+}
+
+#[test]
+fn bad_joins_are_refused_with_kafkas_codes() {
+    use ErrorCode as E;
+    let change = |edit: fn(&mut JoinGroupRequest)| {
+        let mut request = request("", None);
+        edit(&mut request);
+        request
+    };
+    let table: Vec<(JoinGroupRequest, ErrorCode)> = vec![
+        (change(|r| r.group_id = ByteString::new()), E::InvalidGroupId),
+        (change(|r| r.session_timeout_ms = 5_999), E::InvalidSessionTimeout),
+        (change(|r| r.session_timeout_ms = 1_800_001), E::InvalidSessionTimeout),
+        (change(|r| r.protocol_type = "connect".into()), E::InconsistentGroupProtocol),
+        (change(|r| r.protocols[0].name = "sticky".into()), E::InconsistentGroupProtocol),
+        (change(|r| r.protocols.clear()), E::InconsistentGroupProtocol),
+        (change(|r| r.member_id = "nobody".into()), E::UnknownMemberId),
+        (
+            change(|r| {
+                r.group_id = "other".into();
+                r.member_id = "nobody".into();
+            }),
+            E::UnknownMemberId,
+        ),
+        (request("", None), E::GroupMaxSizeReached),
+    ];
+    for (request, expected) in table {
+        let max_size = if expected == E::GroupMaxSizeReached { 2 } else { 3 };
+        let mut world = World::new(Config { max_size, ..config() });
+        world.stable_pair();
+        let shown = format!("{request:?}");
+        let waiter = world.join_as(request, false);
+        assert_eq!(ErrorCode::from_code(world.joined(waiter).error_code), expected, "{shown}");
+        assert_eq!(world.state(), "Stable", "{shown}");
+    }
+}
+
+#[test]
+fn a_stable_groups_follower_is_told_again_and_its_leader_rebalances() {
+    let mut world = World::new(config());
+    let (leader, follower) = world.stable_pair();
+    let again = world.join(&follower.member_id);
+    assert_eq!((world.joined(again).generation_id, world.state().as_str()), (1, "Stable"));
+    world.join(&leader.member_id);
+    assert_eq!(world.state(), "PreparingRebalance");
+}
+
+#[test]
+fn a_static_member_gets_its_place_back_without_a_rebalance() {
+    let mut world = World::new(config());
+    let (one, two) =
+        (world.join_as(request("", Some("i1")), true), world.join_as(request("", Some("i2")), true));
+    world.pass(DELAY_MS);
+    world.pass(DELAY_MS);
+    let (one, two) = (world.joined(one).clone(), world.joined(two).clone());
+    let (leader, follower) = if one.leader == one.member_id { (one, two) } else { (two, one) };
+    let instance = if follower.member_id.starts_with("i1") { "i1" } else { "i2" };
+    world.sync(&follower, &[]);
+    world.sync(&leader, &[(&leader.member_id, "L"), (&follower.member_id, "F")]);
+    let back = world.join_as(request("", Some(instance)), true);
+    let back = world.joined(back).clone();
+    assert_eq!((back.error_code, back.generation_id, world.state().as_str()), (0, 1, "Stable"));
+    assert_ne!(back.member_id, follower.member_id);
+    let sync = world.sync(&back, &[]);
+    assert_eq!(&world.synced(sync).assignment[..], b"F");
+    let mut reloaded = world.reload();
+    for world in [&mut world, &mut reloaded] {
+        let old = &follower.member_id;
+        assert_eq!(world.heartbeat_as(old, 1, Some(instance)), ErrorCode::FencedInstanceId);
+        assert_eq!(world.heartbeat_as(old, 1, None), ErrorCode::UnknownMemberId);
+        assert_eq!(world.heartbeat_as(&back.member_id, 1, Some(instance)), ErrorCode::None);
+        assert_eq!(world.heartbeat_as("x", 1, Some("i9")), ErrorCode::UnknownMemberId);
+    }
+}
+
+#[test]
+fn members_leave_one_by_one_or_together() {
+    let mut world = World::new(config());
+    let (leader, follower) = world.stable_pair();
+    let identity = |member: &str, instance: Option<&str>| MemberIdentity {
+        member_id: member.into(),
+        group_instance_id: instance.map(ByteString::from),
+        ..MemberIdentity::default()
+    };
+    let request = LeaveGroupRequest {
+        group_id: "g".into(),
+        members: vec![
+            identity(&follower.member_id, None),
+            identity("nobody", None),
+            identity(&leader.member_id, Some("i")),
+        ],
+        ..LeaveGroupRequest::default()
+    };
+    let waiter = world.ask(|waiter| Input::Leave { waiter, request });
+    let Answer::Leave(answer) = &world.answers[&waiter] else { panic!("not a leave") };
+    let codes: Vec<_> = answer.members.iter().map(|m| ErrorCode::from_code(m.error_code)).collect();
+    assert_eq!(codes, [ErrorCode::None, ErrorCode::UnknownMemberId, ErrorCode::UnknownMemberId]);
+    assert_eq!(world.state(), "PreparingRebalance");
+    let older = LeaveGroupRequest {
+        group_id: "g".into(),
+        member_id: leader.member_id,
+        ..LeaveGroupRequest::default()
+    };
+    world.ask(|waiter| Input::Leave { waiter, request: older.clone() });
+    assert_eq!(world.state(), "Empty");
+    let again = world.ask(|waiter| Input::Leave { waiter, request: older });
+    let Answer::Leave(answer) = &world.answers[&again] else { panic!("not a leave") };
+    assert_eq!((answer.error_code, answer.members.len()), (ErrorCode::UnknownMemberId.code(), 0));
+    assert_eq!(world.reload().state(), "Empty");
+}
+
+#[test]
+fn syncs_and_commits_are_answered_only_once_durable() {
+    let mut world = World::new(config());
+    let member = world.join("");
+    world.pass(DELAY_MS);
+    let member = world.joined(member).clone();
+    world.is_durable = false;
+    let sync = world.sync(&member, &[(&member.member_id, "all")]);
+    assert_eq!((world.answers.get(&sync), world.state().as_str()), (None, "CompletingRebalance"));
+    world.flush();
+    assert_eq!((&world.synced(sync).assignment[..], world.state().as_str()), (&b"all"[..], "Stable"));
+    let commit = world.commit(&member.member_id, 1, 7);
+    let fetch = world.fetch(false, false);
+    assert_eq!(
+        (world.commit_code(commit), world.answers.get(&fetch)),
+        (None, None),
+        "nor is the offset read"
+    );
+    world.flush();
+    assert_eq!(world.commit_code(commit), Some(ErrorCode::None));
+    assert!(world.answers.contains_key(&fetch));
+    let lost = world.commit(&member.member_id, 1, 8);
+    world.give(Input::Failed { error: ErrorCode::NotCoordinator });
+    assert_eq!(world.commit_code(lost), Some(ErrorCode::NotCoordinator));
+    let later = world.commit(&member.member_id, 1, 9);
+    assert_eq!(world.commit_code(later), Some(ErrorCode::NotCoordinator), "for good");
+}
+
+#[test]
+fn commits_are_judged_by_member_and_generation() {
+    use ErrorCode as E;
+    let mut world = World::new(config());
+    let unknown = world.commit("m", 0, 1);
+    assert_eq!(world.commit_code(unknown), Some(E::IllegalGeneration), "no such group");
+    let alone = world.commit("", -1, 1);
+    assert_eq!(world.commit_code(alone), Some(E::None), "a consumer that assigns itself");
+    assert_eq!(world.offset(false), (1, E::None));
+    let (leader, _) = world.stable_pair();
+    let id = leader.member_id.clone();
+    for (member, generation, expected) in [
+        (id.as_ref(), 1, E::None),
+        (id.as_ref(), 0, E::IllegalGeneration),
+        ("nobody", 1, E::UnknownMemberId),
+        ("", -1, E::UnknownMemberId),
+    ] {
+        let commit = world.commit(member, generation, 5);
+        assert_eq!(world.commit_code(commit), Some(expected), "{member} {generation}");
+    }
+    let big = commit_request(&id, 1, 6, &"x".repeat(4_097));
+    let big = world.ask(|waiter| Input::OffsetCommit { waiter, request: big });
+    assert_eq!(world.commit_code(big), Some(E::OffsetMetadataTooLarge));
+    assert_eq!(world.offset(false), (5, E::None));
+    let third = world.join("");
+    let during = world.commit(&id, 1, 8);
+    assert_eq!(world.commit_code(during), Some(E::None), "while others join, the old generation may commit");
+    world.join(&leader.member_id);
+    world.pass(REBALANCE_MS);
+    let id = world.joined(third).member_id.clone();
+    let completing = world.commit(&id, 2, 9);
+    assert_eq!(world.commit_code(completing), Some(E::RebalanceInProgress));
+}
+
+#[test]
+fn offsets_of_a_transaction_show_when_it_commits_unless_overtaken() {
+    use TransactionOutcome::{Abort, Commit};
+    let mut world = World::new(config());
+    assert_eq!(world.offset(true), (-1, ErrorCode::None), "nothing was ever committed");
+    world.commit("", -1, 1);
+    world.commit_in_transaction(9, 10);
+    assert_eq!(world.offset(false), (1, ErrorCode::None));
+    assert_eq!(world.offset(true), (-1, ErrorCode::UnstableOffsetCommit));
+    let mut reloaded = world.reload();
+    for world in [&mut world, &mut reloaded] {
+        world.end_transaction(9, Commit);
+        assert_eq!(world.offset(true), (10, ErrorCode::None));
+    }
+    world.commit_in_transaction(9, 20);
+    world.end_transaction(9, Abort);
+    assert_eq!(world.offset(true), (10, ErrorCode::None));
+    world.commit_in_transaction(9, 30);
+    world.commit("", -1, 40);
+    world.end_transaction(9, Commit);
+    assert_eq!(world.offset(true), (40, ErrorCode::None), "what was written later stays");
+}
+
+#[test]
+fn groups_are_deleted_when_nobody_is_in_them() {
+    let mut world = World::new(config());
+    assert_eq!(world.delete(), ErrorCode::GroupIdNotFound);
+    let (leader, follower) = world.stable_pair();
+    let commit = world.commit(&leader.member_id, 1, 5);
+    assert_eq!(world.commit_code(commit), Some(ErrorCode::None));
+    assert_eq!(world.delete(), ErrorCode::NonEmptyGroup);
+    world.pass(SESSION_MS);
+    assert_eq!(world.heartbeat(&follower), ErrorCode::UnknownMemberId);
+    assert_eq!(world.state(), "Empty");
+    assert_eq!(world.delete(), ErrorCode::None);
+    assert_eq!(world.offset(false), (-1, ErrorCode::None));
+    assert_eq!(world.machine.list(&[], &[]), []);
+    assert_eq!(world.reload().machine.list(&[], &[]), []);
+}
+
+#[test]
+fn offsets_expire_when_their_group_is_no_longer_used() {
+    let mut world = World::new(config());
+    let (leader, follower) = world.stable_pair();
+    world.commit(&leader.member_id, 1, 5);
+    for _ in 0..30 {
+        world.pass(SESSION_MS / 2);
+        world.heartbeat(&leader);
+        world.heartbeat(&follower);
+    }
+    assert_eq!(
+        world.offset(false),
+        (5, ErrorCode::None),
+        "a subscription that cannot be read keeps its offsets"
+    );
+    world.pass(SESSION_MS);
+    assert_eq!(world.state(), "Empty");
+    world.pass(90_000);
+    assert_eq!(world.offset(false), (5, ErrorCode::None), "retention begins when the group becomes empty");
+    world.pass(20_000);
+    assert_eq!(world.offset(false), (-1, ErrorCode::None));
+    assert_eq!(world.reload().machine.list(&[], &[]), [], "and the group is gone with them");
+}
+
+#[test]
+fn offsets_of_deleted_topics_are_void() {
+    let mut world = World::new(config());
+    world.commit("", -1, 5);
+    world.give(Input::TopicsDeleted { topics: vec!["another".into()] });
+    assert_eq!(world.offset(false).0, 5);
+    world.give(Input::TopicsDeleted { topics: vec!["topic".into()] });
+    assert_eq!(world.offset(false).0, -1);
+}
+
+#[test]
+fn groups_are_listed_and_described_as_kafka_does() {
+    let mut world = World::new(config());
+    let (leader, _) = world.stable_pair();
+    let names = |filter: &[&str]| filter.iter().map(|name| ByteString::from(*name)).collect::<Vec<_>>();
+    for (states, types, count) in [
+        (vec![], vec![], 1),
+        (vec!["stable"], vec!["Classic"], 1),
+        (vec!["Empty"], vec![], 0),
+        (vec![], vec!["share"], 0),
+    ] {
+        assert_eq!(world.machine.list(&names(&states), &names(&types)).len(), count, "{states:?} {types:?}");
+    }
+    let described = world.machine.describe("g", true);
+    assert_eq!((&*described.protocol_type, &*described.protocol_data), ("consumer", "range"));
+    let member = described.members.iter().find(|member| member.member_id == leader.member_id).unwrap();
+    assert_eq!((&*member.client_id, &*member.client_host), ("c", "/127.0.0.1"));
+    assert_eq!((&member.member_metadata[..], &member.member_assignment[..]), (&b"m"[..], &b"L"[..]));
+    assert_eq!(world.machine.describe("x", true).error_code, ErrorCode::GroupIdNotFound.code());
+    let dead = world.machine.describe("x", false);
+    assert_eq!((dead.error_code, &*dead.group_state), (0, "Dead"));
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    JoinNew { must_know: bool, instance: Option<u8> },
+    Rejoin(usize),
+    Sync(usize),
+    Heartbeat(usize),
+    Leave(usize),
+    Commit(usize),
+    TxnCommit(u8),
+    EndTxn(u8, bool),
+    Fetch(bool),
+    Delete,
+    Pass(i64),
+    Flush,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        4 => (any::<bool>(), prop::option::of(0..3u8))
+            .prop_map(|(must_know, instance)| Act::JoinNew { must_know, instance }),
+        4 => (0..8usize).prop_map(Act::Rejoin),
+        6 => (0..8usize).prop_map(Act::Sync),
+        2 => (0..8usize).prop_map(Act::Heartbeat),
+        1 => (0..8usize).prop_map(Act::Leave),
+        2 => (0..8usize).prop_map(Act::Commit),
+        2 => (0..3u8).prop_map(Act::TxnCommit),
+        1 => (0..3u8, any::<bool>()).prop_map(|(producer, commit)| Act::EndTxn(producer, commit)),
+        1 => any::<bool>().prop_map(Act::Fetch),
+        1 => Just(Act::Delete),
+        4 => prop_oneof![Just(100i64), Just(DELAY_MS), Just(SESSION_MS), Just(REBALANCE_MS), Just(100_000)]
+            .prop_map(Act::Pass),
+        5 => Just(Act::Flush),
+    ]
+}
+
+proptest! {
+    /// Whatever members do, and whenever the disk catches up: a group's generation rises, each waiter is answered once,
+    /// and what was appended is all that a new coordinator needs.
+    #[test]
+    fn whatever_happens_the_log_tells_the_truth(acts in prop::collection::vec(act(), 1..120)) {
+        let mut world = World::new(config());
+        world.is_durable = false;
+        let mut known: Vec<JoinGroupResponse> = Vec::new();
+        let mut generation = 0;
+        for act in acts {
+            let pick = |at: usize| known.get(at % known.len().max(1)).cloned().unwrap_or_default();
+            match act {
+                Act::JoinNew { must_know, instance } => {
+                    let instance = instance.map(|n| format!("i{n}"));
+                    world.join_as(request("", instance.as_deref()), must_know);
+                }
+                Act::Rejoin(at) => {
+                    world.join(&pick(at).member_id);
+                }
+                Act::Sync(at) => {
+                    let member = pick(at);
+                    let shares: Vec<_> = member.members.iter().map(|m| (&m.member_id, "share")).collect();
+                    world.sync(&member, &shares);
+                }
+                Act::Heartbeat(at) => {
+                    world.heartbeat(&pick(at));
+                }
+                Act::Leave(at) => {
+                    let member = MemberIdentity { member_id: pick(at).member_id, ..MemberIdentity::default() };
+                    let request = LeaveGroupRequest {
+                        group_id: "g".into(),
+                        members: vec![member],
+                        ..LeaveGroupRequest::default()
+                    };
+                    world.ask(|waiter| Input::Leave { waiter, request });
+                }
+                Act::Commit(at) => {
+                    let member = pick(at);
+                    world.commit(&member.member_id, member.generation_id, 1);
+                }
+                Act::TxnCommit(producer) => {
+                    world.commit_in_transaction(producer.into(), 2);
+                }
+                Act::EndTxn(producer, true) => {
+                    world.end_transaction(producer.into(), TransactionOutcome::Commit);
+                }
+                Act::EndTxn(producer, false) => {
+                    world.end_transaction(producer.into(), TransactionOutcome::Abort);
+                }
+                Act::Fetch(all) => {
+                    world.fetch(all, true);
+                }
+                Act::Delete => {
+                    world.ask(|waiter| Input::Delete { waiter, group_id: "g".into() });
+                }
+                Act::Pass(ms) => {
+                    world.pass(ms);
+                }
+                Act::Flush => {
+                    world.flush();
+                }
+            }
+            known = world.answers.values().filter_map(|answer| match answer {
+                Answer::Join(joined) if joined.error_code == 0 || !joined.member_id.is_empty() => Some(joined.clone()),
+                _ => None,
+            }).collect();
+            known.reverse();
+            known.truncate(8);
+            // A deleted group that is formed again begins anew.
+            let now_at = world.machine.groups.get("g").map_or(0, |group| group.generation);
+            prop_assert!(now_at >= generation || now_at == 0);
+            generation = now_at;
+            let mut reloaded = Coordinator::new(config());
+            for entry in world.log.iter().flat_map(entries) {
+                reloaded.replay(entry).unwrap();
+            }
+            prop_assert_eq!(reloaded.snapshot(), world.machine.snapshot());
+            let restored = Coordinator::restore(config(), reloaded.snapshot()).unwrap();
+            prop_assert_eq!(restored.snapshot(), world.machine.snapshot());
+        }
+        world.flush();
+        world.give(Input::Failed { error: ErrorCode::NotCoordinator });
+        prop_assert_eq!(u64::try_from(world.answers.len()).unwrap(), world.waiters, "nobody is left waiting");
+        prop_assert_eq!(world.machine.next_deadline(), None);
+    }
+}
