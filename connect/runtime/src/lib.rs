@@ -18,6 +18,8 @@
 //! Deliberately absent: parsing of connector settings and schemas (`connect/api`), placement over several processes, REST.
 
 mod backoff;
+mod client_log;
+mod daemon;
 mod dead_letters;
 mod error;
 mod host;
@@ -32,6 +34,8 @@ mod source;
 mod spec;
 mod status;
 
+pub use client_log::ClientLog;
+pub use daemon::{Daemon, Lookup};
 pub use dead_letters::{bad_record_columns, bad_record_schema};
 pub use error::{Result, RuntimeError};
 pub use host::{Stop, Stopper, stop_signal};
@@ -42,3 +46,6 @@ pub use sink::run_sink;
 pub use source::run_source;
 pub use spec::{OnError, RetryPolicy, SinkSpec, SourceSpec, TableTopic, WorkerEnv};
 pub use status::{Counts, Ends, Outcome, Status, ends_channel};
+
+#[cfg(test)]
+mod tests;

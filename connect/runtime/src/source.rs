@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::backoff::{After, Backoff};
 use crate::host::task_context;
-use crate::log::{LogWriter, TopicSpec};
+use crate::log::{Log, LogWriter, TopicSpec};
 use crate::{
     Ends, OnError, Outcome, Result, RuntimeError, SourceSpec, Status, Stop, TableTopic, WorkerEnv,
     dead_letters, offsets, rows, schemas,
@@ -52,6 +52,20 @@ pub async fn run_source(
     }
 }
 
+/// Creates the topics that a source writes.
+pub(crate) async fn ensure_topics(log: &dyn Log, spec: &SourceSpec) -> Result<()> {
+    log.ensure_topic(offsets::topic_spec()).await?;
+    log.ensure_topic(schemas::topic_spec()).await?;
+    for TableTopic { topic, partitions, .. } in &spec.tables {
+        log.ensure_topic(TopicSpec { name: topic.clone(), partitions: *partitions, compacted: false })
+            .await?;
+    }
+    if let OnError::DeadLetters(topic) = &spec.on_error {
+        log.ensure_topic(TopicSpec { name: topic.clone(), partitions: Some(1), compacted: false }).await?;
+    }
+    Ok(())
+}
+
 /// One life of a task, from what the log holds to the first failure.
 struct Attempt<'a> {
     spec: &'a SourceSpec,
@@ -81,7 +95,7 @@ impl Attempt<'_> {
     async fn run(&self, backoff: &mut Backoff, ends: &watch::Sender<Option<Ends>>) -> Result<Outcome> {
         let SourceSpec { name, connector, config, tables, .. } = self.spec;
         let log = &*self.worker.log;
-        self.ensure_topics().await?;
+        ensure_topics(log, self.spec).await?;
         // Fence first, read after: what an earlier process left is decided before positions are looked at.
         let id = format!("connect-{}-{name}", self.worker.namespace);
         let mut writer = log.writer(id).await?;
@@ -102,21 +116,6 @@ impl Attempt<'_> {
             ends.send_replace(Some(self.publish_ends(&mut *writer).await?));
         }
         Ok(outcome)
-    }
-
-    async fn ensure_topics(&self) -> Result<()> {
-        let log = &*self.worker.log;
-        log.ensure_topic(offsets::topic_spec()).await?;
-        log.ensure_topic(schemas::topic_spec()).await?;
-        for TableTopic { topic, partitions, .. } in &self.spec.tables {
-            log.ensure_topic(TopicSpec { name: topic.clone(), partitions: *partitions, compacted: false })
-                .await?;
-        }
-        if let OnError::DeadLetters(topic) = &self.spec.on_error {
-            log.ensure_topic(TopicSpec { name: topic.clone(), partitions: Some(1), compacted: false })
-                .await?;
-        }
-        Ok(())
     }
 
     fn routes(&self) -> Result<BTreeMap<Arc<str>, Route>> {
