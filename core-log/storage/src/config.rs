@@ -19,6 +19,9 @@ pub struct LogConfig {
     pub retention_bytes: i64,
     /// Whether retention deletes at all: `cleanup.policy` contains `delete`.
     pub cleanup_delete: bool,
+    /// Whether the log is, or was, compacted: `cleanup.policy` contains `compact`. Only then may offsets be missing in what a
+    /// crash left.
+    pub cleanup_compact: bool,
     /// The largest batch that [`crate::validate_for_append`] accepts (`max.message.bytes`).
     pub max_message_bytes: u64,
     /// Who sets timestamps (`message.timestamp.type`).
@@ -43,6 +46,7 @@ impl Default for LogConfig {
             retention_ms: 7 * 24 * 3_600_000,
             retention_bytes: -1,
             cleanup_delete: true,
+            cleanup_compact: false,
             max_message_bytes: 1_048_588,
             message_timestamp_type: TimestampType::CreateTime,
             message_timestamp_before_max_ms: i64::MAX,

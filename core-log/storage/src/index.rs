@@ -213,12 +213,12 @@ impl<E: Entry> Index<E> {
         }
     }
 
-    /// A view for one search of `key`: the answer itself where memory has it.
+    /// A view that is enough to find the last entry at or below `key`, and the one before it.
     pub(crate) fn probe(&self, key: i64) -> IndexView<E> {
         let at = self.tail.partition_point(|entry| entry.key() <= key);
-        let tail = at.checked_sub(1).and_then(|at| self.tail.get(at)).copied();
-        let written = if tail.is_some() { 0 } else { self.written };
-        IndexView { file: Arc::clone(&self.file), base: self.base, written, tail: tail.into_iter().collect() }
+        let tail = self.tail.get(at.saturating_sub(2)..at).unwrap_or_default().to_vec();
+        let written = if tail.len() == 2 { 0 } else { self.written };
+        IndexView { file: Arc::clone(&self.file), base: self.base, written, tail }
     }
 
     /// Drops entries for which `keep` no longer holds, from the end.

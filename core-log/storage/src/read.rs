@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use millstream_record::Offset;
+use millstream_record::{LeaderEpoch, Offset};
 
 use crate::batch::{self, HEADER_BYTES, Header};
 use crate::error::{Result, StorageError};
@@ -62,6 +62,7 @@ impl Log {
             return Err(StorageError::OffsetOutOfRange { offset, start: self.start, end: self.end });
         }
         self.files.check_online()?;
+        let latest_epoch = self.epochs.latest().unwrap_or(LeaderEpoch::NONE);
         let first = self.segments.partition_point(|segment| segment.base <= offset).saturating_sub(1);
         let mut plan = ReadPlan { request, segments: Vec::new(), aborted: Vec::new() };
         if offset >= request.upper_bound {
@@ -71,7 +72,7 @@ impl Log {
         let views = self.segments.iter().skip(first).zip(ends).filter(|(segment, _)| segment.bytes > 0);
         plan.segments = views
             .take(SEGMENTS_PER_PLAN)
-            .map(|(segment, end)| SegmentView::new(segment, offset, end))
+            .map(|(segment, end)| SegmentView::new(segment, offset, end, latest_epoch))
             .collect();
         if request.with_aborted {
             let with_entries = self.segments.iter().skip(first).filter(|segment| segment.aborted.len() > 0);
@@ -147,7 +148,11 @@ impl ReadPlan {
                 let entry = view
                     .entry(Some(at), access)
                     .map_err(|source| StorageError::Io { path: view.path(), source })?;
-                let Some(entry) = entry else { continue };
+                let sane =
+                    entry.filter(|entry| entry.first_offset <= entry.last_offset && entry.producer_id.0 >= 0);
+                let Some(entry) = sane else {
+                    return Err(StorageError::corrupt(&view.path(), at, "an entry that cannot be"));
+                };
                 if entry.last_offset >= self.request.offset && entry.first_offset < upper {
                     found.push(entry);
                 }
@@ -172,17 +177,23 @@ struct Part {
 /// A segment as it was when the plan was made.
 #[derive(Debug)]
 struct SegmentView {
+    base: Offset,
     log: Arc<LazyFile>,
     bytes: u64,
+    /// No batch of the segment ends behind this.
     end: Offset,
+    /// No batch of the log has a newer one.
+    latest_epoch: LeaderEpoch,
     hint: IndexView<OffsetEntry>,
     cuts: Arc<AtomicU64>,
     cuts_seen: u64,
 }
 
 impl SegmentView {
-    fn new(segment: &Segment, offset: Offset, end: Offset) -> Self {
+    fn new(segment: &Segment, offset: Offset, end: Offset, latest_epoch: LeaderEpoch) -> Self {
         Self {
+            base: segment.base,
+            latest_epoch,
             log: Arc::clone(&segment.log),
             bytes: segment.bytes,
             end,
@@ -214,96 +225,132 @@ impl SegmentView {
         StorageError::Io { path: self.log.path(), source }
     }
 
+    /// Reads from where the index points to. The index is only a hint: where it leads astray, an earlier entry is followed, and at
+    /// last the segment is read from its begin.
     fn read(&self, request: &ReadRequest, access: Access) -> Result<Part> {
-        let hint = self.hint.floor(request.offset.0, access).map_err(|source| self.io(source))?;
-        if let Some(entry) = hint.filter(|entry| u64::from(entry.position) < self.bytes) {
+        let mut key = request.offset;
+        for _ in 0..2 {
+            let entry = self.hint.floor(key.0, access).map_err(|source| self.io(source))?;
+            let Some(entry) = entry.filter(|entry| u64::from(entry.position) < self.bytes) else { break };
             match self.read_from(entry.position.into(), Some(entry), request, access) {
-                // The index is only a hint: where it leads astray the segment itself is read from its begin.
-                Err(StorageError::Corrupt { .. }) => {}
-                other => return other,
+                Ok(Some(part)) => return Ok(part),
+                Ok(None) | Err(StorageError::Corrupt { .. }) => key = entry.offset.plus(-1),
+                Err(other) => return Err(other),
             }
         }
-        self.read_from(0, None, request, access)
+        let part = self.read_from(0, None, request, access)?;
+        Ok(part.unwrap_or(Part { bytes: Bytes::new(), next_offset: request.offset, done: true }))
     }
 
-    /// Reads from byte `at`, where a batch begins at or before the offset asked for.
+    /// Reads from byte `at`, where a batch begins at or before the offset asked for. `None` when `hint`, which told so, cannot be
+    /// trusted.
+    ///
+    /// Base offsets are the one part of a batch that its CRC does not cover. What keeps a flipped bit there from being served is
+    /// their order: each batch begins at or behind the end of the one before, and the first one ends where the index says.
     fn read_from(
         &self,
         at: u64,
         hint: Option<OffsetEntry>,
         request: &ReadRequest,
         access: Access,
-    ) -> Result<Part> {
+    ) -> Result<Option<Part>> {
         let file = access.open(&self.log).map_err(|source| self.io(source))?;
-        let corrupt = |position: u64, what: &str| StorageError::corrupt(&self.log.path(), position, what);
         let mut window = Window { file, access, at, bytes: Vec::new() };
-        let mut position = at;
+        let (mut position, mut lower, mut trusted) = (at, self.base, hint.is_none());
         let wanted = request.max_bytes as u64 + SLACK_BYTES;
-        loop {
-            if position >= self.bytes {
-                return Ok(Part {
-                    bytes: Bytes::new(),
-                    next_offset: self.end.max(request.offset),
-                    done: false,
-                });
-            }
+        while position < self.bytes {
             let rest = self.bytes - position;
             let head =
                 window.have(position, HEADER_BYTES, wanted.min(rest)).map_err(|source| self.io(source))?;
-            let header = batch::header(head).map_err(|what| corrupt(position, what))?;
+            let header = batch::header(head).map_err(|what| self.corrupt(position, what))?;
             if header.size_bytes() as u64 > rest {
-                return Err(corrupt(position, "a batch that is longer than the segment"));
+                return Err(self.corrupt(position, "a batch that is longer than the segment"));
             }
-            let misled = hint.is_some_and(|hint| position == at && header.base_offset > hint.offset);
-            if misled {
-                return Err(corrupt(position, "no batch that the index tells of"));
+            if header.base_offset < lower || header.next_offset() > self.end {
+                return Err(self.corrupt(position, "a batch whose offsets are out of order"));
+            }
+            if let Some(hint) = hint.filter(|_| position == at) {
+                if header.base_offset > hint.offset {
+                    return Ok(None);
+                }
+                trusted = header.last_offset() == hint.offset;
             }
             if header.last_offset() >= request.offset {
-                return self.collect(window, position, &header, request);
+                // Kafka before 4 made an index entry for several batches at once; such a one is no proof that a gap is real.
+                let contained = header.base_offset <= request.offset;
+                return if trusted || contained {
+                    self.collect(window, position, &header, request).map(Some)
+                } else {
+                    Ok(None)
+                };
             }
+            lower = header.next_offset();
             position += header.size_bytes() as u64;
         }
+        Ok(Some(Part { bytes: Bytes::new(), next_offset: self.end.max(request.offset), done: false }))
     }
 
-    /// Takes whole batches from `position` on, the first of which is `first`.
+    fn corrupt(&self, position: u64, what: &str) -> StorageError {
+        StorageError::corrupt(&self.log.path(), position, what)
+    }
+
+    /// Takes whole batches from `position` on, the first of which is `first`. A damaged batch behind good ones ends the read; the
+    /// next one reports it.
     fn collect(&self, mut window: Window, start: u64, first: &Header, request: &ReadRequest) -> Result<Part> {
-        let nothing = Part { bytes: Bytes::new(), next_offset: request.offset, done: true };
         if first.next_offset() > request.upper_bound
             || (first.size_bytes() > request.max_bytes && !request.at_least_one)
         {
-            return Ok(nothing);
+            return Ok(Part { bytes: Bytes::new(), next_offset: request.offset, done: true });
         }
-        let rest = self.bytes - start;
         let limit = request.max_bytes.max(first.size_bytes());
-        window.have(start, first.size_bytes(), rest.min(limit as u64)).map_err(|source| self.io(source))?;
-        let (buf, from) = window.finish(start);
-        let mut next_offset = request.offset;
-        let mut lower = first.base_offset;
-        let mut end = from;
-        while let Ok(header) = batch::header(buf.get(end..).unwrap_or_default()) {
+        let wanted = (limit as u64).min(self.bytes - start);
+        window.have(start, first.size_bytes(), wanted).map_err(|source| self.io(source))?;
+        let from = window.place_of(start);
+        let (mut end, mut next_offset) = (from, first.base_offset);
+        while let Ok(header) = batch::header(window.bytes.get(end..).unwrap_or_default()) {
+            let Some(batch) = window.bytes.get(end..end + header.size_bytes()) else { break };
             let position = start + (end - from) as u64;
-            let Some(batch) = buf.get(end..end + header.size_bytes()) else { break };
             if position + header.size_bytes() as u64 > self.bytes
                 || end + header.size_bytes() - from > limit
                 || header.next_offset() > request.upper_bound
             {
                 break;
             }
-            if header.base_offset < lower || !batch::crc_holds(&header, batch) {
-                return Err(StorageError::corrupt(
-                    &self.log.path(),
-                    position,
-                    "a batch whose CRC or offset is wrong",
-                ));
+            if header.base_offset < next_offset
+                || header.leader_epoch > self.latest_epoch
+                || !batch::crc_holds(&header, batch)
+            {
+                if end > from {
+                    break;
+                }
+                return Err(self.corrupt(position, "a batch whose CRC or offset is wrong"));
             }
             end += header.size_bytes();
             next_offset = header.next_offset();
-            lower = next_offset;
         }
-        if end == from {
-            return Err(StorageError::corrupt(&self.log.path(), start, "a batch that cannot be read"));
+        let behind = start + (end - from) as u64;
+        if end == from || next_offset > self.offset_at(&window, behind)? {
+            return Err(self.corrupt(start, "a batch whose length or offset is wrong"));
         }
-        Ok(Part { bytes: Bytes::from(buf).slice(from..end), next_offset, done: true })
+        Ok(Part { bytes: Bytes::from(window.bytes).slice(from..end), next_offset, done: true })
+    }
+
+    /// The base offset of the batch at `position`, or the segment's end offset at the end.
+    fn offset_at(&self, window: &Window, position: u64) -> Result<Offset> {
+        if position >= self.bytes {
+            return Ok(self.end);
+        }
+        let mut head = [0; HEADER_BYTES];
+        let header =
+            match window.bytes.get(window.place_of(position)..).and_then(|rest| rest.get(..HEADER_BYTES)) {
+                Some(head) => batch::header(head),
+                None => {
+                    window.read(&mut head, position).map_err(|source| self.io(source))?;
+                    batch::header(&head)
+                }
+            };
+        // One that cannot be read is for the next read to report.
+        Ok(header.map_or(self.end, |header| header.base_offset))
     }
 }
 
@@ -318,18 +365,13 @@ struct Window {
 impl Window {
     /// At least `needed` bytes from `position` on; reads up to `wanted` when there are not enough yet.
     fn have(&mut self, position: u64, needed: usize, wanted: u64) -> io::Result<&[u8]> {
-        let from = usize::try_from(position - self.at).unwrap_or(usize::MAX);
+        let from = self.place_of(position);
         if self.bytes.get(from..).is_none_or(|rest| rest.len() < needed) {
             let mut bytes = vec![0; usize::try_from(wanted).unwrap_or(usize::MAX).max(needed)];
             let read = self.access.read(&*self.file, &mut bytes, position)?;
             bytes.truncate(read);
             if read < needed {
-                let kind = if self.access == Access::Nowait {
-                    io::ErrorKind::WouldBlock
-                } else {
-                    io::ErrorKind::UnexpectedEof
-                };
-                return Err(kind.into());
+                return Err(self.too_short());
             }
             (self.at, self.bytes) = (position, bytes);
             return Ok(&self.bytes);
@@ -337,9 +379,21 @@ impl Window {
         Ok(self.bytes.get(from..).unwrap_or_default())
     }
 
-    /// The bytes, and where `position` is among them.
-    fn finish(self, position: u64) -> (Vec<u8>, usize) {
-        let from = usize::try_from(position - self.at).unwrap_or(usize::MAX);
-        (self.bytes, from)
+    /// Fills `buf` with what lies at `position`.
+    fn read(&self, buf: &mut [u8], position: u64) -> io::Result<()> {
+        let read = self.access.read(&*self.file, buf, position)?;
+        if read == buf.len() { Ok(()) } else { Err(self.too_short()) }
+    }
+
+    fn too_short(&self) -> io::Error {
+        match self.access {
+            Access::Nowait => io::ErrorKind::WouldBlock.into(),
+            Access::Blocking => io::ErrorKind::UnexpectedEof.into(),
+        }
+    }
+
+    /// Where the byte at `position` of the file is among the bytes, if it is.
+    fn place_of(&self, position: u64) -> usize {
+        usize::try_from(position - self.at).unwrap_or(usize::MAX)
     }
 }

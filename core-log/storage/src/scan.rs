@@ -28,6 +28,8 @@ pub(crate) struct Scanner {
     end: u64,
     /// No batch may begin below this offset: offsets only ascend.
     next_offset: Offset,
+    /// From this offset on no offset may be missing.
+    dense_from: Offset,
     buf: Vec<u8>,
     buf_at: u64,
 }
@@ -35,7 +37,20 @@ pub(crate) struct Scanner {
 impl Scanner {
     /// Walks from `position`, where a batch begins at or above offset `from`, to byte `end`.
     pub(crate) fn new(file: Arc<dyn DiskFile>, position: u64, end: u64, from: Offset) -> Self {
-        Self { file, position, end, next_offset: from, buf: Vec::new(), buf_at: position }
+        Self {
+            file,
+            position,
+            end,
+            next_offset: from,
+            dense_from: Offset(i64::MAX),
+            buf: Vec::new(),
+            buf_at: position,
+        }
+    }
+
+    /// Takes an offset that is missing at or behind `offset` for damage. The walk must begin at the begin of a segment.
+    pub(crate) fn dense_from(self, offset: Offset) -> Self {
+        Self { dense_from: offset, ..self }
     }
 
     /// The offset behind the last batch that was found, at first the one given to [`Scanner::new`].
@@ -65,6 +80,12 @@ impl Scanner {
             return Ok(Found::Bad {
                 position,
                 what: "a batch whose base offset is below the end of the one before",
+            });
+        }
+        if header.base_offset > self.next_offset && header.base_offset >= self.dense_from {
+            return Ok(Found::Bad {
+                position,
+                what: "a batch that does not begin where the one before ends",
             });
         }
         if !self.fill(header.size_bytes())? {

@@ -1,5 +1,6 @@
 //! One segment of a log: a file of batches and its indexes.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -80,7 +81,10 @@ impl Segment {
         {
             return Ok(None);
         }
-        if let Some(aborted) = Index::load(file(Kind::TxnIndex), base).map_err(segment.io())? {
+        // A segment without aborted transactions has no such file.
+        let aborted = file(Kind::TxnIndex);
+        if !matches!(aborted.handle(OpenMode::Read), Err(error) if error.kind() == ErrorKind::NotFound) {
+            let Some(aborted) = Index::load(aborted, base).map_err(segment.io())? else { return Ok(None) };
             segment.aborted = aborted;
         }
         segment.largest = times.last().copied();
@@ -236,10 +240,11 @@ impl Segment {
         Ok(end)
     }
 
-    /// Finds the largest timestamp anew, of the batches behind the last entry of the time index.
+    /// Finds the largest timestamp anew: that of the time index, or of the batches behind the last index entry.
     pub(crate) fn find_largest(&mut self) -> Result<()> {
         self.largest = self.times.last().copied();
-        let mut scanner = self.scan_from(self.largest.map_or(self.base, |largest| largest.offset))?;
+        // A time index entry is made with each offset index entry, if there is a newer time to note.
+        let mut scanner = self.scan_from(self.offsets.last().map_or(self.base, |entry| entry.offset))?;
         while let Found::Batch { header, .. } = scanner.next().map_err(self.io())? {
             if self.largest.is_none_or(|largest| header.max_timestamp > largest.timestamp) {
                 self.largest =

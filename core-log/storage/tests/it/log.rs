@@ -297,10 +297,9 @@ fn a_plan_that_races_with_truncation_or_deletion_gives_old_bytes_or_says_so() {
         "the bytes that were planned are gone"
     );
     bench.append(&plain(7, 20));
-    assert_eq!(
-        spans(&plan.run_blocking().unwrap().bytes),
-        [(3, 10)],
-        "whole batches, where there are some now"
+    assert!(
+        matches!(plan.run_blocking(), Err(StorageError::Changed)),
+        "what is there now is not what was planned"
     );
     let cold = bench.log.read_plan(at(0)).unwrap();
     bench.log.close_files();
