@@ -12,8 +12,10 @@ use crate::progress::Progress;
 const PREFIX: usize = 4;
 /// What a read may take before the length is known: most requests and answers fit.
 const READ_AHEAD: usize = 16 * 1024;
-/// Room for the rest of a frame is made in steps of at least this, and at most of what has arrived already.
+/// Room for the rest of a frame is made in steps of at least this...
 const LEAST_STEP: usize = 64 * 1024;
+/// ... and of at most this many times what has arrived: few enough steps that moving a long frame costs little.
+const GROWTH: usize = 4;
 /// Frames up to this length need no leave; the number of connections bounds them.
 const FREE_BYTES: usize = 128 * 1024;
 /// Long frames are counted in units of this many bytes.
@@ -80,7 +82,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         let length = length.ok_or(NetError::FrameSize { size, max: self.max })?;
         let mut leave = None;
         while self.buffer.len() < length {
-            let step = (length - self.buffer.len()).min(self.buffer.len().max(LEAST_STEP));
+            let step = (length - self.buffer.len()).min((GROWTH * self.buffer.len()).max(LEAST_STEP));
             self.allow(&mut leave, self.buffer.len() + step).await;
             self.read_more(step, began).await?;
         }

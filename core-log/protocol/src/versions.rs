@@ -128,6 +128,9 @@ fn limits(request: &Request) -> (i16, Option<(i16, Known)>) {
         Request::OffsetCommit(m) => {
             (ANY, Some((10, known(m.topics.iter().map(|topic| (topic.name.is_empty(), topic.topic_id))))))
         }
+        Request::OffsetFetch(m) if m.groups.iter().any(|group| group.topics.is_none()) => {
+            (ANY, Some((10, Known::NamesOnly))) // all topics: the answer is to name them, which ids alone do not
+        }
         Request::OffsetFetch(m) => {
             let topics = m.groups.iter().filter_map(|group| group.topics.as_ref()).flatten();
             (ANY, Some((10, known(topics.map(|topic| (topic.name.is_empty(), topic.topic_id))))))

@@ -176,6 +176,8 @@ fn a_client_chooses_the_last_version_that_says_what_it_means() {
         let topic = fetch::FetchTopic { topic: name.into(), topic_id: Uuid([id; 16]), ..Default::default() };
         millstream_protocol::messages::FetchRequest { topics: vec![topic], ..Default::default() }.into()
     };
+    let all = offset_fetch::OffsetFetchRequestGroup { topics: None, ..Default::default() };
+    let all_offsets = OffsetFetchRequest { groups: vec![all], ..Default::default() };
     let cases = [
         (produce("t", 0, false), (0, 13), Some(12)),
         (produce("t", 1, false), (0, 13), Some(13)),
@@ -188,6 +190,7 @@ fn a_client_chooses_the_last_version_that_says_what_it_means() {
         (AddPartitionsToTxnRequest::default().into(), (0, 5), Some(3)),
         (TxnOffsetCommitRequest::default().into(), (0, 5), Some(4)),
         (MetadataRequest::default().into(), (0, 13), Some(13)),
+        (all_offsets.into(), (1, 10), Some(9)),
     ];
     for (request, shared, expected) in cases {
         assert_eq!(versions::choose(&request, shared), expected, "{request:?}");
