@@ -27,7 +27,7 @@ impl<T> Tickets<T> {
 
     /// Holds `item` until everything appended so far is durable; gives it back when it is already.
     pub(crate) fn hold(&mut self, item: T) -> Option<T> {
-        if self.durable >= self.issued {
+        if self.is_settled() {
             return Some(item);
         }
         self.held.push_back((self.issued, item));
@@ -37,6 +37,11 @@ impl<T> Tickets<T> {
     /// Notes that `ticket` and those before it are durable.
     pub(crate) fn settle(&mut self, ticket: Ticket) {
         self.durable = self.durable.max(ticket.min(self.issued));
+    }
+
+    /// Whether everything appended so far is durable.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.durable >= self.issued
     }
 
     /// The next item whose wait is over. One by one, since what one does may hold another.

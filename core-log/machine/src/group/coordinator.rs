@@ -179,10 +179,17 @@ impl Coordinator {
     }
 
     /// Everything that replay has built, to be restored with [`Coordinator::restore`] instead of reading the log from its
-    /// start. It holds what was appended, durable or not, so take it as that of the end of the log.
+    /// start. It holds what was appended, durable or not: keep it only where [`Coordinator::is_settled`], else a power cut could
+    /// leave a snapshot that is ahead of its log.
     #[must_use]
     pub fn snapshot(&self) -> Bytes {
         self.core.stored.snapshot()
+    }
+
+    /// Whether everything that was appended is durable.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.core.tickets.is_settled()
     }
 
     /// A coordinator from a snapshot; replay goes on behind it.

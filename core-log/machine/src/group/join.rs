@@ -17,6 +17,10 @@ use super::stored::group_record;
 use crate::Waiter;
 use crate::wire::own;
 
+/// Most members of a group that may be expected back with the id they were told. Whoever asks for ids and never comes back
+/// would else fill memory until the ids expire.
+const MAX_EXPECTED: usize = 10_000;
+
 /// A request to join, with the facts about it.
 pub(super) struct Join {
     pub(super) client: Client,
@@ -114,6 +118,9 @@ impl Rebalance<'_> {
         match known {
             Some(old) => self.take_place(waiter, join, &old, id),
             None if join.must_know_member_id && join.request.group_instance_id.is_none() => {
+                if self.group.expected.len() >= MAX_EXPECTED {
+                    return Err(ErrorCode::GroupMaxSizeReached);
+                }
                 self.group.expected.insert(id.clone());
                 self.core.set_session(&self.group.id, &id, join.request.session_timeout_ms.into());
                 Ok(Some(refusal::join(&id, ErrorCode::MemberIdRequired)))

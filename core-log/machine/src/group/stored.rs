@@ -224,3 +224,70 @@ pub(super) fn commit_record(
         encode_key(&OffsetCommitKey { group: group.clone(), topic: topic.clone(), partition: *partition });
     KeyValue { key, value: value.map(|value| encode_value(value, OFFSET_COMMIT_VERSION)) }
 }
+
+#[cfg(test)]
+mod tests {
+    use millstream_protocol::messages::group_records::MemberMetadata;
+
+    use super::*;
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// The expected bytes were written by Kafka 4.3.1's own serializers.
+    #[test]
+    fn records_are_kafkas_byte_for_byte() {
+        let commit = OffsetCommitValue {
+            offset: 7,
+            leader_epoch: 2,
+            metadata: "m".into(),
+            commit_timestamp: 1_000,
+            ..OffsetCommitValue::default()
+        };
+        let record = commit_record(&"g".into(), &("topic".into(), 3), Some(&commit));
+        assert_eq!(hex(&record.key), "00010001670005746f70696300000003");
+        assert_eq!(hex(&record.value.unwrap()), "000300000000000000070000000200016d00000000000003e8");
+        let group = GroupMetadataValue {
+            protocol_type: "consumer".into(),
+            generation: 5,
+            protocol: Some("range".into()),
+            leader: Some("m1".into()),
+            current_state_timestamp: 99,
+            members: vec![MemberMetadata {
+                member_id: "m1".into(),
+                group_instance_id: Some("i".into()),
+                client_id: "c".into(),
+                client_host: "/h".into(),
+                rebalance_timeout: 60_000,
+                session_timeout: 10_000,
+                subscription: Bytes::from_static(&[1]),
+                assignment: Bytes::from_static(&[2, 3]),
+            }],
+        };
+        let record = group_record(&"g".into(), Some(&group));
+        assert_eq!(hex(&record.key), "0002000167");
+        assert_eq!(
+            hex(&record.value.unwrap()),
+            "00030008636f6e73756d657200000005000572616e676500026d3100000000000000630000000100026d31000169000163\
+             00022f680000ea60000027100000000101000000020203"
+        );
+    }
+
+    #[test]
+    fn bytes_that_are_no_record_are_errors() {
+        let replay = |key: &'static [u8], value: &'static [u8]| {
+            let record = KeyValue { key: Bytes::from_static(key), value: Some(Bytes::from_static(value)) };
+            Stored::default().replay(Replay::Record { producer_id: None, record })
+        };
+        assert!(replay(&[], &[]).is_err());
+        assert!(replay(&[0, 1, 0, 9], &[]).is_err());
+        assert!(replay(&[0, 2, 0, 1, b'g'], &[0, 3, 0xff]).is_err());
+        assert!(replay(&[0, 99], &[]).is_ok(), "a kind of another group protocol is not ours to read");
+        for broken in
+            [&b""[..], b"MSC", b"MSC\x02", b"MSC\x01\0\0", b"MSC\x01\0\0\0\0\0\0\0\0\xff\xff\xff\xff"]
+        {
+            assert!(Stored::restore(Bytes::from_static(broken)).is_err(), "{broken:?}");
+        }
+    }
+}

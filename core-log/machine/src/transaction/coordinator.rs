@@ -107,7 +107,8 @@ impl Coordinator {
     }
 
     /// Everything that replay has built, to be restored with [`Coordinator::restore`] instead of reading the log from its
-    /// start. It holds what was appended, durable or not, so take it as that of the end of the log.
+    /// start. It holds what was appended, durable or not: keep it only where [`Coordinator::is_settled`], else a power cut could
+    /// leave a snapshot that is ahead of its log.
     #[must_use]
     pub fn snapshot(&self) -> Bytes {
         let mut writer = SnapshotWriter::new();
@@ -115,6 +116,12 @@ impl Coordinator {
             writer.entry(0, &transaction.to_record(id));
         }
         writer.finish()
+    }
+
+    /// Whether everything that was appended is durable.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.tickets.is_settled()
     }
 
     /// A coordinator from a snapshot; replay goes on behind it.

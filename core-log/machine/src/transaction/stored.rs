@@ -149,3 +149,32 @@ impl Stored {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The expected bytes were written by Kafka 4.3.1's own serializers.
+    #[test]
+    fn records_are_kafkas_byte_for_byte() {
+        let transaction = Transaction {
+            epoch: ProducerEpoch(1),
+            timeout_ms: 60_000,
+            state: State::Ongoing,
+            partitions: [TopicPartition::new("topic", 0), TopicPartition::new("topic", 1)].into(),
+            start: Millis(100),
+            updated: Millis(200),
+            ..Transaction::new(ProducerId(9))
+        };
+        let record = transaction.to_record(&"t".into());
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        assert_eq!(hex(&record.key), "0000000174");
+        assert_eq!(
+            hex(record.value.as_ref().unwrap()),
+            "0001000000000000000900010000ea60010206746f7069630300000000000000010000000000000000c8000000000000006400"
+        );
+        let mut stored = Stored::default();
+        stored.replay(record).unwrap();
+        assert_eq!(stored.by_id.get("t"), Some(&transaction));
+    }
+}
