@@ -221,6 +221,17 @@ impl TestDriver {
         })
     }
 
+    /// What a table or an aggregation without windows holds for `key`, with its timestamp.
+    ///
+    /// # Errors
+    /// A name that no store has, or bytes that are not of these types.
+    pub fn value<K: Serde, V: Serde>(&self, store: &str, key: &K) -> Result<Option<Row<(), V>>> {
+        let Some(key) = key.to_bytes()? else { return Ok(None) };
+        let Some(stored) = self.store(store)?.get(&key)? else { return Ok(None) };
+        let (timestamp, value) = crate::kernel::split_stored(&stored)?;
+        Ok(Some(Row { key: (), value: V::decode(&value)?, timestamp_ms: timestamp.0 }))
+    }
+
     /// The counters of a node, over all tasks.
     #[must_use]
     pub fn counters(&self, node: &str) -> crate::NodeCounters {

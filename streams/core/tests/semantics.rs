@@ -110,6 +110,8 @@ fn a_result_is_as_new_as_its_newest_row() {
         driver(|t| t.stream::<String, String>("in").group_by_key().count(store("n")).to_stream().to("out"));
     pipe(&mut driver, "in", &[("a", "", 7), ("a", "", 3)]);
     assert_eq!(read::<String, u64>(&mut driver, "out"), [r#""a"=1@7"#, r#""a"=2@7"#]);
+    let kept = driver.value::<_, u64>("n", &"a".to_owned()).unwrap().unwrap();
+    assert_eq!((kept.value, kept.timestamp_ms), (2, 7));
 }
 
 #[test]

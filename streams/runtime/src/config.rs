@@ -42,6 +42,8 @@ pub struct StreamsConfig {
     /// Topics that end: the app waits for [`crate::StreamsControl::end_input`] for each, and once all inputs of all tasks are
     /// consumed to their ends, [`crate::StreamsApp::run`] returns. Empty: the app runs until it is stopped.
     pub finite_inputs: Vec<String>,
+    /// Topics of the user, with their partitions, that the app creates at its start where they are missing.
+    pub create_topics: Vec<(String, i32)>,
 }
 
 impl StreamsConfig {
@@ -60,7 +62,15 @@ impl StreamsConfig {
             session_timeout_ms: 45_000,
             transaction_timeout_ms: 10_000,
             finite_inputs: Vec::new(),
+            create_topics: Vec::new(),
         }
+    }
+
+    /// The same with a topic to be created where it is missing.
+    #[must_use]
+    pub fn create_topic(mut self, topic: impl Into<String>, partitions: i32) -> Self {
+        self.create_topics.push((topic.into(), partitions));
+        self
     }
 
     /// # Errors

@@ -31,6 +31,9 @@ impl Layout {
     /// Finds the topics that the topology reads and creates those that are its own.
     pub(crate) async fn make(topology: Arc<Topology>, config: &StreamsConfig, admin: &Admin) -> Result<Self> {
         let application_id: Arc<str> = config.application_id.as_str().into();
+        for (topic, count) in &config.create_topics {
+            admin.ensure_topic(NewTopic::new(topic.as_str(), *count)).await?;
+        }
         let mut partitions = user_inputs(&topology, admin).await?;
         count_repartitions(&topology, &mut partitions)?;
         check_copartitioned(&topology, &partitions)?;

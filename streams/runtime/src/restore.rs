@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_client::{Client, Consumer, ConsumerConfig, IsolationLevel, OffsetReset};
+use millstream_client::{
+    Client, ClientError, Consumer, ConsumerConfig, IsolationLevel, OffsetAndTimestamp, OffsetReset,
+    OffsetSpec,
+};
 use millstream_record::{Offset, TopicId, TopicPartition};
 use millstream_streams_core::TaskId;
 use millstream_streams_core::store::{MemoryStore, Store};
@@ -91,6 +94,8 @@ fn open(
     Ok((state.create(task, name, topic_id)?, Reached { topic_id, offset: Offset(0) }))
 }
 
+/// The high watermarks of a task's changelogs. Not their last stable offsets: a lost process may hold those back with an open
+/// transaction in front of records that are committed. The replay waits until the broker has ended it.
 async fn changelog_ends(
     layout: &Layout,
     client: &Client,
@@ -99,12 +104,15 @@ async fn changelog_ends(
 ) -> Result<BTreeMap<TopicPartition, Offset>> {
     let logged = names.iter().filter(|name| layout.changelog(name).is_some());
     let partition = |name: &Arc<str>| TopicPartition::new(layout.changelog_name(name), task.partition);
-    let partitions: Vec<_> = logged.map(partition).collect();
-    if partitions.is_empty() {
+    let wanted: BTreeMap<_, _> = logged.map(|name| (partition(name), OffsetSpec::Latest)).collect();
+    if wanted.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let consumer = client.consumer(reader())?;
-    Ok(consumer.end_offsets(&partitions).await?.into_iter().collect())
+    let listed = client.admin().list_offsets(&wanted, IsolationLevel::ReadUncommitted).await?;
+    let end = |(partition, end): (_, Result<Option<OffsetAndTimestamp>, ClientError>)| {
+        Ok((partition, end?.map(|end| end.offset).unwrap_or_default()))
+    };
+    listed.into_iter().map(end).collect()
 }
 
 fn reader() -> ConsumerConfig {
