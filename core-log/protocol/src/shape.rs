@@ -9,10 +9,10 @@ use std::mem::take;
 use bytestring::ByteString;
 
 use crate::messages::{
-    AddPartitionsToTxnRequest, AddPartitionsToTxnResponse, DeleteTopicsRequest, FindCoordinatorRequest,
-    FindCoordinatorResponse, LeaveGroupRequest, LeaveGroupResponse, MetadataRequest, OffsetFetchRequest,
-    OffsetFetchResponse, add_partitions_to_txn as txn, delete_topics, find_coordinator, leave_group,
-    offset_fetch,
+    AddPartitionsToTxnRequest, AddPartitionsToTxnResponse, DeleteTopicsRequest, FetchResponse,
+    FindCoordinatorRequest, FindCoordinatorResponse, LeaveGroupRequest, LeaveGroupResponse, MetadataRequest,
+    OffsetFetchRequest, OffsetFetchResponse, ProduceResponse, add_partitions_to_txn as txn, delete_topics,
+    find_coordinator, leave_group, offset_fetch,
 };
 use crate::{CodecError, Request, Response};
 
@@ -200,12 +200,44 @@ pub(crate) fn fit_response(response: Response, version: i16) -> Result<Response,
             m.protocol_name.get_or_insert_default();
             m.into()
         }
+        Response::Produce(m) if version < 10 => without_leaders(m).into(),
+        Response::Fetch(m) if version < 16 => without_hints(m, version).into(),
+        Response::ListOffsets(mut m) if version < 4 => {
+            m.topics.iter_mut().flat_map(|topic| &mut topic.partitions).for_each(|p| p.leader_epoch = -1);
+            m.into()
+        }
+        Response::DescribeGroups(mut m) if version < 6 => {
+            m.groups.iter_mut().for_each(|group| group.error_message = None);
+            m.into()
+        }
         Response::FindCoordinator(m) if version < 4 => fit_found_coordinator(m, version)?.into(),
         Response::OffsetFetch(m) if version < 8 => fit_fetched_offsets(m, version)?.into(),
         Response::LeaveGroup(m) if version < 3 => fit_left_group(m).into(),
         Response::AddPartitionsToTxn(m) if version < 4 => fit_added_partitions(m, version)?.into(),
         other => other,
     })
+}
+
+/// Where to go instead (KIP-951) is advice: a version without room for it does without.
+fn without_leaders(mut m: ProduceResponse) -> ProduceResponse {
+    for partition in m.responses.iter_mut().flat_map(|topic| &mut topic.partition_responses) {
+        partition.current_leader = Default::default();
+    }
+    m.node_endpoints.clear();
+    m
+}
+
+/// As [`without_leaders`]; and a version without the diverging epoch lets its followers find it out by OffsetForLeaderEpoch.
+fn without_hints(mut m: FetchResponse, version: i16) -> FetchResponse {
+    m.node_endpoints.clear();
+    if version < 12 {
+        for partition in m.responses.iter_mut().flat_map(|topic| &mut topic.partitions) {
+            partition.current_leader = Default::default();
+            partition.diverging_epoch = Default::default();
+            partition.snapshot_id = Default::default();
+        }
+    }
+    m
 }
 
 fn fit_found_coordinator(

@@ -2,11 +2,12 @@
 
 use millstream_protocol::frames::{decode_request, decode_response, encode_request, encode_response};
 use millstream_protocol::messages::{
-    AddPartitionsToTxnRequest, AddPartitionsToTxnResponse, DeleteTopicsRequest, FindCoordinatorRequest,
-    FindCoordinatorResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse,
-    MetadataRequest, MetadataResponse, OffsetFetchRequest, OffsetFetchResponse, ProduceRequest,
-    TxnOffsetCommitRequest, add_partitions_to_txn as txn, delete_topics, fetch, find_coordinator,
-    leave_group, metadata, offset_fetch, produce,
+    AddPartitionsToTxnRequest, AddPartitionsToTxnResponse, DeleteTopicsRequest, DescribeGroupsResponse,
+    FetchResponse, FindCoordinatorRequest, FindCoordinatorResponse, JoinGroupRequest, JoinGroupResponse,
+    LeaveGroupRequest, LeaveGroupResponse, ListOffsetsResponse, MetadataRequest, MetadataResponse,
+    OffsetFetchRequest, OffsetFetchResponse, ProduceRequest, ProduceResponse, TxnOffsetCommitRequest,
+    add_partitions_to_txn as txn, delete_topics, describe_groups, fetch, find_coordinator, leave_group,
+    list_offsets, metadata, offset_fetch, produce,
 };
 use millstream_protocol::{ApiKey, CodecError, Request, Response, facts, versions};
 use millstream_record::Uuid;
@@ -140,6 +141,55 @@ fn nulls_and_errors_take_the_form_of_old() {
     let fetched = OffsetFetchResponse { groups: vec![group], ..Default::default() };
     let Response::OffsetFetch(read) = through(fetched.into(), 1) else { panic!() };
     assert_eq!(read.groups[0].topics[0].partitions[0].error_code, 16);
+}
+
+#[test]
+fn advice_is_dropped_where_a_version_has_no_room_for_it() {
+    let leader = produce::LeaderIdAndEpoch { leader_id: 1, leader_epoch: 2 };
+    let partition = produce::PartitionProduceResponse { current_leader: leader, ..Default::default() };
+    let topic = produce::TopicProduceResponse { partition_responses: vec![partition], ..Default::default() };
+    let node = produce::NodeEndpoint { node_id: 1, host: "h".into(), ..Default::default() };
+    let produced =
+        ProduceResponse { responses: vec![topic], node_endpoints: vec![node], ..Default::default() };
+
+    let leader = fetch::LeaderIdAndEpoch { leader_id: 1, leader_epoch: 2 };
+    let diverging = fetch::EpochEndOffset { epoch: 1, end_offset: 5 };
+    let partition =
+        fetch::PartitionData { current_leader: leader, diverging_epoch: diverging, ..Default::default() };
+    let topic = fetch::FetchableTopicResponse { partitions: vec![partition], ..Default::default() };
+    let node = fetch::NodeEndpoint { node_id: 1, host: "h".into(), ..Default::default() };
+    let fetched = FetchResponse { responses: vec![topic], node_endpoints: vec![node], ..Default::default() };
+
+    let partition = list_offsets::ListOffsetsPartitionResponse { leader_epoch: 4, ..Default::default() };
+    let topic = list_offsets::ListOffsetsTopicResponse { partitions: vec![partition], ..Default::default() };
+    let listed = ListOffsetsResponse { topics: vec![topic], ..Default::default() };
+
+    let group = describe_groups::DescribedGroup { error_message: Some("gone".into()), ..Default::default() };
+    let described = DescribeGroupsResponse { groups: vec![group], ..Default::default() };
+
+    for response in [Response::from(produced), fetched.into(), listed.into(), described.into()] {
+        let api = response.api();
+        let (first, last) = versions::served(api).unwrap();
+        for version in first..=last {
+            let frame = encode_response(1, response.clone(), version).unwrap().into_bytes();
+            let read = decode_response(frame, api, version).unwrap();
+            assert_eq!(
+                read == response,
+                version == last || version >= first_with_all(api),
+                "{api} v{version}"
+            );
+        }
+    }
+}
+
+/// The first version that carries all the advice above, and all else that those responses hold.
+fn first_with_all(api: ApiKey) -> i16 {
+    match api {
+        ApiKey::Produce => 10,
+        ApiKey::Fetch => 16,
+        ApiKey::ListOffsets => 4,
+        _ => 6,
+    }
 }
 
 #[test]
