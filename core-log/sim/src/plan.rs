@@ -48,8 +48,8 @@ pub struct Plan {
     pub topic_changes: bool,
     /// Records that each producer sends.
     pub records: u64,
-    /// `segment.bytes`: small, so that segments roll.
-    pub segment_bytes: u32,
+    /// `log.roll.ms`: short, so that segments roll.
+    pub roll_ms: u64,
     /// Faults, each after a wait.
     pub faults: Vec<(Duration, Fault)>,
     /// Bits are flipped on the stopped node's disk: then data may be refused, never wrong.
@@ -71,7 +71,7 @@ impl Plan {
             retention: random.one_in(4),
             topic_changes: random.one_in(4),
             records: 20 + random.below(80),
-            segment_bytes: 2_000 + random.below(10_000) as u32,
+            roll_ms: 50 + random.below(3_000),
             faults,
             flip_bits,
         }

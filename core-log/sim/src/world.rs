@@ -159,9 +159,7 @@ impl World {
         let (_env, client) = self.scene.client("setup");
         let topics = [
             NewTopic::new(TOPIC, self.plan.partitions as i32),
-            NewTopic::new(SHORT.0, 1)
-                .with_config("retention.ms", "2000")
-                .with_config("segment.bytes", "1500"),
+            NewTopic::new(SHORT.0, 1).with_config("retention.ms", "2000").with_config("segment.ms", "300"),
         ];
         let created = client.admin().create_topics(&topics).await;
         created.map(drop).map_err(|error| format!("the world's topics cannot be created: {error}"))
@@ -232,10 +230,10 @@ impl World {
 fn node_config(plan: &Plan) -> millstream_node::Result<NodeConfig> {
     let mut config = NodeConfig::new("/data");
     let listener = format!("PLAINTEXT://{}:{}", ADDRESS.0, ADDRESS.1);
-    let segment_bytes = plan.segment_bytes.to_string();
+    let roll_ms = plan.roll_ms.to_string();
     for (key, value) in [
         ("listeners", listener.as_str()),
-        ("log.segment.bytes", segment_bytes.as_str()),
+        ("log.roll.ms", roll_ms.as_str()),
         ("offsets.topic.num.partitions", "1"),
         ("transaction.state.log.num.partitions", "1"),
         ("group.initial.rebalance.delay.ms", "0"),
