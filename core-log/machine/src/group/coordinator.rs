@@ -299,6 +299,9 @@ impl Coordinator {
 
     /// The group that a member of it names; a group that is gone is as good as one that never knew the member.
     pub(super) fn group_of_member(&self, group: &str) -> Result<&Group, ErrorCode> {
+        if group.is_empty() {
+            return Err(ErrorCode::InvalidGroupId);
+        }
         match self.groups.get(group) {
             Some(group) if group.state() == State::Dead => Err(ErrorCode::CoordinatorNotAvailable),
             Some(group) => Ok(group),

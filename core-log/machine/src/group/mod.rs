@@ -37,6 +37,8 @@ mod state;
 mod stored;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod world;
 
 pub use api::{Answer, Batch, Client, Config, Effect, Input};
 pub use coordinator::{Coordinator, Replay};

@@ -127,6 +127,9 @@ impl Coordinator {
 
     /// Judges who commits, and makes sure that there is a group to hold the offsets.
     fn admit_commit(&mut self, committer: &Committer<'_>) -> Result<(), ErrorCode> {
+        if committer.is_transactional && committer.group_id.is_empty() {
+            return Err(ErrorCode::InvalidGroupId); // plain commits may use the empty name, as they always could
+        }
         let Some(group) = self.groups.get(committer.group_id) else {
             if committer.generation >= 0 {
                 return Err(ErrorCode::IllegalGeneration);

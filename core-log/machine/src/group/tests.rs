@@ -1,315 +1,18 @@
 //! Groups as Kafka's clients see them, and what holds whatever they do.
 
-use std::collections::BTreeMap;
-
-use bytes::Bytes;
 use bytestring::ByteString;
 use millstream_protocol::ErrorCode;
-use millstream_protocol::messages::join_group::JoinGroupRequestProtocol;
 use millstream_protocol::messages::leave_group::MemberIdentity;
-use millstream_protocol::messages::offset_commit::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
-use millstream_protocol::messages::offset_fetch::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
-use millstream_protocol::messages::sync_group::SyncGroupRequestAssignment;
-use millstream_protocol::messages::txn_offset_commit::{
-    TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
-};
 use millstream_protocol::messages::{
-    HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, OffsetCommitRequest,
-    SyncGroupRequest, SyncGroupResponse, TxnOffsetCommitRequest,
+    HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, SyncGroupRequest,
 };
-use millstream_record::{Millis, ProducerEpoch, ProducerId};
 use proptest::prelude::*;
 
-use super::api::{Answer, Batch, Client, Config, Effect, Input};
+use super::api::{Answer, Client, Config, Input};
 use super::coordinator::{Coordinator, entries};
-use crate::{Ticket, TransactionOutcome, Waiter};
+use crate::TransactionOutcome;
 
-const SESSION_MS: i64 = 10_000;
-const REBALANCE_MS: i64 = 60_000;
-const DELAY_MS: i64 = 3_000;
-
-/// A coordinator, its clock, and everything it has said.
-struct World {
-    machine: Coordinator,
-    now: Millis,
-    waiters: u64,
-    random: u128,
-    answers: BTreeMap<Waiter, Answer>,
-    log: Vec<Batch>,
-    waiting: Vec<Ticket>,
-    /// Whether appends become durable at once.
-    is_durable: bool,
-}
-
-impl World {
-    fn new(config: Config) -> Self {
-        let mut machine = Coordinator::new(config);
-        assert_eq!(machine.loaded(Millis(0)), []);
-        Self {
-            machine,
-            now: Millis(0),
-            waiters: 0,
-            random: 0,
-            answers: BTreeMap::new(),
-            log: Vec::new(),
-            waiting: Vec::new(),
-            is_durable: true,
-        }
-    }
-
-    fn give(&mut self, input: Input) {
-        let effects = self.machine.step(self.now, input);
-        self.perform(effects);
-        if self.is_durable {
-            self.flush();
-        }
-    }
-
-    fn perform(&mut self, effects: Vec<Effect>) {
-        for effect in effects {
-            match effect {
-                Effect::Append { ticket, batch } => {
-                    self.log.push(batch);
-                    self.waiting.push(ticket);
-                }
-                Effect::Answer { waiter, answer } => {
-                    assert!(self.answers.insert(waiter, answer).is_none(), "{waiter:?} is answered twice");
-                }
-            }
-        }
-    }
-
-    fn flush(&mut self) {
-        for ticket in std::mem::take(&mut self.waiting) {
-            let effects = self.machine.step(self.now, Input::Durable { ticket });
-            self.perform(effects);
-        }
-    }
-
-    fn ask(&mut self, input: impl FnOnce(Waiter) -> Input) -> Waiter {
-        self.waiters += 1;
-        let waiter = Waiter(self.waiters);
-        self.give(input(waiter));
-        waiter
-    }
-
-    fn pass(&mut self, ms: i64) {
-        self.now = self.now.plus_ms(ms);
-        self.give(Input::Tick);
-    }
-
-    fn join_as(&mut self, request: JoinGroupRequest, must_know_member_id: bool) -> Waiter {
-        self.random += 1;
-        let random = self.random;
-        let client = Client { id: "c".into(), host: "/127.0.0.1".into() };
-        self.ask(|waiter| Input::Join {
-            waiter,
-            client,
-            request,
-            must_know_member_id,
-            can_skip_assignment: true,
-            random,
-        })
-    }
-
-    fn join(&mut self, member: &str) -> Waiter {
-        self.join_as(request(member, None), false)
-    }
-
-    fn joined(&self, waiter: Waiter) -> &JoinGroupResponse {
-        match self.answers.get(&waiter) {
-            Some(Answer::Join(answer)) => answer,
-            other => panic!("no join was answered: {other:?}"),
-        }
-    }
-
-    fn sync(&mut self, member: &JoinGroupResponse, assignments: &[(&ByteString, &str)]) -> Waiter {
-        let assignments = assignments.iter().map(|(id, assignment)| SyncGroupRequestAssignment {
-            member_id: (*id).clone(),
-            assignment: Bytes::copy_from_slice(assignment.as_bytes()),
-        });
-        let request = SyncGroupRequest {
-            group_id: "g".into(),
-            generation_id: member.generation_id,
-            member_id: member.member_id.clone(),
-            assignments: assignments.collect(),
-            ..SyncGroupRequest::default()
-        };
-        self.ask(|waiter| Input::Sync { waiter, request })
-    }
-
-    fn synced(&self, waiter: Waiter) -> &SyncGroupResponse {
-        match self.answers.get(&waiter) {
-            Some(Answer::Sync(answer)) => answer,
-            other => panic!("no sync was answered: {other:?}"),
-        }
-    }
-
-    fn heartbeat(&mut self, member: &JoinGroupResponse) -> ErrorCode {
-        self.heartbeat_as(&member.member_id, member.generation_id, None)
-    }
-
-    fn heartbeat_as(&mut self, member: &str, generation_id: i32, instance: Option<&str>) -> ErrorCode {
-        let request = HeartbeatRequest {
-            group_id: "g".into(),
-            generation_id,
-            member_id: member.into(),
-            group_instance_id: instance.map(ByteString::from),
-        };
-        let waiter = self.ask(|waiter| Input::Heartbeat { waiter, request });
-        match self.answers.get(&waiter) {
-            Some(Answer::Heartbeat(answer)) => ErrorCode::from_code(answer.error_code),
-            other => panic!("no heartbeat was answered: {other:?}"),
-        }
-    }
-
-    /// Two members, the first of them the leader, in a stable generation.
-    fn stable_pair(&mut self) -> (JoinGroupResponse, JoinGroupResponse) {
-        let (one, two) = (self.join(""), self.join(""));
-        // Nobody else comes during the second delay.
-        self.pass(DELAY_MS);
-        self.pass(DELAY_MS);
-        let (one, two) = (self.joined(one).clone(), self.joined(two).clone());
-        let (leader, follower) = if one.leader == one.member_id { (one, two) } else { (two, one) };
-        self.sync(&follower, &[]);
-        self.sync(&leader, &[(&leader.member_id, "L"), (&follower.member_id, "F")]);
-        (leader, follower)
-    }
-
-    fn state(&self) -> String {
-        self.machine.describe("g", false).group_state.to_string()
-    }
-
-    fn commit(&mut self, member: &str, generation: i32, offset: i64) -> Waiter {
-        let request = commit_request(member, generation, offset, "");
-        self.ask(|waiter| Input::OffsetCommit { waiter, request })
-    }
-
-    fn commit_code(&self, waiter: Waiter) -> Option<ErrorCode> {
-        let code = |code: i16| ErrorCode::from_code(code);
-        self.answers.get(&waiter).map(|answer| match answer {
-            Answer::OffsetCommit(answer) => code(answer.topics[0].partitions[0].error_code),
-            Answer::TxnOffsetCommit(answer) => code(answer.topics[0].partitions[0].error_code),
-            other => panic!("not a commit: {other:?}"),
-        })
-    }
-
-    fn commit_in_transaction(&mut self, producer: i64, offset: i64) -> Waiter {
-        let request = TxnOffsetCommitRequest {
-            transactional_id: "t".into(),
-            group_id: "g".into(),
-            producer_id: producer,
-            producer_epoch: 0,
-            generation_id: -1,
-            topics: vec![TxnOffsetCommitRequestTopic {
-                name: "topic".into(),
-                partitions: vec![TxnOffsetCommitRequestPartition {
-                    partition_index: 0,
-                    committed_offset: offset,
-                    ..TxnOffsetCommitRequestPartition::default()
-                }],
-            }],
-            ..TxnOffsetCommitRequest::default()
-        };
-        self.ask(|waiter| Input::TxnOffsetCommit { waiter, request })
-    }
-
-    fn end_transaction(&mut self, producer: i64, outcome: TransactionOutcome) {
-        self.ask(|waiter| Input::EndTransaction {
-            waiter,
-            producer_id: ProducerId(producer),
-            producer_epoch: ProducerEpoch(0),
-            coordinator_epoch: 0,
-            outcome,
-        });
-    }
-
-    fn fetch(&mut self, all: bool, require_stable: bool) -> Waiter {
-        let topics = (!all).then(|| {
-            vec![OffsetFetchRequestTopics {
-                name: "topic".into(),
-                partition_indexes: vec![0],
-                ..OffsetFetchRequestTopics::default()
-            }]
-        });
-        let request =
-            OffsetFetchRequestGroup { group_id: "g".into(), topics, ..OffsetFetchRequestGroup::default() };
-        self.ask(|waiter| Input::OffsetFetch { waiter, request, require_stable })
-    }
-
-    /// The offset and the code of topic-0; `None` when it is not in the answer.
-    fn offset(&mut self, require_stable: bool) -> (i64, ErrorCode) {
-        let waiter = self.fetch(false, require_stable);
-        match &self.answers[&waiter] {
-            Answer::OffsetFetch(answer) => {
-                let partition = &answer.topics[0].partitions[0];
-                (partition.committed_offset, ErrorCode::from_code(partition.error_code))
-            }
-            other => panic!("not a fetch: {other:?}"),
-        }
-    }
-
-    fn delete(&mut self) -> ErrorCode {
-        let waiter = self.ask(|waiter| Input::Delete { waiter, group_id: "g".into() });
-        match &self.answers[&waiter] {
-            Answer::Delete(answer) => ErrorCode::from_code(answer.error_code),
-            other => panic!("not a delete: {other:?}"),
-        }
-    }
-
-    /// Another coordinator that has read everything which this one wrote.
-    fn reload(&self) -> World {
-        let mut other = World::new(self.machine.core.config.clone());
-        other.machine = Coordinator::new(self.machine.core.config.clone());
-        for entry in self.log.iter().flat_map(entries) {
-            other.machine.replay(entry).unwrap();
-        }
-        other.now = self.now;
-        let effects = other.machine.loaded(other.now);
-        other.perform(effects);
-        other
-    }
-}
-
-fn config() -> Config {
-    Config { offsets_retention_ms: 100_000, offsets_retention_check_interval_ms: 10_000, ..Config::default() }
-}
-
-fn request(member: &str, instance: Option<&str>) -> JoinGroupRequest {
-    JoinGroupRequest {
-        group_id: "g".into(),
-        session_timeout_ms: i32::try_from(SESSION_MS).unwrap(),
-        rebalance_timeout_ms: i32::try_from(REBALANCE_MS).unwrap(),
-        member_id: member.into(),
-        group_instance_id: instance.map(ByteString::from),
-        protocol_type: "consumer".into(),
-        protocols: vec![JoinGroupRequestProtocol {
-            name: "range".into(),
-            metadata: Bytes::from_static(b"m"),
-        }],
-        ..JoinGroupRequest::default()
-    }
-}
-
-fn commit_request(member: &str, generation: i32, offset: i64, metadata: &str) -> OffsetCommitRequest {
-    OffsetCommitRequest {
-        group_id: "g".into(),
-        generation_id_or_member_epoch: generation,
-        member_id: member.into(),
-        retention_time_ms: -1,
-        topics: vec![OffsetCommitRequestTopic {
-            name: "topic".into(),
-            partitions: vec![OffsetCommitRequestPartition {
-                partition_index: 0,
-                committed_offset: offset,
-                committed_metadata: Some(metadata.into()),
-                ..OffsetCommitRequestPartition::default()
-            }],
-            ..OffsetCommitRequestTopic::default()
-        }],
-        ..OffsetCommitRequest::default()
-    }
-}
+use super::world::*;
 
 #[test]
 fn a_first_join_is_told_its_id_and_expected_back() {
@@ -433,6 +136,45 @@ fn bad_joins_are_refused_with_kafkas_codes() {
         assert_eq!(ErrorCode::from_code(world.joined(waiter).error_code), expected, "{shown}");
         assert_eq!(world.state(), "Stable", "{shown}");
     }
+}
+
+#[test]
+fn a_static_leader_that_cannot_skip_its_assignment_takes_itself_for_a_follower() {
+    for can_skip_assignment in [true, false] {
+        let mut world = World::new(config());
+        let alone = world.join_as(request("", Some("i")), false);
+        world.pass(DELAY_MS);
+        let alone = world.joined(alone).clone();
+        world.sync(&alone, &[(&alone.member_id, "all")]);
+        let back = world.ask(|waiter| Input::Join {
+            waiter,
+            client: Client::default(),
+            request: request("", Some("i")),
+            must_know_member_id: true,
+            can_skip_assignment,
+            random: 99,
+        });
+        let back = world.joined(back).clone();
+        assert_eq!(back.skip_assignment, can_skip_assignment);
+        assert_eq!(
+            (back.leader == back.member_id, back.members.len() == 1),
+            (can_skip_assignment, can_skip_assignment)
+        );
+        let sync = world.sync(&back, &[]);
+        assert_eq!(&world.synced(sync).assignment[..], b"all");
+    }
+}
+
+#[test]
+fn the_empty_name_is_no_group_for_members() {
+    let mut world = World::new(config());
+    let request = HeartbeatRequest::default();
+    let waiter = world.ask(|waiter| Input::Heartbeat { waiter, request });
+    let Answer::Heartbeat(answer) = &world.answers[&waiter] else { panic!("not a heartbeat") };
+    assert_eq!(answer.error_code, ErrorCode::InvalidGroupId.code());
+    let request = SyncGroupRequest::default();
+    let waiter = world.ask(|waiter| Input::Sync { waiter, request });
+    assert_eq!(world.synced(waiter).error_code, ErrorCode::InvalidGroupId.code());
 }
 
 #[test]

@@ -122,7 +122,7 @@ impl Controller {
         }
         let Some(given) = &config.value else {
             let message = format!("Null value not supported for {}.", config.name);
-            return Err(Refusal::new(ErrorCode::InvalidConfig, message));
+            return Err(Refusal::new(ErrorCode::InvalidRequest, message));
         };
         let value = if operation == Operation::Set {
             given.clone()

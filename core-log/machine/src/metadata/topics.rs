@@ -176,17 +176,19 @@ impl Controller {
             .iter()
             .map(|name| DeleteTopicState { name: Some(name.clone()), ..DeleteTopicState::default() });
         let wanted: Vec<DeleteTopicState> = request.topics.iter().cloned().chain(by_name).collect();
+        let repeated = repeated(wanted.iter().filter_map(|topic| topic.name.as_ref()));
         let mut gone = BTreeSet::new();
         let (mut records, mut responses) = (Vec::new(), Vec::new());
         for topic in &wanted {
+            let is_repeated = topic.name.as_ref().is_some_and(|name| repeated.contains(name));
             let mut result = DeletableTopicResult {
                 name: topic.name.clone(),
                 topic_id: topic.topic_id,
                 ..DeletableTopicResult::default()
             };
             match find_doomed(image, topic).and_then(|(name, id)| {
-                let first = gone.insert(id);
-                first.then_some((name, id)).ok_or_else(|| {
+                let is_first = !is_repeated && gone.insert(id);
+                is_first.then_some((name, id)).ok_or_else(|| {
                     Refusal::new(ErrorCode::InvalidRequest, "The topic is named twice in the request.")
                 })
             }) {

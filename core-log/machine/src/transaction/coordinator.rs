@@ -238,6 +238,12 @@ impl Coordinator {
         if id.is_empty() || has_id != (claim.epoch.0 >= 0) {
             return Err(ErrorCode::InvalidRequest);
         }
+        if request.enable2_pc {
+            return Err(ErrorCode::TransactionalIdAuthorizationFailed); // as Kafka while two-phase commit is off
+        }
+        if request.keep_prepared_txn {
+            return Err(ErrorCode::UnsupportedVersion);
+        }
         if request.transaction_timeout_ms <= 0 || request.transaction_timeout_ms > self.config.max_timeout_ms
         {
             return Err(ErrorCode::InvalidTransactionTimeout);

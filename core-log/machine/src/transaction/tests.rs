@@ -297,6 +297,30 @@ fn bad_inits_are_refused_with_kafkas_codes() {
 }
 
 #[test]
+fn two_phase_commit_is_refused() {
+    for (enable2_pc, keep_prepared_txn, expected) in [
+        (true, false, ErrorCode::TransactionalIdAuthorizationFailed),
+        (false, true, ErrorCode::UnsupportedVersion),
+    ] {
+        let mut world = World::new();
+        let request = InitProducerIdRequest {
+            transactional_id: Some("t".into()),
+            transaction_timeout_ms: TIMEOUT_MS,
+            enable2_pc,
+            keep_prepared_txn,
+            ..InitProducerIdRequest::default()
+        };
+        let waiter = world.ask(|waiter| Input::InitProducerId {
+            waiter,
+            request,
+            fresh: ProducerId(9),
+            producer_fenced_known: true,
+        });
+        assert_eq!(world.code(waiter), Some(expected));
+    }
+}
+
+#[test]
 fn a_producer_may_ask_again_for_the_epoch_it_was_given() {
     let mut world = World::new();
     let first = world.init(None).unwrap();
