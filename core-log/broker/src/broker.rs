@@ -14,21 +14,26 @@ use millstream_protocol::messages::BrokerRegistrationRequest;
 use millstream_protocol::messages::broker_registration::{Feature, Listener};
 use millstream_protocol::{CallError, Ctx, Receipt, Request, Response, Service};
 use millstream_record::{TopicPartition, Uuid};
-use millstream_storage::{DirIdentity, Disk, LogConfig, LogDir};
+use millstream_storage::{DirIdentity, Disk, LogConfig, LogDir, StorageError};
 
+use crate::coordinator::{Groups, Premises, Transactions};
 use crate::flusher::Flusher;
 use crate::metadata::{LocalLog, Metadata};
 use crate::partition::Context;
 use crate::partitions::{CLUSTER_METADATA, Partitions};
 use crate::shared::Shared;
+use crate::steady::SteadyClock;
 use crate::timers::Timers;
-use crate::transactions::Transactions;
-use crate::{BrokerConfig, BrokerError, Result, api};
+use crate::{BrokerConfig, BrokerError, Result, api, housekeeping};
 
 /// Files that are open at once, apart from those with unsynced bytes.
 const OPEN_FILES: usize = 4096;
 /// Kafka's id of the metadata topic.
 const METADATA_TOPIC_ID: Uuid = Uuid([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+/// How long a start waits for the last owner of the directory, whose last tasks may still be ending.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+/// Between two tries for the lock.
+const LOCK_RETRY: Duration = Duration::from_millis(10);
 /// How long a clean shutdown waits for flushes that are under way.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -54,13 +59,14 @@ impl Broker {
         config: BrokerConfig,
     ) -> Result<Arc<Self>> {
         let tasks = env.group();
+        let clock = SteadyClock::start(&env);
         let timers = Timers::start(&tasks);
         let flusher = Flusher::new(env.clone());
-        let (dir, identity, metadata_log) = open_dir(&env, disk, data_dir, &config).await?;
+        let (dir, identity, metadata_log) = open_dir(&env, Arc::clone(&disk), data_dir, &config).await?;
         let metadata_log = Arc::new(metadata_log);
         let context = Arc::new(Context {
             env: env.clone(),
-            timers,
+            timers: Arc::clone(&timers),
             flusher: Arc::clone(&flusher),
             node: config.node_id,
         });
@@ -75,17 +81,32 @@ impl Broker {
             what: format!("the broker cannot register: {refusal:?}"),
             mend: "look at the disk of the log directory",
         })?;
+        let premises = Premises {
+            image: Arc::clone(&image),
+            partitions: Arc::clone(&partitions),
+            disk,
+            clock,
+            timers,
+            tasks: tasks.clone(),
+        };
+        let groups = Groups::of(&config, premises.clone());
+        let transactions = Transactions::of(&config, premises, &groups);
+        groups.load_all();
+        transactions.load_all();
         let shared = Arc::new(Shared {
             cluster_id: ByteString::from(identity.cluster_id),
             config,
             image,
             partitions,
             metadata,
-            transactions: Transactions,
+            groups,
+            transactions,
+            producer_ids: Default::default(),
             parking: Shared::parking(),
             watchers: Default::default(),
             env,
         });
+        tasks.spawn("housekeeping", housekeeping::run(Arc::clone(&shared), Arc::clone(&metadata_log)));
         Ok(Arc::new(Self { shared, tasks, flusher, metadata_log, closed: AtomicBool::new(false) }))
     }
 
@@ -115,7 +136,10 @@ impl Broker {
         }
         let partitions = Arc::clone(&self.shared.partitions);
         let metadata_log = Arc::clone(&self.metadata_log);
+        let (groups, transactions) = (Arc::clone(&self.shared.groups), Arc::clone(&self.shared.transactions));
         let close = move || {
+            groups.snapshot_all();
+            transactions.snapshot_all();
             partitions.close()?;
             metadata_log.close()?;
             partitions.checkpoint(metadata_log.checkpointed())?;
@@ -138,9 +162,19 @@ impl Broker {
         name: &'static str,
         work: impl Future<Output = R> + Send + 'static,
     ) -> Receipt {
+        self.relay(name, async move { Receipt::from(work.await.into()) })
+    }
+
+    /// Answers later, as the receipt that `work` gives is answered.
+    pub(crate) fn relay(
+        &self,
+        name: &'static str,
+        work: impl Future<Output = Receipt> + Send + 'static,
+    ) -> Receipt {
         let (completer, receipt) = Receipt::pending();
         self.tasks.spawn(name, async move {
-            completer.complete(Ok(work.await.into()));
+            let answer = work.await.await;
+            completer.complete(answer);
         });
         receipt
     }
@@ -160,6 +194,8 @@ impl Service for Broker {
 impl Drop for Broker {
     fn drop(&mut self) {
         self.tasks.abort_all();
+        self.shared.groups.abandon();
+        self.shared.transactions.abandon();
         self.shared.partitions.abandon();
     }
 }
@@ -171,11 +207,18 @@ async fn open_dir(
     data_dir: PathBuf,
     config: &BrokerConfig,
 ) -> Result<(LogDir, DirIdentity, LocalLog)> {
+    let patience = env.elapsed().saturating_add(LOCK_PATIENCE);
+    let dir = loop {
+        let (disk, path) = (Arc::clone(&disk), data_dir.clone());
+        match env.blocking(Pool::General, move || LogDir::open(disk, &path, OPEN_FILES)).await? {
+            Err(StorageError::Locked { .. }) if env.elapsed() < patience => env.sleep(LOCK_RETRY).await,
+            opened => break opened?,
+        }
+    };
     let (now, node_id) = (env.now(), config.node_id);
     let (new_cluster, new_directory) = (env.random_uuid(), env.random_uuid());
     let inside = env.clone();
     let open = move || {
-        let dir = LogDir::open(disk, &data_dir, OPEN_FILES)?;
         let cluster_id = dir.identity()?.map_or_else(|| new_cluster.to_string(), |found| found.cluster_id);
         let identity = dir.claim(&cluster_id, node_id, new_directory)?;
         let at = TopicPartition::new(CLUSTER_METADATA, 0);

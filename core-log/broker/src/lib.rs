@@ -5,19 +5,23 @@
 //! `millstream-env`.
 
 mod api;
+mod batches;
 mod broker;
 mod config;
+mod coordinator;
 mod error;
 mod flusher;
+mod gather;
+mod housekeeping;
 mod keys;
 mod metadata;
 mod partition;
 mod partitions;
 mod refusal;
 mod shared;
+mod steady;
 mod timers;
 mod topic_settings;
-mod transactions;
 
 pub use broker::Broker;
 pub use config::{BrokerConfig, ListenerEndpoint};

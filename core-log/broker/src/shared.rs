@@ -7,16 +7,18 @@ use arc_swap::ArcSwap;
 use bytestring::ByteString;
 use millstream_env::Env;
 use millstream_machine::metadata::Image;
+use millstream_machine::transaction::ProducerIds;
 use millstream_protocol::ErrorCode;
-use millstream_record::TopicId;
+use millstream_record::{ProducerId, TopicId};
+use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use crate::BrokerConfig;
+use crate::coordinator::{Groups, Transactions};
 use crate::metadata::Metadata;
 use crate::partition::Partition;
 use crate::partitions::Partitions;
 use crate::refusal::Refusal;
-use crate::transactions::Transactions;
 
 /// Fetches that may wait for more records at once. Beyond it a fetch is answered with what there is.
 const MAX_PARKED_FETCHES: usize = 16_384;
@@ -29,7 +31,9 @@ pub(crate) struct Shared {
     pub(crate) image: Arc<ArcSwap<Image>>,
     pub(crate) partitions: Arc<Partitions>,
     pub(crate) metadata: Metadata,
-    pub(crate) transactions: Transactions,
+    pub(crate) groups: Arc<Groups>,
+    pub(crate) transactions: Arc<Transactions>,
+    pub(crate) producer_ids: Mutex<ProducerIds>,
     /// A place for each fetch that waits.
     pub(crate) parking: Arc<Semaphore>,
     pub(crate) watchers: AtomicU64,
@@ -43,6 +47,22 @@ impl Shared {
     /// A key that no other watcher of partitions has.
     pub(crate) fn next_watcher(&self) -> u64 {
         self.watchers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A producer id that nobody has, if the broker was granted some.
+    pub(crate) fn take_producer_id(&self) -> Option<ProducerId> {
+        self.producer_ids.lock().take()
+    }
+
+    /// A producer id from a new block.
+    ///
+    /// # Errors
+    /// As for [`Metadata::decide`].
+    pub(crate) async fn grant_producer_id(&self) -> Result<ProducerId, Refusal> {
+        let block = self.metadata.allocate_producer_ids().await?;
+        let mut ids = self.producer_ids.lock();
+        ids.granted(block.producer_id_start, block.producer_id_len);
+        ids.take().ok_or_else(|| ErrorCode::CoordinatorNotAvailable.into())
     }
 
     /// The partition that a request names by topic id or, without one, by topic name.

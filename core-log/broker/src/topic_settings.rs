@@ -26,6 +26,7 @@ impl TopicSettings {
             retention_ms: config.retention_ms,
             retention_bytes: config.retention_bytes,
             cleanup_delete: config.cleanup.delete,
+            cleanup_compact: config.cleanup.compact,
             max_message_bytes: bytes(config.max_message_bytes),
             message_timestamp_type: match config.timestamp_type {
                 TimestampType::CreateTime => millstream_record::TimestampType::CreateTime,

@@ -47,13 +47,9 @@ fn respond(shared: &Shared, ctx: &Ctx, request: &MetadataRequest) -> MetadataRes
     let image = shared.image.load();
     let asked = |wanted: bool, granted: i32| if wanted { granted } else { permissions::NOT_ASKED };
     let operations = asked(request.include_topic_authorized_operations, permissions::TOPIC);
-    // The oldest version has no null, so there an empty list asks for everything.
-    let is_oldest = !ctx.facts.unavailable_replicas_listed;
     let topics = match &request.topics {
-        Some(topics) if !(topics.is_empty() && is_oldest) => {
-            topics.iter().map(|topic| one(&image, topic, operations)).collect()
-        }
-        _ => image.topics().map(|topic| described(topic, operations)).collect(),
+        Some(topics) => topics.iter().map(|topic| one(&image, topic, operations)).collect(),
+        None => image.topics().map(|topic| described(topic, operations)).collect(),
     };
     MetadataResponse {
         brokers: brokers(&image, &ctx.listener),

@@ -6,13 +6,17 @@ mod api_versions;
 mod describe_cluster;
 mod describe_configs;
 mod fetch;
+mod find_coordinator;
+mod groups;
 mod list_offsets;
 mod metadata;
 mod offset_for_leader_epoch;
+mod offsets;
 mod permissions;
 mod produce;
 mod resource;
 mod topics;
+mod transactions;
 
 use millstream_protocol::{CallError, Ctx, Receipt, Request, Response};
 
@@ -34,6 +38,21 @@ pub(crate) fn dispatch(broker: &Broker, ctx: Ctx, request: Request) -> Receipt {
         Request::CreateTopics(request) => topics::create(broker, request),
         Request::DeleteTopics(request) => topics::delete(broker, &ctx, request),
         Request::CreatePartitions(request) => topics::create_partitions(broker, request),
+        Request::FindCoordinator(request) => find_coordinator::handle(broker, ctx, request),
+        Request::JoinGroup(request) => groups::join(shared, &ctx, request),
+        Request::SyncGroup(request) => groups::sync(shared, request),
+        Request::Heartbeat(request) => groups::heartbeat(shared, request),
+        Request::LeaveGroup(request) => groups::leave(shared, request),
+        Request::DescribeGroups(request) => now(groups::describe(shared, &ctx, &request)),
+        Request::ListGroups(request) => now(groups::list(shared, &request)),
+        Request::DeleteGroups(request) => groups::delete(shared, request),
+        Request::OffsetCommit(request) => offsets::commit(shared, request),
+        Request::OffsetFetch(request) => offsets::fetch(shared, request),
+        Request::TxnOffsetCommit(request) => offsets::commit_in_transaction(shared, &ctx, request),
+        Request::InitProducerId(request) => transactions::init_producer_id(broker, &ctx, request),
+        Request::AddPartitionsToTxn(request) => transactions::add_partitions(shared, &ctx, request),
+        Request::AddOffsetsToTxn(request) => transactions::add_offsets(shared, &ctx, request),
+        Request::EndTxn(request) => transactions::end(shared, &ctx, request),
         other => CallError::Unsupported {
             peer: format!("node {}", shared.config.node_id),
             api: other.api().name(),

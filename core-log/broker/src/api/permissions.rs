@@ -1,7 +1,5 @@
 //! What a client may do, as the bit fields of Kafka's answers say it. Nobody is authorised yet, so everybody may do everything.
 
-use millstream_protocol::ErrorCode;
-
 /// What is answered where the client did not ask.
 pub(crate) const NOT_ASKED: i32 = i32::MIN;
 /// READ, WRITE, CREATE, DELETE, ALTER, DESCRIBE, DESCRIBE_CONFIGS and ALTER_CONFIGS of a topic.
@@ -19,9 +17,4 @@ const fn bits(operations: &[u32]) -> i32 {
         at += 1;
     }
     field
-}
-
-/// The number that an answer carries.
-pub(crate) fn code(result: Result<(), ErrorCode>) -> i16 {
-    result.err().unwrap_or(ErrorCode::None).code()
 }

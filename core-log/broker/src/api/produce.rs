@@ -14,11 +14,12 @@ use millstream_protocol::messages::produce::{
     PartitionProduceData, PartitionProduceResponse, TopicProduceData, TopicProduceResponse,
 };
 use millstream_protocol::messages::{ProduceRequest, ProduceResponse};
-use millstream_protocol::{Completer, Ctx, ErrorCode, Receipt};
+use millstream_protocol::{Ctx, ErrorCode, Receipt};
 use millstream_record::{BatchHeader, Compression};
 use millstream_storage::{AppendInfo, validate_for_append};
-use parking_lot::Mutex;
 
+use super::transactions;
+use crate::gather::Gather;
 use crate::keys;
 use crate::partition::{Partition, Terms, Waiting};
 use crate::refusal::Refusal;
@@ -34,8 +35,9 @@ pub(super) fn handle(shared: &Arc<Shared>, ctx: &Ctx, request: ProduceRequest) -
         -1 => Acks::All,
         _ => return refuse_all(&request, ErrorCode::InvalidRequiredAcks).into(),
     };
-    let (completer, receipt) = Receipt::pending();
-    let pending = Arc::new(Pending(Mutex::new(Some(Inner::new(&request, completer)))));
+    let skeleton = skeleton(&request);
+    let places = skeleton.responses.iter().map(|topic| topic.partition_responses.len()).sum();
+    let (pending, receipt) = Gather::new(skeleton, places);
     let produce = Produce {
         shared,
         ctx,
@@ -53,7 +55,7 @@ pub(super) fn handle(shared: &Arc<Shared>, ctx: &Ctx, request: ProduceRequest) -
                 if acks == Acks::None {
                     tracing::debug!(topic = %topic.name, partition = data.index, ?refusal, "acks=0 batch refused");
                 }
-                pending.settle((t, p), |slot| refuse(slot, refusal));
+                pending.settle(|response| refuse(slot(response, (t, p)), refusal));
             }
         }
     }
@@ -67,7 +69,7 @@ struct Produce<'a> {
     ctx: &'a Ctx,
     transactional_id: Option<ByteString>,
     terms: Terms,
-    pending: &'a Arc<Pending>,
+    pending: &'a Arc<Gather<ProduceResponse>>,
 }
 
 impl Produce<'_> {
@@ -93,7 +95,7 @@ impl Produce<'_> {
         let pending = Arc::clone(self.pending);
         let waiting = move |info: &AppendInfo| -> Option<Waiting> {
             let info = *info;
-            Some(Box::new(move |outcome| pending.settle(at, |slot| fill(slot, &info, outcome))))
+            Some(Box::new(move |outcome| pending.settle(|response| fill(slot(response, at), &info, outcome))))
         };
         if !header.attributes.is_transactional() {
             return partition.append(records, self.terms, waiting).map(|_| ());
@@ -146,66 +148,13 @@ impl Produce<'_> {
         if partition.has_open_transaction(header.producer_id) {
             return partition.append(records, self.terms, waiting).map(|_| ());
         }
-        let verified = self.shared.transactions.while_in_transaction(
-            id,
-            header.producer_id,
-            header.producer_epoch,
-            partition.at(),
-            || partition.append(records, self.terms, waiting),
-        );
-        match verified {
-            Ok(appended) => appended.map(|_| ()),
-            Err(code) if code == ErrorCode::TransactionAbortable && !self.ctx.facts.abortable_error_known => {
-                Err(ErrorCode::InvalidTxnState.into())
-            }
-            Err(code) => Err(code.into()),
-        }
-    }
-}
-
-/// The answer as it fills up. It leaves when every partition is settled.
-struct Pending(Mutex<Option<Inner>>);
-
-struct Inner {
-    response: ProduceResponse,
-    /// Partitions without an outcome, and one more while the request is being admitted.
-    missing: usize,
-    completer: Completer,
-}
-
-impl Inner {
-    fn new(request: &ProduceRequest, completer: Completer) -> Self {
-        let response = skeleton(request);
-        let missing =
-            1 + response.responses.iter().map(|topic| topic.partition_responses.len()).sum::<usize>();
-        Self { response, missing, completer }
-    }
-}
-
-impl Pending {
-    fn settle(&self, (t, p): (usize, usize), fill: impl FnOnce(&mut PartitionProduceResponse)) {
-        self.count_down(|response| {
-            let slot = response.responses.get_mut(t).and_then(|topic| topic.partition_responses.get_mut(p));
-            slot.into_iter().next().map(fill);
+        let producer = (header.producer_id, header.producer_epoch);
+        let appended = self.shared.transactions.while_in_transaction(id, producer, partition.at(), || {
+            partition.append_deferred(records, self.terms, waiting)
         });
-    }
-
-    fn all_admitted(&self) {
-        self.count_down(|_| {});
-    }
-
-    fn count_down(&self, change: impl FnOnce(&mut ProduceResponse)) {
-        let mut held = self.0.lock();
-        let Some(inner) = held.as_mut() else { return };
-        change(&mut inner.response);
-        inner.missing -= 1;
-        if inner.missing > 0 {
-            return;
-        }
-        let done = held.take();
-        drop(held);
-        if let Some(Inner { response, completer, .. }) = done {
-            completer.complete(Ok(response.into()));
+        match appended {
+            Ok(appended) => appended.map(|(_, deferred)| partition.perform(deferred)),
+            Err(code) => Err(transactions::unverified(code, self.ctx).into()),
         }
     }
 }
@@ -221,6 +170,10 @@ fn skeleton(request: &ProduceRequest) -> ProduceResponse {
             .collect(),
     });
     ProduceResponse { responses: topics.collect(), ..ProduceResponse::default() }
+}
+
+fn slot(response: &mut ProduceResponse, (t, p): (usize, usize)) -> &mut PartitionProduceResponse {
+    &mut response.responses[t].partition_responses[p] // as the skeleton has it
 }
 
 fn refuse_all(request: &ProduceRequest, code: ErrorCode) -> millstream_protocol::Response {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytestring::ByteString;
+use millstream_machine::group::Input;
 use millstream_protocol::messages::create_partitions::CreatePartitionsTopicResult;
 use millstream_protocol::messages::create_topics::CreatableTopicResult;
 use millstream_protocol::messages::delete_topics::DeletableTopicResult;
@@ -43,7 +45,13 @@ pub(super) fn delete(broker: &Broker, ctx: &Ctx, request: DeleteTopicsRequest) -
     broker.answer("delete topics", async move {
         let decided =
             shared.metadata.decide(|controller, image, _| controller.delete_topics(image, &request)).await;
-        decided.unwrap_or_else(|refusal| none_deleted(&request, &refusal))
+        let response = decided.unwrap_or_else(|refusal| none_deleted(&request, &refusal));
+        let gone = response.responses.iter().filter(|result| result.error_code == 0);
+        let topics: Vec<ByteString> = gone.filter_map(|result| result.name.clone()).collect();
+        for host in shared.groups.ready().0 {
+            host.tell(Input::TopicsDeleted { topics: topics.clone() });
+        }
+        response
     })
 }
 
@@ -54,9 +62,8 @@ fn none_deleted(request: &DeleteTopicsRequest, refusal: &Refusal) -> DeleteTopic
         error_code: refusal.code.code(),
         error_message: refusal.why.clone(),
     };
-    let by_name = request.topic_names.iter().map(|name| result(Some(name.clone()), Default::default()));
-    let by_state = request.topics.iter().map(|topic| result(topic.name.clone(), topic.topic_id));
-    DeleteTopicsResponse { responses: by_name.chain(by_state).collect(), ..DeleteTopicsResponse::default() }
+    let responses = request.topics.iter().map(|topic| result(topic.name.clone(), topic.topic_id)).collect();
+    DeleteTopicsResponse { responses, ..DeleteTopicsResponse::default() }
 }
 
 pub(super) fn create_partitions(broker: &Broker, request: CreatePartitionsRequest) -> Receipt {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use millstream_machine::group::Replay;
 use millstream_machine::replica::{Acks, Outcome};
 use millstream_machine::{Ticket, Waiter};
 use millstream_protocol::ErrorCode;
@@ -24,6 +25,10 @@ pub(crate) trait Machine: Sized + Send + 'static {
     /// What it asks of others than its own log.
     type Errand: Send;
 
+    /// Applies what the log says.
+    fn replay(&mut self, entry: Replay) -> Result<(), millstream_machine::Error>;
+    /// The log has been replayed.
+    fn loaded(&mut self, now: Millis) -> Vec<Step<Self>>;
     fn step(&mut self, now: Millis, input: Self::Input) -> Vec<Step<Self>>;
     fn next_deadline(&self) -> Option<Millis>;
     fn durable(ticket: Ticket) -> Self::Input;
@@ -64,7 +69,8 @@ struct State<M: Machine> {
 }
 
 /// What is to be done once the lock is released.
-struct After<M: Machine> {
+#[must_use = "appends and answers would be lost"]
+pub(crate) struct After<M: Machine> {
     appends: Vec<Deferred>,
     replies: Vec<(Reply<M::Answer>, M::Answer)>,
     errands: Vec<M::Errand>,
@@ -79,7 +85,7 @@ impl<M: Machine> Host<M> {
         timers: Arc<Timers>,
         machine: M,
         runner: Box<dyn Fn(M::Errand) + Send + Sync>,
-    ) -> Arc<Self> {
+    ) -> Self {
         let state = State {
             machine,
             waiting: FxHashMap::default(),
@@ -87,7 +93,7 @@ impl<M: Machine> Host<M> {
             armed: Armed::default(),
             appended: 0,
         };
-        Arc::new(Self { partition, clock, timers, runner, state: Mutex::new(state) })
+        Self { partition, clock, timers, runner, state: Mutex::new(state) }
     }
 
     /// The partition with the records.
@@ -101,14 +107,21 @@ impl<M: Machine> Host<M> {
         reply: impl FnOnce(M::Answer) + Send + 'static,
         input: impl FnOnce(Waiter) -> M::Input,
     ) {
-        let after = {
-            let mut state = self.state.lock();
-            let waiter = Waiter(state.next_waiter);
-            state.next_waiter += 1;
-            state.waiting.insert(waiter, Box::new(reply));
-            self.run(&mut state, input(waiter))
-        };
+        let after = self.ask_deferred(reply, input);
         self.perform(after);
+    }
+
+    /// Asks as [`Host::ask`] does, for a caller that holds a lock: it calls [`Host::perform`] once it holds none.
+    pub(crate) fn ask_deferred(
+        self: &Arc<Self>,
+        reply: impl FnOnce(M::Answer) + Send + 'static,
+        input: impl FnOnce(Waiter) -> M::Input,
+    ) -> After<M> {
+        let mut state = self.state.lock();
+        let waiter = Waiter(state.next_waiter);
+        state.next_waiter += 1;
+        state.waiting.insert(waiter, Box::new(reply));
+        self.run(&mut state, input(waiter))
     }
 
     /// Tells the machine something that has no answer.
@@ -189,13 +202,14 @@ impl<M: Machine> Host<M> {
     fn append(self: &Arc<Self>, ticket: Ticket, batch: &Bytes) -> Result<Deferred, Refusal> {
         let terms = Terms { acks: Acks::All, timeout: APPEND_TIMEOUT, by_coordinator: true };
         let me = Arc::downgrade(self);
-        let (_, deferred) = self.partition.append_deferred(batch, terms, |_| {
-            Some(Box::new(move |outcome| settle(&me, ticket, outcome)))
-        })?;
+        let (_, deferred) = self
+            .partition
+            .append_deferred(batch, terms, |_| Some(Box::new(move |outcome| settle(&me, ticket, outcome))))?;
         Ok(deferred)
     }
 
-    fn perform(self: &Arc<Self>, after: After<M>) {
+    /// Does what a step asked for. Hold no lock: it may lead anywhere.
+    pub(crate) fn perform(self: &Arc<Self>, after: After<M>) {
         for deferred in after.appends {
             self.partition.perform(deferred);
         }

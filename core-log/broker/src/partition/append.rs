@@ -13,6 +13,9 @@ use millstream_storage::{AppendInfo, AppendOrigin, Log};
 use super::{Deferred, Partition, State, Waiting};
 use crate::refusal::Refusal;
 
+/// How long [`Partition::when_durable`] waits.
+const DURABLE_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// What an append asks for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Terms {
@@ -21,13 +24,6 @@ pub(crate) struct Terms {
     pub(crate) timeout: Duration,
     /// Whether a part of this broker appends, rather than a client.
     pub(crate) by_coordinator: bool,
-}
-
-/// When something that is in the log already counts.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Durable {
-    pub(crate) end: Offset,
-    pub(crate) timeout: Duration,
 }
 
 impl Partition {
@@ -61,12 +57,12 @@ impl Partition {
     }
 
     /// Calls `waiting` once everything below an offset is durable on the in-sync set.
-    pub(crate) fn when_durable(self: &Arc<Self>, what: Durable, waiting: Waiting) {
+    pub(crate) fn when_durable(self: &Arc<Self>, end: Offset, waiting: Waiting) {
         let after = {
             let mut state = self.state.lock();
             let waiter = state.expect(waiting);
-            let deadline = self.now().plus_ms(as_ms(what.timeout));
-            self.step(&mut state, Input::Await { end: what.end, waiter, deadline })
+            let deadline = self.now().plus_ms(as_ms(DURABLE_TIMEOUT));
+            self.step(&mut state, Input::Await { end, waiter, deadline })
         };
         self.perform(after);
     }

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
-pub(crate) use append::{Durable, Terms};
+pub(crate) use append::Terms;
 pub(crate) use read::{Isolation, Marks, Sought};
 
 use crate::flusher::Flusher;
@@ -115,6 +115,11 @@ impl Partition {
     /// Topic and index.
     pub(crate) fn at(&self) -> &TopicPartition {
         &self.at
+    }
+
+    /// Where its files are.
+    pub(crate) fn dir(&self) -> std::path::PathBuf {
+        self.state.lock().log.dir().to_owned()
     }
 
     /// The id of its topic.

@@ -61,6 +61,11 @@ impl Partition {
         Ok(state.marks())
     }
 
+    /// The epoch led.
+    pub(crate) fn epoch(&self) -> LeaderEpoch {
+        self.state.lock().replica.epoch()
+    }
+
     /// The end of the log.
     pub(crate) fn end(&self) -> Offset {
         self.state.lock().replica.end()

@@ -81,6 +81,11 @@ impl Harness {
         self.env.now()
     }
 
+    /// Lets others go on before a condition is looked at again.
+    pub(crate) fn pause(&self) {
+        self.runtime.block_on(self.env.sleep(Duration::from_millis(1)));
+    }
+
     pub(crate) fn ctx(&self) -> Ctx {
         Ctx::local("test".into())
     }

@@ -1,5 +1,7 @@
 //! The broker, called in process with decoded requests, on a real disk.
 
+mod groups;
 mod harness;
 mod log;
 mod topics;
+mod transactions;
