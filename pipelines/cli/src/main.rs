@@ -1,2 +1,62 @@
-//! (being built)
-fn main() {}
+//! # `millstream`: the command line
+//!
+//! Pipelines (`run`, `check`, `graph`, `reset`), the log (`broker`, `topics`, `produce`, `consume`, `groups`), connectors
+//! (`connect run`) and measurements (`bench`). One file in `command/` for each; each is a function of its arguments and an
+//! [`Env`](millstream_env::Env), so a test can call it without a process.
+//!
+//! `run` is the composition root of pipelines: [`pipeline`] turns a file into a plan, [`door`] opens the log that it runs on (in this
+//! process, or a cluster), and [`run`] starts connectors and the streams app on it and waits for their ends.
+//!
+//! Results go to standard output, and nothing else does: progress, logs and errors go to standard error.
+
+mod command;
+mod door;
+mod pipeline;
+mod report;
+mod run;
+mod screen;
+mod signal;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::{ArgAction, Parser};
+use millstream_env::HostRuntime;
+use tracing_subscriber::EnvFilter;
+
+/// A durable log that speaks Kafka's protocol, connectors, and pipelines in TOML and SQL.
+#[derive(Parser)]
+#[command(name = "millstream", version, propagate_version = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: command::Command,
+
+    /// Say more: -v what happens, -vv everything (or set MILLSTREAM_LOG to a filter)
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log_to_stderr(cli.verbose);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let outcome = HostRuntime::start("millstream", threads).map_err(anyhow::Error::from).and_then(|(runtime, env)| {
+        let outcome = runtime.block_on(cli.command.execute(env));
+        runtime.shutdown_background(); // a command has ended: what still waits, waits for nobody
+        outcome
+    });
+    outcome.unwrap_or_else(|error| {
+        report::error(&error);
+        ExitCode::FAILURE
+    })
+}
+
+fn log_to_stderr(verbose: u8) {
+    let level = match verbose {
+        0 => "error",
+        1 => "info",
+        _ => "debug",
+    };
+    let filter = EnvFilter::try_from_env("MILLSTREAM_LOG").unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}

@@ -6,6 +6,7 @@ mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::path::Path;
 
 use arrow::datatypes::SchemaRef;
 use millstream_connect_api::config::suggest;
@@ -24,6 +25,8 @@ pub struct Platform<'a> {
     pub lookup: Lookup<'a>,
     /// The tables that earlier runs fixed, by source.
     pub known: &'a BTreeMap<String, Vec<TableSchema>>,
+    /// The folder that relative paths are taken from: that of the file.
+    pub base: Option<&'a Path>,
     /// How connectors look at the outside world.
     pub context: &'a TaskContext,
     /// The rows that bad input is kept as.

@@ -77,6 +77,10 @@ impl Check<'_> {
         section: &Section,
         def: millstream_connect_api::ConfigDef,
     ) -> Option<Config> {
+        let def = match self.platform.base {
+            Some(base) => def.relative_to(base),
+            None => def,
+        };
         let table: &Table = &section.table;
         match def.resolve(table, Some(section.span)) {
             Ok(config) => Some(config),

@@ -98,6 +98,7 @@ pub fn plan(text: &str) -> std::result::Result<Plan, Diagnostics> {
         registry: &registry,
         lookup: &lookup,
         known: &BTreeMap::new(),
+        base: None,
         context: &context,
         dead_letters,
     };

@@ -1,0 +1,70 @@
+//! `millstream broker`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use millstream_env::Env;
+use millstream_node::{NodeConfig, serve};
+
+use crate::screen;
+use crate::signal::{Signals, give_up};
+
+/// Arguments of `broker`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Where everything is kept
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+
+    /// The address to listen on; port 0 picks a free one
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Option<String>,
+
+    /// A properties file, with Kafka's names
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// One property, with Kafka's name; it wins over the file
+    #[arg(long, value_name = "KEY=VALUE", value_parser = property)]
+    set: Vec<(String, String)>,
+}
+
+fn property(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("'{text}' is not key=value"))?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+pub(crate) async fn execute(args: Args, env: Env) -> Result<ExitCode> {
+    let mut config = NodeConfig::new("millstream-data");
+    if let Some(file) = &args.config {
+        let name = file.display().to_string();
+        let text = std::fs::read_to_string(file).with_context(|| format!("reading {name}"))?;
+        config.apply_properties(&name, &text)?;
+    }
+    if let Some(data) = &args.data {
+        config.set("log.dirs", &data.to_string_lossy())?;
+    }
+    if let Some(listen) = &args.listen {
+        config.set("listeners", &format!("PLAINTEXT://{listen}"))?;
+    }
+    for (key, value) in &args.set {
+        config.set(key, value)?;
+    }
+    if config.listen().is_empty() {
+        config.set("listeners", "PLAINTEXT://localhost:9092")?;
+    }
+    let mut signals = Signals::listen()?;
+    let began = env.elapsed();
+    let node = serve(env.clone(), config).await.context("starting the broker")?;
+    let took_ms = (env.elapsed() - began).as_millis();
+    screen::line(format_args!("listening on {} (started in {took_ms} ms)", node.local_addr().unwrap_or("no address")));
+    signals.wait().await;
+    screen::note("stopping; once more ends at once");
+    let second = Box::pin(signals.wait());
+    match futures::future::select(Box::pin(node.shutdown()), second).await {
+        futures::future::Either::Left((stopped, _)) => stopped.context("stopping the broker")?,
+        futures::future::Either::Right(_) => give_up(),
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,29 @@
+//! `millstream check`.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use millstream_env::Env;
+
+use crate::pipeline::FileArgs;
+use crate::screen;
+
+/// Arguments of `check`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    file: FileArgs,
+}
+
+pub(crate) async fn execute(args: Args, env: Env) -> Result<ExitCode> {
+    let plan = args.file.plan(&env, &BTreeMap::new()).await?;
+    screen::line(format_args!(
+        "{}: good ({} sources, {} steps, {} sinks)",
+        args.file.file.display(),
+        plan.sources.len(),
+        plan.steps.len(),
+        plan.sinks.len(),
+    ));
+    Ok(ExitCode::SUCCESS)
+}

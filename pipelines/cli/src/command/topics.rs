@@ -1,0 +1,171 @@
+//! `millstream topics`.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use clap::Subcommand;
+use millstream_client::{Admin, ConfigResource, IsolationLevel, NewTopic, OffsetSpec};
+use millstream_env::Env;
+use millstream_record::TopicPartition;
+
+use crate::door::DoorArgs;
+use crate::screen;
+use crate::table::Table;
+
+/// Arguments of `topics`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    action: Action,
+    #[command(flatten)]
+    door: DoorArgs,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// List all topics
+    List {
+        /// Also those that brokers keep their own state in
+        #[arg(long)]
+        internal: bool,
+    },
+    /// Create a topic
+    Create {
+        /// Its name
+        topic: String,
+        /// How many partitions [default: the broker's]
+        #[arg(long, short)]
+        partitions: Option<i32>,
+        /// How many replicas of each [default: the broker's]
+        #[arg(long, short)]
+        replication_factor: Option<i16>,
+        /// A setting, such as retention.ms=86400000
+        #[arg(long, value_name = "KEY=VALUE")]
+        set: Vec<String>,
+    },
+    /// Show partitions, offsets and settings of a topic
+    Describe {
+        /// Its name
+        topic: String,
+    },
+    /// Delete topics and all of their records
+    Delete {
+        /// Their names
+        #[arg(required = true)]
+        topics: Vec<String>,
+    },
+}
+
+pub(crate) async fn execute(args: Args, env: Env) -> Result<ExitCode> {
+    let door = args.door.open(env).await?;
+    let admin = door.client("millstream-topics").admin();
+    let done = match args.action {
+        Action::List { internal } => list(&admin, internal).await,
+        Action::Create { topic, partitions, replication_factor, set } => {
+            create(&admin, &topic, partitions, replication_factor, &set).await
+        }
+        Action::Describe { topic } => describe(&admin, &topic).await,
+        Action::Delete { topics } => delete(&admin, &topics).await,
+    };
+    drop(admin);
+    door.close().await?;
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+async fn list(admin: &Admin, internal: bool) -> Result<()> {
+    let mut names = admin.list_topics().await?;
+    names.sort();
+    let names: Vec<&str> = names.iter().map(|name| &**name).collect();
+    let mut table = Table::new(["topic", ">partitions", "id"]);
+    for (name, found) in admin.describe_topics(&names).await? {
+        let topic = found.with_context(|| format!("describing {name}"))?;
+        if internal || !topic.is_internal {
+            table.row([topic.name.to_string(), topic.partitions.len().to_string(), topic.id.to_string()]);
+        }
+    }
+    if table.is_empty() {
+        screen::note("there is no topic");
+    } else {
+        screen::line(table);
+    }
+    Ok(())
+}
+
+async fn create(
+    admin: &Admin,
+    topic: &str,
+    partitions: Option<i32>,
+    replication_factor: Option<i16>,
+    set: &[String],
+) -> Result<()> {
+    let configs = set.iter().map(|text| {
+        let (key, value) = text.split_once('=').with_context(|| format!("'{text}' is not key=value"))?;
+        Ok((key.trim().to_owned(), value.trim().to_owned()))
+    });
+    let new = NewTopic { name: topic.into(), partitions, replication_factor, configs: configs.collect::<Result<_>>()? };
+    for (name, outcome) in admin.create_topics(&[new]).await? {
+        let id = outcome.with_context(|| format!("creating {name}"))?;
+        screen::line(format_args!("{name}: created, id {id}"));
+    }
+    Ok(())
+}
+
+async fn describe(admin: &Admin, name: &str) -> Result<()> {
+    let found = admin.describe_topics(&[name]).await?.into_iter().next();
+    let (_, found) = found.with_context(|| format!("there is no topic {name}"))?;
+    let topic = found.with_context(|| format!("describing {name}"))?;
+    let partitions = || topic.partitions.iter().map(|info| TopicPartition::new(Arc::clone(&topic.name), info.partition));
+    let offsets = |spec| partitions().map(|partition| (partition, spec)).collect::<BTreeMap<_, _>>();
+    let first = admin.list_offsets(&offsets(OffsetSpec::Earliest), IsolationLevel::ReadUncommitted).await?;
+    let end = admin.list_offsets(&offsets(OffsetSpec::Latest), IsolationLevel::ReadUncommitted).await?;
+    let mut table = Table::new([">partition", ">first", ">end", ">leader", ">epoch", "replicas", "in sync"]);
+    for info in &topic.partitions {
+        let key = TopicPartition::new(Arc::clone(&topic.name), info.partition);
+        let offset = |of: &BTreeMap<TopicPartition, _>| match of.get(&key) {
+            Some(Ok(Some(found))) => offset_of(found),
+            _ => "-".to_owned(),
+        };
+        let nodes = |nodes: &[millstream_record::NodeId]| {
+            nodes.iter().map(|node| node.0.to_string()).collect::<Vec<_>>().join(",")
+        };
+        table.row([
+            info.partition.to_string(),
+            offset(&first),
+            offset(&end),
+            info.leader.map_or("-".to_owned(), |leader| leader.0.to_string()),
+            info.leader_epoch.0.to_string(),
+            nodes(&info.replicas),
+            nodes(&info.in_sync),
+        ]);
+    }
+    screen::line(format_args!("{name}, id {}", topic.id));
+    screen::line(table);
+    let mut settings = Table::new(["setting", "value"]);
+    for entry in admin.describe_configs(&ConfigResource::Topic(name.into())).await? {
+        if !entry.is_default {
+            settings.row([entry.name.to_string(), entry.value.map_or("-".to_owned(), |value| value.to_string())]);
+        }
+    }
+    if !settings.is_empty() {
+        screen::line(format_args!("\n{settings}"));
+    }
+    Ok(())
+}
+
+fn offset_of(found: &millstream_client::OffsetAndTimestamp) -> String {
+    found.offset.0.to_string()
+}
+
+async fn delete(admin: &Admin, topics: &[String]) -> Result<()> {
+    let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+    let mut failed = Vec::new();
+    for (name, outcome) in admin.delete_topics(&names).await? {
+        match outcome {
+            Ok(()) => screen::line(format_args!("{name}: deleted")),
+            Err(error) => failed.push(format!("{name}: {error}")),
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { bail!("{}", failed.join("; ")) }
+}

@@ -1,0 +1,97 @@
+//! Opening the log: in this process, or a cluster over TCP. Behind the door both are the same.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use millstream_client::{Client, ClientConfig};
+use millstream_env::Env;
+use millstream_net::TcpDial;
+use millstream_node::{Embedded, EmbeddedConfig, embedded};
+use millstream_protocol::{Dial, Endpoint};
+use millstream_record::TopicPartition;
+
+/// The folder of the log within a pipeline's data.
+const LOG: &str = "log";
+/// Settings of the broker in this process, which has one client: no group needs to wait for more members, and few partitions
+/// of its own topics are enough.
+const EMBEDDED: [(&str, &str); 3] = [
+    ("group.initial.rebalance.delay.ms", "0"),
+    ("offsets.topic.num.partitions", "4"),
+    ("transaction.state.log.num.partitions", "4"),
+];
+
+/// Which log a command is about.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct DoorArgs {
+    /// Where the log is: a Millstream or Kafka cluster
+    #[arg(long, short = 'b', value_name = "HOST:PORT", env = "MILLSTREAM_BOOTSTRAP", default_value = "localhost:9092")]
+    bootstrap: String,
+
+    /// The data of a pipeline that is not running, instead of a cluster
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+/// An open log.
+pub(crate) struct Door {
+    /// Clock, tasks, network.
+    pub(crate) env: Env,
+    /// The way to its nodes.
+    pub(crate) dial: Arc<dyn Dial>,
+    /// Where to begin.
+    pub(crate) bootstrap: Vec<Endpoint>,
+    embedded: Option<Embedded>,
+}
+
+impl DoorArgs {
+    /// Opens it.
+    pub(crate) async fn open(&self, env: Env) -> Result<Door> {
+        match &self.data {
+            Some(data) if !data.join(LOG).is_dir() => bail!("{} holds no pipeline's data", data.display()),
+            Some(data) => Door::embedded(env, data).await,
+            None => Door::remote(env, &self.bootstrap),
+        }
+    }
+}
+
+impl Door {
+    /// The cluster at `bootstrap`: one `host:port` or several with commas between.
+    pub(crate) fn remote(env: Env, bootstrap: &str) -> Result<Self> {
+        let endpoints = bootstrap.split(',').map(|text| {
+            Endpoint::parse(text).with_context(|| format!("'{text}' is not host:port, such as localhost:9092"))
+        });
+        let bootstrap = endpoints.collect::<Result<Vec<_>>>()?;
+        Ok(Self { dial: Arc::new(TcpDial::new(env.clone())), env, bootstrap, embedded: None })
+    }
+
+    /// The log in the folder `data`, run in this process.
+    pub(crate) async fn embedded(env: Env, data: &Path) -> Result<Self> {
+        let dir = data.join(LOG);
+        let config = EMBEDDED.iter().fold(EmbeddedConfig::new(&dir), |config, (key, value)| config.with(key, value));
+        let node = embedded(config).await.with_context(|| format!("opening the log in {}", dir.display()))?;
+        Ok(Self { env, dial: node.dial(), bootstrap: node.bootstrap(), embedded: Some(node) })
+    }
+
+    /// A client, named for the broker's logs.
+    pub(crate) fn client(&self, name: &str) -> Client {
+        let config = ClientConfig { client_id: name.into(), ..ClientConfig::new(self.bootstrap.clone()) };
+        Client::new(self.env.clone(), Arc::clone(&self.dial), config)
+    }
+
+    /// Closes it cleanly.
+    pub(crate) async fn close(self) -> Result<()> {
+        match self.embedded {
+            Some(node) => node.shutdown().await.context("closing the log"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The partitions of a topic.
+pub(crate) async fn partitions(client: &Client, topic: &str) -> Result<Vec<TopicPartition>> {
+    let found = client.admin().describe_topics(&[topic]).await?.into_iter().next();
+    let (name, found) = found.with_context(|| format!("there is no topic {topic}"))?;
+    let found = found.with_context(|| format!("describing {topic}"))?;
+    Ok(found.partitions.iter().map(|info| TopicPartition::new(Arc::clone(&name), info.partition)).collect())
+}

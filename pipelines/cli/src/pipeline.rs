@@ -1,0 +1,94 @@
+//! From a pipeline file to a plan: the connectors that this program has, the environment, the secrets.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use millstream_connect_api::config::Reference;
+use millstream_connect_api::{Registry, TableSchema, TaskContext};
+use millstream_connect_runtime::bad_record_schema;
+use millstream_connector_file::{FileSink, FileSource};
+use millstream_env::Env;
+use millstream_plan::{Plan, Platform, compile};
+
+/// A pipeline file.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct FileArgs {
+    /// The pipeline: a TOML file
+    pub(crate) file: PathBuf,
+
+    /// A folder with a file for each secret; without one, { secret = "a.b" } is $MILLSTREAM_SECRET_A_B
+    #[arg(long, value_name = "DIR", env = "MILLSTREAM_SECRETS")]
+    secrets: Option<PathBuf>,
+}
+
+/// The connectors of this program.
+pub(crate) fn registry() -> Registry {
+    Registry::new().with_source(FileSource).with_sink(FileSink)
+}
+
+impl FileArgs {
+    /// Checks the file and makes a plan of it. `known` are the tables that earlier runs fixed, by source.
+    pub(crate) async fn plan(&self, env: &Env, known: &BTreeMap<String, Vec<TableSchema>>) -> Result<Plan> {
+        let shown = self.file.display().to_string();
+        let text = std::fs::read_to_string(&self.file).with_context(|| format!("reading {shown}"))?;
+        let folder = std::path::absolute(&self.file).with_context(|| format!("finding {shown}"))?;
+        let registry = registry();
+        let secrets = self.secrets.clone();
+        let lookup = move |reference: &Reference| look_up(reference, secrets.as_deref());
+        let context = TaskContext::inline(env.now());
+        let platform = Platform {
+            registry: &registry,
+            lookup: &lookup,
+            known,
+            base: folder.parent(),
+            context: &context,
+            dead_letters: bad_record_schema(),
+        };
+        Ok(compile(&shown, &text, &platform).await?)
+    }
+}
+
+fn look_up(reference: &Reference, secrets: Option<&Path>) -> Result<Option<String>, String> {
+    let name = match reference {
+        Reference::Env(name) => return variable(name),
+        Reference::Secret(name) => name,
+    };
+    let Some(folder) = secrets else {
+        let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
+        return variable(&format!("MILLSTREAM_SECRET_{}", name.chars().map(plain).collect::<String>()));
+    };
+    if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\']) {
+        return Err(format!("'{name}' cannot be the name of a secret: it names a file in {}", folder.display()));
+    }
+    match std::fs::read_to_string(folder.join(name)) {
+        Ok(text) => Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("the secret '{name}' cannot be read: {error}")),
+    }
+}
+
+fn variable(name: &str) -> Result<Option<String>, String> {
+    match std::env::var(name) {
+        Ok(text) => Ok(Some(text)),
+        Err(std::env::VarError::NotPresent) => Ok(None),
+        Err(std::env::VarError::NotUnicode(_)) => Err(format!("the environment variable {name} is not UTF-8")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_files_of_their_folder_only() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("db.url"), "hush\n").unwrap();
+        let find = |name: &str| look_up(&Reference::Secret(name.to_owned()), Some(folder.path()));
+        assert_eq!(find("db.url"), Ok(Some("hush".to_owned())));
+        assert_eq!(find("other"), Ok(None));
+        for name in ["../db.url", "/etc/passwd", "", ".", "a/b"] {
+            assert!(find(name).is_err(), "{name}");
+        }
+    }
+}

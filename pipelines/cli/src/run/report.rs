@@ -1,0 +1,123 @@
+//! What a run did, node by node.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use millstream_connect_api::config::format_size;
+use millstream_connect_runtime::{Counts, Status};
+use millstream_plan::plan::SinkKind;
+use millstream_plan::{Lowered, Plan};
+use millstream_streams::{NodeCounters, StreamsControl};
+
+use crate::table::Table;
+
+/// Counters of all nodes of a run.
+#[derive(Debug, Default)]
+pub(crate) struct Report {
+    nodes: Vec<Node>,
+    stopped: bool,
+}
+
+#[derive(Debug)]
+struct Node {
+    name: String,
+    kind: &'static str,
+    rows_in: u64,
+    rows_out: u64,
+    late: u64,
+    bad: u64,
+    bytes: Option<u64>,
+}
+
+impl Report {
+    /// Gathers the counters of the nodes of `plan`.
+    pub(crate) fn new(
+        plan: &Plan,
+        lowered: &Lowered,
+        statuses: &BTreeMap<String, Status>,
+        control: Option<&StreamsControl>,
+        stopped: bool,
+    ) -> Self {
+        let counters = control.map(StreamsControl::counters).unwrap_or_default();
+        let of = |name: &str| counters.get(name).copied().unwrap_or_default();
+        let counts = |name: &str| statuses.get(name).map(Status::counts);
+        let mut nodes = Vec::new();
+        for section in plan.sections().keys() {
+            let from_log = of(section);
+            // A topic that others write is read by the steps themselves.
+            let found = counts(section).unwrap_or(Counts { rows: from_log.rows_out, ..Counts::default() });
+            nodes.push(Node {
+                name: (*section).to_owned(),
+                kind: "source",
+                rows_in: found.rows + found.bad,
+                rows_out: found.rows,
+                late: 0,
+                bad: found.bad + from_log.bad,
+                bytes: Some(found.bytes),
+            });
+        }
+        for step in &plan.steps {
+            let names = lowered.nodes.get(&step.name).map(Vec::as_slice).unwrap_or_default();
+            let parts: Vec<NodeCounters> = names.iter().map(|name| of(name)).collect();
+            let late = parts.iter().map(|part| part.late).sum();
+            nodes.push(Node {
+                name: step.name.clone(),
+                kind: "step",
+                rows_in: parts.first().map_or(0, |first| first.rows_in),
+                rows_out: parts.last().map_or(0, |last| last.rows_out.saturating_sub(last.late)),
+                late,
+                bad: parts.iter().map(|part| part.bad).sum(),
+                bytes: None,
+            });
+        }
+        for sink in &plan.sinks {
+            let written = of(&format!("{}.out", sink.name));
+            let found = match sink.kind {
+                SinkKind::Topic { .. } => Counts { rows: written.rows_in, ..Counts::default() },
+                _ => counts(&sink.name).unwrap_or_default(),
+            };
+            nodes.push(Node {
+                name: sink.name.clone(),
+                kind: "sink",
+                rows_in: found.rows + found.bad,
+                rows_out: found.rows,
+                late: 0,
+                bad: found.bad,
+                bytes: Some(found.bytes),
+            });
+        }
+        Self { nodes, stopped }
+    }
+
+    /// Whether nothing was read and nothing was written.
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.stopped && self.nodes.iter().all(|node| node.rows_in == 0 && node.rows_out == 0)
+    }
+
+    /// The summary for the screen.
+    pub(crate) fn table(&self, took: Duration) -> String {
+        let mut table = Table::new(["node", "kind", ">rows in", ">rows out", ">late", ">bad", ">bytes"]);
+        for node in &self.nodes {
+            table.row([
+                node.name.clone(),
+                node.kind.to_owned(),
+                node.rows_in.to_string(),
+                node.rows_out.to_string(),
+                node.late.to_string(),
+                node.bad.to_string(),
+                node.bytes.map_or(String::new(), size),
+            ]);
+        }
+        let end = if self.stopped { "stopped" } else { "done" };
+        format!("{table}\n{end} in {:.1} s", took.as_secs_f64())
+    }
+}
+
+/// A size in the largest unit in which it is at least one, with one digit behind the point.
+fn size(bytes: u64) -> String {
+    let units = [("GiB", 1u64 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    match units.into_iter().find(|(_, factor)| bytes >= *factor) {
+        Some((unit, factor)) => format!("{:.1} {unit}", bytes as f64 / factor as f64),
+        None => format_size(bytes),
+    }
+}
