@@ -35,16 +35,11 @@ impl Client {
     /// Settings that do not go together.
     pub fn consumer(&self, config: ConsumerConfig) -> Result<Consumer> {
         config.check()?;
-        Ok(Consumer::new(self.clone(), config))
+        Ok(Consumer::new(self, config))
     }
 
     /// The cluster's administration.
     pub fn admin(&self) -> Admin {
         Admin::new(Arc::clone(&self.cluster))
-    }
-
-    pub(crate) fn unfinished<T>(&self) -> Result<T> {
-        let _ = &self.cluster;
-        Err(crate::ClientError::state("this call is not built yet"))
     }
 }

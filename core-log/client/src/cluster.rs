@@ -66,11 +66,6 @@ impl Cluster {
         Arc::clone(&self.metadata.borrow())
     }
 
-    /// Tells of each new state.
-    pub(crate) fn watch(&self) -> watch::Receiver<Arc<Metadata>> {
-        self.metadata.subscribe()
-    }
-
     /// Makes a topic part of every refresh; tells whether it is known already.
     pub(crate) fn want(&self, topic: &Arc<str>) -> bool {
         if !self.state.lock().wanted.contains(topic) {

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytestring::ByteString;
 use millstream_protocol::messages::metadata::{
     MetadataResponse, MetadataResponsePartition, MetadataResponseTopic,
 };
@@ -20,7 +19,6 @@ pub(crate) struct Metadata {
     pub version: u64,
     /// Monotonic time of the answer.
     pub fetched_at: Duration,
-    pub cluster_id: Option<ByteString>,
     pub controller: Option<NodeId>,
     pub brokers: BTreeMap<i32, BrokerInfo>,
     pub topics: BTreeMap<Arc<str>, Topic>,
@@ -89,7 +87,6 @@ impl Metadata {
         Self {
             version: self.version + 1,
             fetched_at: now,
-            cluster_id: answer.cluster_id,
             controller: Some(NodeId(answer.controller_id)).filter(|id| id.0 >= 0),
             brokers: brokers.collect(),
             topics,

@@ -1,63 +1,60 @@
-//! Reading records.
+//! Reading records: [`Consumer::poll`] drives fetches, lookups and rebalances.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod decode;
+mod fetcher;
+mod handle;
+mod lookup;
+mod membership;
+mod rebalance;
+mod shared;
+mod subscription;
+
+use std::collections::BTreeSet;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::FutureExt;
+use futures::StreamExt;
 use futures::future::BoxFuture;
-use millstream_record::{Millis, Offset, TopicPartition};
+use millstream_env::TaskGroup;
+use millstream_record::TopicPartition;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 
-use crate::{
-    Client, ConsumerConfig, GroupMetadata, OffsetAndMetadata, OffsetAndTimestamp, Offsets, PartitionRecords,
-    Result,
-};
+use crate::{Client, ClientError, ConsumerConfig, PartitionRecords, Result};
+
+use fetcher::{Answered, Fetcher};
+pub use handle::ConsumerHandle;
+use membership::Membership;
+use rebalance::Rebalance;
+pub use rebalance::RebalanceListener;
+use shared::Shared;
+use subscription::{Mode, Subscription};
+
+/// The longest that a waiting poll goes without looking around: the bound of anything it may fail to be told of.
+const LOOK_AROUND: Duration = Duration::from_secs(1);
 
 /// Reads records, as a member of a group ([`Consumer::subscribe`]) or on its own ([`Consumer::assign`]).
 ///
 /// It is its [`ConsumerHandle`] and the right to poll.
 pub struct Consumer {
     handle: ConsumerHandle,
+    fetcher: Fetcher,
+    rebalance: Rebalance,
+    /// A lookup of positions under way; it outlives a poll that is too short for it.
+    lookup: Option<BoxFuture<'static, Result<()>>>,
+    /// A refresh of the metadata under way.
+    refresh: Option<BoxFuture<'static, ()>>,
+    committed_at: Duration,
+    tasks: TaskGroup,
 }
 
-/// What may be asked of a consumer from anywhere: positions, commits, lookups. Cheap to clone.
-#[derive(Clone)]
-pub struct ConsumerHandle {
-    client: Client,
-}
-
-/// Told during [`Consumer::poll`] when partitions come and go.
-pub trait RebalanceListener: Send + 'static {
-    /// The partitions are about to be given up, and still ours: commit what was done.
-    fn revoked<'a>(
-        &'a mut self,
-        consumer: &'a ConsumerHandle,
-        partitions: &'a [TopicPartition],
-    ) -> BoxFuture<'a, ()> {
-        let _ = (consumer, partitions);
-        async {}.boxed()
-    }
-
-    /// The partitions are ours from here on; positions may be sought. With an eager assignor it is told every rebalance, with
-    /// all partitions; with a cooperative one, with those added (perhaps none).
-    fn assigned<'a>(
-        &'a mut self,
-        consumer: &'a ConsumerHandle,
-        partitions: &'a [TopicPartition],
-    ) -> BoxFuture<'a, ()> {
-        let _ = (consumer, partitions);
-        async {}.boxed()
-    }
-
-    /// The partitions were ours and may be somebody else's by now: nothing can be committed.
-    fn lost<'a>(
-        &'a mut self,
-        consumer: &'a ConsumerHandle,
-        partitions: &'a [TopicPartition],
-    ) -> BoxFuture<'a, ()> {
-        self.revoked(consumer, partitions)
-    }
+/// What a waiting poll is woken by.
+enum Woken {
+    Fetched(Box<Answered>),
+    Located(Result<()>),
+    Refreshed,
+    Else,
 }
 
 impl Deref for Consumer {
@@ -69,9 +66,28 @@ impl Deref for Consumer {
 }
 
 impl Consumer {
-    pub(crate) fn new(client: Client, config: ConsumerConfig) -> Self {
-        let _ = config;
-        Self { handle: ConsumerHandle { client } }
+    pub(crate) fn new(client: &Client, config: ConsumerConfig) -> Self {
+        let cluster = Arc::clone(&client.cluster);
+        let tasks = cluster.env.group();
+        let shared = Arc::new(Shared {
+            links: cluster.links.fork(),
+            fetch_links: cluster.links.fork(),
+            group_links: cluster.links.fork(),
+            subscription: Mutex::new(Subscription::default()),
+            membership: Mutex::new(Membership::default()),
+            wake: Notify::new(),
+            config,
+            cluster,
+        });
+        Self {
+            committed_at: shared.cluster.env.elapsed(),
+            handle: ConsumerHandle { shared },
+            fetcher: Fetcher::default(),
+            rebalance: Rebalance::default(),
+            lookup: None,
+            refresh: None,
+            tasks,
+        }
     }
 
     /// The handle, to be kept elsewhere.
@@ -88,8 +104,24 @@ impl Consumer {
         topics: impl IntoIterator<Item = impl Into<Arc<str>>>,
         listener: Option<Box<dyn RebalanceListener>>,
     ) -> Result<()> {
-        let _ = (topics.into_iter().map(Into::into).collect::<Vec<Arc<str>>>(), listener);
-        self.client.unfinished()
+        let shared = &self.handle.shared;
+        shared.group_id()?;
+        let topics: BTreeSet<Arc<str>> = topics.into_iter().map(Into::into).collect();
+        let mut subscription = shared.subscription.lock();
+        if subscription.mode == Mode::Manual {
+            return Err(ClientError::state(
+                "partitions are assigned by hand; call unsubscribe before subscribe",
+            ));
+        }
+        for topic in &topics {
+            shared.cluster.want(topic);
+        }
+        subscription.mode = Mode::Group(topics);
+        drop(subscription);
+        shared.membership.lock().rejoin = true;
+        self.rebalance.listen(listener);
+        self.rebalance.start_heartbeats(shared, &self.tasks);
+        Ok(())
     }
 
     /// Reads these partitions, without a group's help. Replaces an earlier assignment; positions of partitions that stay are kept.
@@ -97,8 +129,17 @@ impl Consumer {
     /// # Errors
     /// After [`Consumer::subscribe`].
     pub fn assign(&mut self, partitions: impl IntoIterator<Item = TopicPartition>) -> Result<()> {
-        let _ = partitions.into_iter().count();
-        self.client.unfinished()
+        let shared = &self.handle.shared;
+        let mut subscription = shared.subscription.lock();
+        if matches!(subscription.mode, Mode::Group(_)) {
+            return Err(ClientError::state("topics are subscribed to; call unsubscribe before assign"));
+        }
+        subscription.mode = Mode::Manual;
+        subscription.assign(partitions);
+        for partition in subscription.partitions.keys() {
+            shared.cluster.want(&partition.topic);
+        }
+        Ok(())
     }
 
     /// Leaves the group and gives up all partitions.
@@ -106,7 +147,16 @@ impl Consumer {
     /// # Errors
     /// When the group's coordinator refuses a last commit.
     pub async fn unsubscribe(&mut self) -> Result<()> {
-        self.client.unfinished()
+        let shared = Arc::clone(&self.handle.shared);
+        let in_group = matches!(shared.subscription.lock().mode, Mode::Group(_));
+        let committed = if shared.config.enable_auto_commit { self.commit_positions().await } else { Ok(()) };
+        if in_group {
+            self.rebalance.give_up(&self.handle).await;
+            membership::leave(&shared, "the consumer unsubscribed").await;
+            shared.membership.lock().reset();
+        }
+        *shared.subscription.lock() = Subscription::default();
+        committed
     }
 
     /// Records, as soon as there are some; none after `timeout`. Takes part in rebalances on the way, and tells the listener.
@@ -116,162 +166,98 @@ impl Consumer {
     /// A position that is gone without a reset policy, a batch that cannot be read, a group that refuses this member. After an
     /// error that is not about this consumer's own state, polling again goes on where it stopped.
     pub async fn poll(&mut self, timeout: Duration) -> Result<Vec<PartitionRecords>> {
-        let _ = timeout;
-        self.client.unfinished()
+        let shared = Arc::clone(&self.handle.shared);
+        let deadline = shared.cluster.env.elapsed().saturating_add(timeout);
+        loop {
+            shared.membership.lock().polled_at = shared.cluster.env.elapsed();
+            self.rebalance.run(&self.handle, &self.tasks).await?;
+            self.auto_commit().await;
+            let records = self.fetcher.take(&shared)?;
+            let again = self.begin_work();
+            if !records.is_empty() {
+                return Ok(records);
+            }
+            let now = shared.cluster.env.elapsed();
+            let until = deadline.min(again).min(now + LOOK_AROUND);
+            match self.wait(until).await {
+                Woken::Fetched(answered) => self.fetcher.accept(&shared, *answered),
+                Woken::Refreshed => self.refresh = None,
+                Woken::Located(outcome) => {
+                    self.lookup = None;
+                    match outcome {
+                        Err(error) if error.is_retriable() => {
+                            tracing::debug!(%error, "positions are not found yet; trying again");
+                            shared.cluster.mark_stale();
+                        }
+                        outcome => outcome?,
+                    }
+                }
+                Woken::Else if shared.cluster.env.elapsed() >= deadline => return Ok(Vec::new()),
+                Woken::Else => {}
+            }
+        }
+    }
+
+    /// Starts what can be done meanwhile; tells when to look again.
+    fn begin_work(&mut self) -> Duration {
+        let shared = &self.handle.shared;
+        let (again, leaderless) = self.fetcher.ask(shared);
+        if self.lookup.is_none() && lookup::is_needed(shared) {
+            self.lookup = Some(Box::pin(lookup::run(Arc::clone(shared))));
+        }
+        if self.refresh.is_none() && (leaderless || shared.cluster.is_stale()) {
+            let cluster = Arc::clone(&shared.cluster);
+            self.refresh = Some(Box::pin(async move {
+                if let Err(error) = cluster.refresh(cluster.metadata().version).await {
+                    tracing::debug!(%error, "a consumer cannot refresh its metadata; it tries again");
+                }
+            }));
+        }
+        again
+    }
+
+    async fn wait(&mut self, until: Duration) -> Woken {
+        let shared = Arc::clone(&self.handle.shared);
+        tokio::select! {
+            biased;
+            Some(answered) = self.fetcher.in_flight.next(), if !self.fetcher.in_flight.is_empty() => {
+                Woken::Fetched(Box::new(answered))
+            }
+            outcome = pending_or(&mut self.lookup) => Woken::Located(outcome),
+            () = pending_or(&mut self.refresh) => Woken::Refreshed,
+            () = self.rebalance.joined() => Woken::Else,
+            () = shared.wake.notified() => Woken::Else,
+            () = shared.cluster.env.sleep_until(until) => Woken::Else,
+        }
+    }
+
+    async fn auto_commit(&mut self) {
+        let shared = &self.handle.shared;
+        let now = shared.cluster.env.elapsed();
+        let due =
+            self.committed_at.saturating_add(Duration::from_millis(shared.config.auto_commit_interval_ms));
+        if !shared.config.enable_auto_commit || now < due {
+            return;
+        }
+        self.committed_at = now;
+        if let Err(error) = self.handle.commit_positions().await {
+            tracing::warn!(%error, "an automatic commit failed; the next one covers it");
+        }
     }
 
     /// Gives up partitions (telling the listener), leaves the group, and ends.
     ///
     /// # Errors
     /// When a last commit is refused.
-    pub async fn close(self) -> Result<()> {
-        self.client.unfinished()
+    pub async fn close(mut self) -> Result<()> {
+        self.unsubscribe().await
     }
 }
 
-impl ConsumerHandle {
-    /// The partitions assigned now.
-    pub fn assignment(&self) -> BTreeSet<TopicPartition> {
-        BTreeSet::new()
-    }
-
-    /// The topics subscribed to.
-    pub fn subscription(&self) -> BTreeSet<Arc<str>> {
-        BTreeSet::new()
-    }
-
-    /// Who this consumer is in its group; for [`crate::Producer::send_offsets_to_transaction`].
-    pub fn group_metadata(&self) -> GroupMetadata {
-        GroupMetadata::unmanaged("")
-    }
-
-    /// Offset of the next record that poll will return; looked up where it is not known yet.
-    ///
-    /// # Errors
-    /// When the partition is not assigned, or the position cannot be found.
-    pub async fn position(&self, partition: &TopicPartition) -> Result<Offset> {
-        let _ = partition;
-        self.client.unfinished()
-    }
-
-    /// Goes on at `offset`.
-    ///
-    /// # Errors
-    /// When the partition is not assigned.
-    pub fn seek(&self, partition: &TopicPartition, offset: Offset) -> Result<()> {
-        let _ = (partition, offset);
-        self.client.unfinished()
-    }
-
-    /// Goes on at the position, with the epoch that it was committed with.
-    ///
-    /// # Errors
-    /// When the partition is not assigned.
-    pub fn seek_to(&self, partition: &TopicPartition, position: &OffsetAndMetadata) -> Result<()> {
-        let _ = (partition, position);
-        self.client.unfinished()
-    }
-
-    /// Goes on at the first record that there is, to be found at the next poll.
-    ///
-    /// # Errors
-    /// When a partition is not assigned.
-    pub fn seek_to_beginning(&self, partitions: &[TopicPartition]) -> Result<()> {
-        let _ = partitions;
-        self.client.unfinished()
-    }
-
-    /// Goes on at the end, to be found at the next poll.
-    ///
-    /// # Errors
-    /// When a partition is not assigned.
-    pub fn seek_to_end(&self, partitions: &[TopicPartition]) -> Result<()> {
-        let _ = partitions;
-        self.client.unfinished()
-    }
-
-    /// Poll returns nothing of these partitions until they are resumed. They stay assigned.
-    ///
-    /// # Errors
-    /// When a partition is not assigned.
-    pub fn pause(&self, partitions: &[TopicPartition]) -> Result<()> {
-        let _ = partitions;
-        self.client.unfinished()
-    }
-
-    /// Ends [`ConsumerHandle::pause`].
-    ///
-    /// # Errors
-    /// When a partition is not assigned.
-    pub fn resume(&self, partitions: &[TopicPartition]) -> Result<()> {
-        let _ = partitions;
-        self.client.unfinished()
-    }
-
-    /// The partitions that are paused.
-    pub fn paused(&self) -> BTreeSet<TopicPartition> {
-        BTreeSet::new()
-    }
-
-    /// Commits these positions.
-    ///
-    /// # Errors
-    /// [`crate::ClientError::CommitRefused`] when a rebalance left this member behind.
-    pub async fn commit(&self, offsets: &Offsets) -> Result<()> {
-        let _ = offsets;
-        self.client.unfinished()
-    }
-
-    /// Commits the current positions of all assigned partitions.
-    ///
-    /// # Errors
-    /// As [`ConsumerHandle::commit`].
-    pub async fn commit_positions(&self) -> Result<()> {
-        self.client.unfinished()
-    }
-
-    /// What the group has committed for these partitions; those without a commit are left out.
-    ///
-    /// # Errors
-    /// When the coordinator does not answer in time.
-    pub async fn committed(&self, partitions: &[TopicPartition]) -> Result<Offsets> {
-        let _ = partitions;
-        self.client.unfinished()
-    }
-
-    /// The first offsets that there are.
-    ///
-    /// # Errors
-    /// When a leader does not answer in time.
-    pub async fn beginning_offsets(
-        &self,
-        partitions: &[TopicPartition],
-    ) -> Result<BTreeMap<TopicPartition, Offset>> {
-        let _ = partitions;
-        self.client.unfinished()
-    }
-
-    /// The ends: high watermarks, or last stable offsets for a read-committed consumer.
-    ///
-    /// # Errors
-    /// When a leader does not answer in time.
-    pub async fn end_offsets(
-        &self,
-        partitions: &[TopicPartition],
-    ) -> Result<BTreeMap<TopicPartition, Offset>> {
-        let _ = partitions;
-        self.client.unfinished()
-    }
-
-    /// For each partition the first record that is not older than the time; partitions without one are left out.
-    ///
-    /// # Errors
-    /// When a leader does not answer in time.
-    pub async fn offsets_for_times(
-        &self,
-        times: &BTreeMap<TopicPartition, Millis>,
-    ) -> Result<BTreeMap<TopicPartition, OffsetAndTimestamp>> {
-        let _ = times;
-        self.client.unfinished()
+/// The future in `slot`, or none that ever ends.
+async fn pending_or<T>(slot: &mut Option<BoxFuture<'static, T>>) -> T {
+    match slot {
+        Some(future) => future.await,
+        None => std::future::pending().await,
     }
 }

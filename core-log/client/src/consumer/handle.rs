@@ -1,0 +1,214 @@
+//! What may be asked of a consumer from anywhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use millstream_record::{LeaderEpoch, Millis, Offset, TopicPartition};
+
+use super::lookup;
+use super::shared::Shared;
+use super::subscription::{Position, Standing};
+use crate::retry::Deadline;
+use crate::{
+    GroupMetadata, OffsetAndMetadata, OffsetAndTimestamp, OffsetReset, OffsetSpec, Offsets, Result, offsets,
+};
+
+/// What may be asked of a consumer from anywhere: positions, commits, lookups. Cheap to clone.
+#[derive(Clone)]
+pub struct ConsumerHandle {
+    pub(super) shared: Arc<Shared>,
+}
+
+impl ConsumerHandle {
+    /// The partitions assigned now.
+    pub fn assignment(&self) -> BTreeSet<TopicPartition> {
+        self.shared.subscription.lock().partitions.keys().cloned().collect()
+    }
+
+    /// The topics subscribed to.
+    pub fn subscription(&self) -> BTreeSet<Arc<str>> {
+        self.shared.subscription.lock().topics()
+    }
+
+    /// Who this consumer is in its group; for [`crate::Producer::send_offsets_to_transaction`].
+    pub fn group_metadata(&self) -> GroupMetadata {
+        self.shared.group_metadata()
+    }
+
+    /// Offset of the next record that poll will return; looked up where it is not known yet.
+    ///
+    /// # Errors
+    /// When the partition is not assigned, or the position cannot be found.
+    pub async fn position(&self, partition: &TopicPartition) -> Result<Offset> {
+        let cluster = &self.shared.cluster;
+        let deadline = Deadline::after(&cluster.env, cluster.config.api_timeout_ms);
+        loop {
+            let known = self.shared.subscription.lock().get_mut(partition)?.position();
+            if let Some(position) = known {
+                return Ok(position.offset);
+            }
+            let late = || deadline.error(format!("finding the position of {partition}"), None);
+            let left = deadline.left(&cluster.env).ok_or_else(late)?;
+            cluster.env.timeout(left, lookup::run(Arc::clone(&self.shared))).await.map_err(|_| late())??;
+        }
+    }
+
+    fn set(&self, partitions: &[TopicPartition], standing: Standing) -> Result<()> {
+        let mut subscription = self.shared.subscription.lock();
+        partitions.iter().try_for_each(|partition| subscription.set(partition, standing))?;
+        drop(subscription);
+        self.shared.wake.notify_one();
+        Ok(())
+    }
+
+    /// Goes on at `offset`.
+    ///
+    /// # Errors
+    /// When the partition is not assigned.
+    pub fn seek(&self, partition: &TopicPartition, offset: Offset) -> Result<()> {
+        let position = Position { offset, offset_epoch: LeaderEpoch::NONE };
+        self.set(std::slice::from_ref(partition), Standing::At(position))
+    }
+
+    /// Goes on at the position, with the epoch that it was committed with.
+    ///
+    /// # Errors
+    /// When the partition is not assigned.
+    pub fn seek_to(&self, partition: &TopicPartition, position: &OffsetAndMetadata) -> Result<()> {
+        let position = Position { offset: position.offset, offset_epoch: position.leader_epoch };
+        self.set(std::slice::from_ref(partition), Standing::Unvalidated(position))
+    }
+
+    /// Goes on at the first record that there is, to be found at the next poll.
+    ///
+    /// # Errors
+    /// When a partition is not assigned.
+    pub fn seek_to_beginning(&self, partitions: &[TopicPartition]) -> Result<()> {
+        self.set(partitions, Standing::Reset(OffsetReset::Earliest))
+    }
+
+    /// Goes on at the end, to be found at the next poll.
+    ///
+    /// # Errors
+    /// When a partition is not assigned.
+    pub fn seek_to_end(&self, partitions: &[TopicPartition]) -> Result<()> {
+        self.set(partitions, Standing::Reset(OffsetReset::Latest))
+    }
+
+    /// Poll returns nothing of these partitions until they are resumed. They stay assigned.
+    ///
+    /// # Errors
+    /// When a partition is not assigned.
+    pub fn pause(&self, partitions: &[TopicPartition]) -> Result<()> {
+        self.set_paused(partitions, true)
+    }
+
+    /// Ends [`ConsumerHandle::pause`].
+    ///
+    /// # Errors
+    /// When a partition is not assigned.
+    pub fn resume(&self, partitions: &[TopicPartition]) -> Result<()> {
+        self.set_paused(partitions, false)
+    }
+
+    fn set_paused(&self, partitions: &[TopicPartition], paused: bool) -> Result<()> {
+        let mut subscription = self.shared.subscription.lock();
+        for partition in partitions {
+            subscription.get_mut(partition)?.paused = paused;
+        }
+        drop(subscription);
+        self.shared.wake.notify_one();
+        Ok(())
+    }
+
+    /// The partitions that are paused.
+    pub fn paused(&self) -> BTreeSet<TopicPartition> {
+        let subscription = self.shared.subscription.lock();
+        let paused = subscription.partitions.iter().filter(|(_, assigned)| assigned.paused);
+        paused.map(|(partition, _)| partition.clone()).collect()
+    }
+
+    /// Commits these positions.
+    ///
+    /// # Errors
+    /// [`crate::ClientError::CommitRefused`] when a rebalance left this member behind.
+    pub async fn commit(&self, offsets: &Offsets) -> Result<()> {
+        self.shared.group_id()?;
+        let group = self.shared.group_metadata();
+        offsets::commit(&self.shared.cluster, &self.shared.links, &group, offsets).await
+    }
+
+    /// Commits the current positions of all assigned partitions.
+    ///
+    /// # Errors
+    /// As [`ConsumerHandle::commit`].
+    pub async fn commit_positions(&self) -> Result<()> {
+        let positions = self.shared.subscription.lock().positions();
+        self.commit(&positions).await
+    }
+
+    /// What the group has committed for these partitions; those without a commit are left out.
+    ///
+    /// # Errors
+    /// When the coordinator does not answer in time.
+    pub async fn committed(&self, partitions: &[TopicPartition]) -> Result<Offsets> {
+        let group = self.shared.group_id()?;
+        offsets::fetch_committed(&self.shared.cluster, &self.shared.links, group, Some(partitions)).await
+    }
+
+    /// The first offsets that there are.
+    ///
+    /// # Errors
+    /// When a leader does not answer in time.
+    pub async fn beginning_offsets(
+        &self,
+        partitions: &[TopicPartition],
+    ) -> Result<BTreeMap<TopicPartition, Offset>> {
+        self.edges(partitions, OffsetSpec::Earliest).await
+    }
+
+    /// The ends: high watermarks, or last stable offsets for a read-committed consumer.
+    ///
+    /// # Errors
+    /// When a leader does not answer in time.
+    pub async fn end_offsets(
+        &self,
+        partitions: &[TopicPartition],
+    ) -> Result<BTreeMap<TopicPartition, Offset>> {
+        self.edges(partitions, OffsetSpec::Latest).await
+    }
+
+    async fn edges(
+        &self,
+        partitions: &[TopicPartition],
+        spec: OffsetSpec,
+    ) -> Result<BTreeMap<TopicPartition, Offset>> {
+        let wanted = partitions.iter().map(|partition| (partition.clone(), spec)).collect();
+        let found = self.list(&wanted).await?;
+        Ok(found.into_iter().map(|(partition, found)| (partition, found.offset)).collect())
+    }
+
+    /// For each partition the first record that is not older than the time; partitions without one are left out.
+    ///
+    /// # Errors
+    /// When a leader does not answer in time.
+    pub async fn offsets_for_times(
+        &self,
+        times: &BTreeMap<TopicPartition, Millis>,
+    ) -> Result<BTreeMap<TopicPartition, OffsetAndTimestamp>> {
+        let spec =
+            |(partition, time): (&TopicPartition, &Millis)| (partition.clone(), OffsetSpec::Timestamp(*time));
+        self.list(&times.iter().map(spec).collect()).await
+    }
+
+    async fn list(
+        &self,
+        wanted: &BTreeMap<TopicPartition, OffsetSpec>,
+    ) -> Result<BTreeMap<TopicPartition, OffsetAndTimestamp>> {
+        let shared = &self.shared;
+        let found =
+            offsets::list(&shared.cluster, &shared.links, wanted, shared.config.isolation_level).await?;
+        let each = found.into_iter().filter_map(|(partition, found)| Some((partition, found.transpose()?)));
+        each.map(|(partition, found)| Ok((partition, found?))).collect()
+    }
+}

@@ -1,0 +1,137 @@
+//! Which partitions a consumer has, and where it stands in each.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use millstream_record::{LeaderEpoch, Offset, TopicPartition};
+
+use crate::{ClientError, OffsetAndMetadata, OffsetReset, Result};
+
+/// Where a consumer stands in a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Position {
+    pub offset: Offset,
+    /// Epoch of the last record read, as far as it is known; tells whether the log was cut off since (KIP-320).
+    pub offset_epoch: LeaderEpoch,
+}
+
+/// How the position of a partition stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// To be taken from the group's commits, else by the reset policy.
+    Unknown,
+    /// To be looked up.
+    Reset(OffsetReset),
+    /// To be compared with what the new leader has.
+    Unvalidated(Position),
+    /// Known.
+    At(Position),
+}
+
+/// A partition that is assigned.
+#[derive(Clone, Debug)]
+pub(super) struct Assigned {
+    pub standing: Standing,
+    /// Rises whenever the position is set from outside, so that answers to older questions are not taken.
+    pub version: u64,
+    pub paused: bool,
+    /// Epoch of the leader that the position was compared with.
+    pub leader_epoch: LeaderEpoch,
+    /// Monotonic time before which it is not fetched or asked for again.
+    pub retry_at: Duration,
+}
+
+impl Assigned {
+    fn new(version: u64) -> Self {
+        Self {
+            standing: Standing::Unknown,
+            version,
+            paused: false,
+            leader_epoch: LeaderEpoch::NONE,
+            retry_at: Duration::ZERO,
+        }
+    }
+
+    pub(super) fn position(&self) -> Option<Position> {
+        match self.standing {
+            Standing::At(position) | Standing::Unvalidated(position) => Some(position),
+            Standing::Unknown | Standing::Reset(_) => None,
+        }
+    }
+}
+
+/// How partitions come to a consumer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Mode {
+    #[default]
+    None,
+    /// The user says which.
+    Manual,
+    /// The group says which, of these topics.
+    Group(BTreeSet<Arc<str>>),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Subscription {
+    pub mode: Mode,
+    pub partitions: BTreeMap<TopicPartition, Assigned>,
+    version: u64,
+}
+
+impl Subscription {
+    pub(super) fn topics(&self) -> BTreeSet<Arc<str>> {
+        match &self.mode {
+            Mode::Group(topics) => topics.clone(),
+            Mode::None | Mode::Manual => BTreeSet::new(),
+        }
+    }
+
+    /// Makes `partitions` the assignment; those that stay keep their position.
+    pub(super) fn assign(&mut self, partitions: impl IntoIterator<Item = TopicPartition>) {
+        let mut old = std::mem::take(&mut self.partitions);
+        for partition in partitions {
+            self.version += 1;
+            let assigned = old.remove(&partition).unwrap_or_else(|| Assigned::new(self.version));
+            self.partitions.insert(partition, assigned);
+        }
+    }
+
+    pub(super) fn get_mut(&mut self, partition: &TopicPartition) -> Result<&mut Assigned> {
+        self.partitions
+            .get_mut(partition)
+            .ok_or_else(|| ClientError::NotAssigned { partition: partition.clone() })
+    }
+
+    /// Sets where a partition goes on, from outside.
+    pub(super) fn set(&mut self, partition: &TopicPartition, standing: Standing) -> Result<()> {
+        self.version += 1;
+        let version = self.version;
+        let assigned = self.get_mut(partition)?;
+        assigned.standing = standing;
+        assigned.version = version;
+        assigned.leader_epoch = LeaderEpoch::NONE;
+        assigned.retry_at = Duration::ZERO;
+        Ok(())
+    }
+
+    /// Sets what a lookup found, unless the position was set from outside meanwhile.
+    pub(super) fn found(&mut self, partition: &TopicPartition, version: u64, standing: Standing) {
+        if let Some(assigned) = self.partitions.get_mut(partition).filter(|a| a.version == version) {
+            assigned.standing = standing;
+        }
+    }
+
+    /// Positions of all partitions, to be committed.
+    pub(super) fn positions(&self) -> BTreeMap<TopicPartition, OffsetAndMetadata> {
+        let known = self.partitions.iter().filter_map(|(partition, assigned)| {
+            let position = assigned.position()?;
+            let offset = OffsetAndMetadata {
+                leader_epoch: position.offset_epoch,
+                ..OffsetAndMetadata::new(position.offset)
+            };
+            Some((partition.clone(), offset))
+        });
+        known.collect()
+    }
+}
