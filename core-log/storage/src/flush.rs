@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use millstream_record::Offset;
+use parking_lot::Mutex;
 
 use crate::disk::{self, OpenMode};
 use crate::error::Result;
@@ -29,6 +30,9 @@ pub struct FlushJob {
     pub(crate) snapshots: Vec<(Offset, Vec<u8>)>,
     pub(crate) names: bool,
     pub(crate) epochs: Option<String>,
+    /// How often the log has been cut; held while that is written down which a cut makes wrong.
+    pub(crate) cuts: Arc<Mutex<u64>>,
+    pub(crate) cuts_seen: u64,
 }
 
 /// All records below this offset are durable.
@@ -58,15 +62,17 @@ impl FlushJob {
         for Dirty { file, handle } in &self.dirty {
             handle.sync().map_err(|error| self.files.fail(&file.path(), &error))?;
         }
-        for (offset, bytes) in &self.snapshots {
+        let disk = self.files.disk();
+        let cuts = self.cuts.lock();
+        let derived = *cuts == self.cuts_seen; // else snapshots and epochs tell of records that are gone
+        for (offset, bytes) in self.snapshots.iter().filter(|_| derived) {
             let path = Kind::Snapshot.path(&self.dir, *offset);
             self.write_snapshot(&path, bytes).map_err(|error| self.files.fail(&path, &error))?;
         }
-        let disk = self.files.disk();
         if self.names || !self.snapshots.is_empty() {
             disk.sync_dir(&self.dir).map_err(|error| self.files.fail(&self.dir, &error))?;
         }
-        if let Some(text) = &self.epochs {
+        if let Some(text) = self.epochs.as_ref().filter(|_| derived) {
             let path = self.dir.join(EPOCHS_FILE);
             disk::replace_file(&**disk, &path, text.as_bytes())
                 .map_err(|error| self.files.fail(&path, &error))?;

@@ -156,9 +156,12 @@ impl<E: Entry> Index<E> {
         self.len() * E::BYTES as u64
     }
 
-    /// Bytes of the entries that are in the file.
-    pub(crate) fn written_bytes(&self) -> u64 {
-        u64::from(self.written) * E::BYTES as u64
+    /// Cuts off what the file has behind the entries that were written by this index.
+    pub(crate) fn drop_unknown(&self) -> Result<()> {
+        let keep = u64::from(self.written) * E::BYTES as u64;
+        let cut = |file: Arc<dyn DiskFile>| if file.len()? == keep { Ok(()) } else { file.truncate(keep) };
+        let dropped = self.existing().and_then(|file| file.map_or(Ok(()), cut));
+        dropped.map_err(StorageError::io(&self.file.path()))
     }
 
     pub(crate) fn last(&self) -> Option<&E> {
@@ -167,6 +170,15 @@ impl<E: Entry> Index<E> {
 
     pub(crate) fn file(&self) -> &Arc<LazyFile> {
         &self.file
+    }
+
+    /// The file, if there is one.
+    pub(crate) fn existing(&self) -> io::Result<Option<Arc<dyn DiskFile>>> {
+        match self.file.handle(OpenMode::Write) {
+            Ok(handle) => Ok(Some(handle)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Appends without writing; call [`Index::spill_if_full`] beforehand.

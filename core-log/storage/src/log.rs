@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use millstream_record::{LeaderEpoch, Millis, Offset, ProducerId, TimestampType, TopicId};
+use parking_lot::Mutex;
 
 use crate::append::{self, AppendInfo, AppendOrigin, Incoming, Stamped};
 use crate::batch::{self, HEADER_BYTES, Header};
@@ -50,6 +51,8 @@ pub(crate) struct FlushState {
     pub(crate) names: bool,
     pub(crate) epochs: bool,
     pub(crate) snapshots: Vec<(Offset, Vec<u8>)>,
+    /// How often the log has been cut; see [`FlushJob`].
+    pub(crate) cuts: Arc<Mutex<u64>>,
 }
 
 impl FlushState {
@@ -329,6 +332,8 @@ impl Log {
             snapshots: std::mem::take(&mut self.flush.snapshots),
             names: std::mem::take(&mut self.flush.names),
             epochs: std::mem::take(&mut self.flush.epochs).then(|| self.epochs.to_text()),
+            cuts: Arc::clone(&self.flush.cuts),
+            cuts_seen: *self.flush.cuts.lock(),
         })
     }
 

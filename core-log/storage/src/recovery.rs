@@ -228,8 +228,10 @@ impl Recovery {
         let segments = &self.log.segments;
         let unsure = match self.shutdown {
             Shutdown::Clean => segments.len(),
+            // The segment that ends at the recovery point is read too: its indexes were written when it was rolled, which may have
+            // been after the sync that set the point.
             Shutdown::Crash { recovery_point } => {
-                segments.partition_point(|segment| segment.base <= recovery_point).saturating_sub(1)
+                segments.partition_point(|segment| segment.base < recovery_point).saturating_sub(1)
             }
         };
         unsure.min(self.scan_at_latest)
@@ -404,18 +406,9 @@ impl Recovery {
         let newest = at + 1 == log.segments.len();
         let segment = &mut log.segments[at];
         // Entries of an older life must not show up behind those of this one.
-        let stale = [segment.offsets.file(), segment.times.file(), segment.aborted.file()].map(Arc::clone);
-        for (file, keep) in stale.into_iter().zip([
-            segment.offsets.written_bytes(),
-            segment.times.written_bytes(),
-            segment.aborted.written_bytes(),
-        ]) {
-            match file.handle(OpenMode::Write) {
-                Ok(handle) => handle.truncate(keep).map_err(segment.io())?,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(segment.io()(error)),
-            }
-        }
+        segment.offsets.drop_unknown()?;
+        segment.times.drop_unknown()?;
+        segment.aborted.drop_unknown()?;
         if !newest {
             for Dirty { file, handle } in segment.seal()? {
                 log.flush.mark(&file, handle);

@@ -21,11 +21,13 @@ const DELETED: &str = "deleted";
 
 impl Log {
     /// Cuts all records at or behind `target`, and what was derived from them: epochs, producer state, aborted transactions. A batch
-    /// that holds `target` goes as a whole. Gives the new log end. It is durable after the next flush. Lower the recovery point in the
-    /// directory's checkpoint first ([`crate::LogDir::lower_recovery_point`]), lest a crash takes what is cut for lost.
+    /// that holds `target` goes as a whole. Gives the new log end. Blocks: the cut is durable on return, since unsynced old
+    /// batches could come back behind new ones. Lower the recovery point in the directory's checkpoint first
+    /// ([`crate::LogDir::lower_recovery_point`]), lest a crash takes what is cut for lost.
     ///
     /// # Errors
-    /// [`StorageError::OffsetOutOfRange`] for a target below the log start; [`StorageError::Offline`] when the disk failed half way.
+    /// [`StorageError::OffsetOutOfRange`] for a target below the log start; [`StorageError::Corrupt`] when the place to cut cannot be
+    /// found; [`StorageError::Offline`] when the disk failed half way.
     pub fn truncate_to(&mut self, target: Offset, now: Millis) -> Result<Offset> {
         self.files.check_online()?;
         if target >= self.end {
@@ -34,34 +36,51 @@ impl Log {
         if target < self.start {
             return Err(StorageError::OffsetOutOfRange { offset: target, start: self.start, end: self.end });
         }
+        let keep = self.segments.partition_point(|segment| segment.base < target).max(1);
+        let cut = match self.segments.get(keep - 1) {
+            Some(segment) => segment.find_cut(target)?,
+            None => return Ok(self.end),
+        };
         // From the first change on an error leaves the log in between.
         let dir = self.dir.clone();
-        self.cut_end(target, now)
+        self.cut_end(keep, target, cut, now)
+            .and_then(|()| self.sync_cut())
             .map_err(|error| self.files.fail(&dir, &std::io::Error::other(error.to_string())))?;
         Ok(self.end)
     }
 
-    fn cut_end(&mut self, target: Offset, now: Millis) -> Result<()> {
-        while self.segments.len() > 1 && self.active().base >= target {
+    fn cut_end(
+        &mut self,
+        keep: usize,
+        target: Offset,
+        (position, end): (u64, Offset),
+        now: Millis,
+    ) -> Result<()> {
+        let cuts = Arc::clone(&self.flush.cuts);
+        *cuts.lock() += 1;
+        while self.segments.len() > keep {
             let Some(gone) = self.segments.pop_back() else { break };
             gone.cuts.fetch_add(1, Ordering::AcqRel);
             self.forget(&gone);
             self.remove_files(gone.base)?;
         }
-        self.end = self.active_mut().truncate(target)?;
+        self.active_mut().cut(position, target)?;
+        self.end = end;
         if self.end < self.start {
             // The batch that holds the log start is gone, so nothing that can be read is left.
             return self.begin_anew(self.start, now);
         }
-        let active = self.active();
-        let handle = active.open()?;
-        let file = Arc::clone(&active.log);
-        self.flush.mark(&file, handle);
-        self.flush.names = true;
-        self.flush.epochs |= self.epochs.truncate_from_end(self.end);
+        self.epochs.truncate_from_end(self.end);
         self.flush.flushed = self.flush.flushed.min(self.end);
         self.flush.in_flight = self.flush.in_flight.map(|point| point.min(self.end));
         self.rebuild_producers(now)
+    }
+
+    /// Makes the names durable that a cut removed, whatever a job that is out may be doing.
+    fn sync_cut(&mut self) -> Result<()> {
+        self.files.disk().sync_dir(&self.dir).map_err(StorageError::io(&self.dir))?;
+        self.flush.epochs = true;
+        Ok(())
     }
 
     /// Makes the producer state anew as of the log end, from the newest snapshot that is not ahead of it.
@@ -119,7 +138,9 @@ impl Log {
     pub fn truncate_fully_and_start_at(&mut self, start: Offset, now: Millis) -> Result<()> {
         self.files.check_online()?;
         let dir = self.dir.clone();
+        *Arc::clone(&self.flush.cuts).lock() += 1;
         self.begin_anew(start, now)
+            .and_then(|()| self.sync_cut())
             .map_err(|error| self.files.fail(&dir, &std::io::Error::other(error.to_string())))
     }
 

@@ -157,7 +157,7 @@ impl Segment {
         let mut written = Vec::with_capacity(3);
         written.push(self.offsets.spill()?);
         written.push(self.times.spill()?);
-        if self.aborted.len() > 0 {
+        if self.aborted.len() > 0 || self.aborted.existing().map_err(self.io())?.is_some() {
             written.push(self.aborted.spill()?);
         }
         Ok(written)
@@ -211,33 +211,42 @@ impl Segment {
         Ok(Scanner::new(file, start, self.bytes, self.base))
     }
 
-    /// Cuts the segment so that all batches end at or below `target`; gives the log's new end. The caller has the file synced.
-    pub(crate) fn truncate(&mut self, target: Offset) -> Result<Offset> {
+    /// Where to cut so that all batches end at or below `target`: the position, and the end of the batch before it.
+    pub(crate) fn find_cut(&self, target: Offset) -> Result<(u64, Offset)> {
         let mut scanner = self.scan_from(target)?;
-        let (mut cut, mut end) = (self.bytes, self.base);
+        let mut end = self.base;
         loop {
             match scanner.next().map_err(self.io())? {
                 Found::Batch { position, header, .. } if header.last_offset() >= target => {
-                    cut = position;
-                    break;
+                    return Ok((position, end));
                 }
                 Found::Batch { header, .. } => end = header.next_offset(),
-                Found::End => break,
+                Found::End => return Ok((self.bytes, end)),
                 Found::Bad { position, what } => {
                     return Err(StorageError::corrupt(&self.log.path(), position, what));
                 }
             }
         }
+    }
+
+    /// Cuts the segment at `position`, as [`Segment::find_cut`] found it for `target`, durably.
+    pub(crate) fn cut(&mut self, position: u64, target: Offset) -> Result<()> {
         self.cuts.fetch_add(1, Ordering::AcqRel);
-        self.offsets.truncate(|entry| u64::from(entry.position) < cut && entry.offset < target)?;
+        self.offsets.truncate(|entry| u64::from(entry.position) < position && entry.offset < target)?;
         self.times.truncate(|entry| entry.offset < target)?;
         self.aborted.truncate(|entry| entry.last_offset < target)?;
-        self.open()?.truncate(cut).map_err(self.io())?;
+        let log = self.open()?;
+        log.truncate(position).map_err(self.io())?;
+        log.sync().map_err(self.io())?;
+        // Entries that came back would tell of transactions that are gone.
+        let indexes = [self.offsets.existing(), self.times.existing(), self.aborted.existing()];
+        for index in indexes {
+            index.and_then(|index| index.map_or(Ok(()), |index| index.sync())).map_err(self.io())?;
+        }
         self.cuts.fetch_add(1, Ordering::AcqRel);
-        self.bytes = cut;
+        self.bytes = position;
         self.bytes_since_index = 0;
-        self.find_largest()?;
-        Ok(end)
+        self.find_largest()
     }
 
     /// Finds the largest timestamp anew: that of the time index, or of the batches behind the last index entry.

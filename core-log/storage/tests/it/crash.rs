@@ -64,7 +64,33 @@ impl Run {
             }
             8..10 => self.history.flushed = self.log.flush_blocking()?.0,
             10 => self.checkpoint()?,
+            _ if self.dice.roll(3) == 0 => self.truncate()?,
             _ => self.log.roll_now(NOW)?,
+        }
+        Ok(())
+    }
+
+    /// Cuts some of the end off, as a follower does whose leader never had it.
+    fn truncate(&mut self) -> Result<()> {
+        let end = self.log.end_offset().0;
+        let to = end - self.dice.roll(end as u64 / 3 + 1) as i64;
+        self.history.flushed = self.history.flushed.min(to);
+        self.history.flushed = self
+            .history
+            .batches
+            .iter()
+            .rfind(|batch| batch.2 <= self.history.flushed)
+            .map_or(0, |batch| batch.2);
+        self.dir.lower_recovery_point(&TopicPartition::new("topic", 0), Offset(to))?;
+        let end = self.log.truncate_to(Offset(to), NOW)?.0;
+        self.history.batches.retain(|batch| batch.2 <= end);
+        self.history.aborted.retain(|aborted| aborted.2 < end);
+        for id in 0..3 {
+            let state = self.log.producer(ProducerId(id as i64));
+            self.history.sequences[id] = state.map_or(0, |state| state.last_sequence() + 1);
+            let open = state.and_then(|state| state.open_transaction);
+            self.history.open_transaction[id] = open.is_some();
+            self.history.first_offsets[id] = open.map_or(0, |offset| offset.0);
         }
         Ok(())
     }
