@@ -83,7 +83,8 @@ impl Attempt<'_> {
             partitions.push(SinkPartition { partition, topic_id, committed });
         }
         let input = SinkInput {
-            name: name.clone(),
+            // Progress in an outside system is kept under this name, and other pipelines may write there too.
+            name: format!("{}.{name}", self.worker.namespace),
             schema: table.schema.clone(),
             key: table.key.clone(),
             changelog: table.changelog,

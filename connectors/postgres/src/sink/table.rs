@@ -1,0 +1,171 @@
+//! The table that is written: made, compared with the input, extended.
+
+use std::collections::BTreeSet;
+
+use arrow::datatypes::{Field, SchemaRef};
+use millstream_connect_api::{ConnectError, Result};
+use tokio_postgres::Client;
+
+use super::settings::{Mode, SchemaMode, Settings};
+use crate::error::classify;
+use crate::types::{PgType, quoted};
+
+/// What the target table is like, as far as writing needs to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Target {
+    /// The type of each input column in the table, in the input's order, without its length. A cast to a type with a length cuts what is
+    /// too long without a word; the assignment that follows refuses it.
+    pub(super) casts: Vec<String>,
+    /// Every column has exactly the type that values are written as, so COPY may write into the table itself.
+    pub(super) is_plain: bool,
+}
+
+/// A column of an existing table.
+struct Existing {
+    name: String,
+    sql_type: String,
+    cast: String,
+    must_be_given: bool,
+}
+
+/// Makes or extends the table as the settings allow, and says what it is like.
+///
+/// # Errors
+/// Fatal when the table does not fit the input; the error says what to change.
+pub(super) async fn prepare(client: &Client, settings: &Settings, schema: &SchemaRef) -> Result<Target> {
+    let table = &settings.table;
+    let mut existing = columns(client, settings).await?;
+    if existing.is_empty() {
+        if settings.schema == SchemaMode::Fail {
+            return Err(refuse(
+                settings,
+                format!(
+                    "it does not exist; make it, or set schema = \"create\":\n{}",
+                    create_sql(settings, schema)
+                ),
+            ));
+        }
+        run(client, settings, &create_sql(settings, schema)).await?;
+        existing = columns(client, settings).await?;
+    }
+    let missing: Vec<&Field> = schema
+        .fields()
+        .iter()
+        .map(AsRef::as_ref)
+        .filter(|field| existing.iter().all(|column| column.name != *field.name()))
+        .collect();
+    if !missing.is_empty() {
+        let add: Vec<_> = missing.iter().map(|field| format!("ADD COLUMN {}", column_sql(field))).collect();
+        let alter = format!("ALTER TABLE {} {}", table.sql(), add.join(", "));
+        if settings.schema != SchemaMode::Evolve {
+            let names: Vec<_> = missing.iter().map(|field| field.name().as_str()).collect();
+            return Err(refuse(
+                settings,
+                format!("it has no column {}; set schema = \"evolve\", or run: {alter}", names.join(", ")),
+            ));
+        }
+        run(client, settings, &alter).await?;
+        existing = columns(client, settings).await?;
+    }
+    let lacking =
+        existing.iter().find(|column| column.must_be_given && schema.field_with_name(&column.name).is_err());
+    if let Some(column) = lacking {
+        let reason =
+            format!("its column {} must not be null, has no default, and is not in the input", column.name);
+        return Err(refuse(settings, reason));
+    }
+    if settings.mode == Mode::Upsert {
+        check_unique(client, settings).await?;
+    }
+    target(settings, schema, &existing)
+}
+
+fn target(settings: &Settings, schema: &SchemaRef, existing: &[Existing]) -> Result<Target> {
+    let mut target = Target { casts: Vec::new(), is_plain: true };
+    for field in schema.fields() {
+        let column = existing.iter().find(|column| column.name == *field.name());
+        let column = column.ok_or_else(|| refuse(settings, format!("it has no column {}", field.name())))?;
+        let written = PgType::of(field.data_type()).map(PgType::sql);
+        target.is_plain &= written.as_deref() == Some(column.sql_type.as_str());
+        target.casts.push(column.cast.clone());
+    }
+    Ok(target)
+}
+
+fn refuse(settings: &Settings, reason: String) -> ConnectError {
+    ConnectError::fatal(format!("Postgres table {}", settings.table), reason)
+}
+
+fn create_sql(settings: &Settings, schema: &SchemaRef) -> String {
+    let mut parts: Vec<_> = schema.fields().iter().map(|field| column_sql(field)).collect();
+    if settings.mode == Mode::Upsert {
+        let key: Vec<_> = settings.key.iter().map(|name| quoted(name)).collect();
+        parts.push(format!("PRIMARY KEY ({})", key.join(", ")));
+    }
+    format!("CREATE TABLE IF NOT EXISTS {} ({})", settings.table.sql(), parts.join(", "))
+}
+
+fn column_sql(field: &Field) -> String {
+    let sql_type = PgType::of(field.data_type()).map_or_else(|| "text".to_owned(), PgType::sql);
+    format!("{} {sql_type}", quoted(field.name()))
+}
+
+async fn columns(client: &Client, settings: &Settings) -> Result<Vec<Existing>> {
+    let rows = client
+        .query(
+            "SELECT a.attname::text, format_type(a.atttypid, a.atttypmod),
+                    CASE format_type(a.atttypid, NULL) WHEN 'character' THEN 'bpchar' WHEN 'bit' THEN '\"bit\"'
+                         ELSE format_type(a.atttypid, NULL) END,
+                    a.attnotnull AND NOT a.atthasdef AND a.attidentity = ''
+             FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+             WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped
+             ORDER BY a.attnum",
+            &[&settings.table.schema, &settings.table.name],
+        )
+        .await
+        .map_err(|error| classify(&format!("looking at Postgres table {}", settings.table), &error))?;
+    let column = |row: tokio_postgres::Row| Existing {
+        name: row.get(0),
+        sql_type: row.get(1),
+        cast: row.get(2),
+        must_be_given: row.get(3),
+    };
+    Ok(rows.into_iter().map(column).collect())
+}
+
+/// ON CONFLICT needs a unique index on exactly the key.
+async fn check_unique(client: &Client, settings: &Settings) -> Result<()> {
+    let rows = client
+        .query(
+            "SELECT array_agg(a.attname::text) FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
+             JOIN pg_namespace n ON n.oid = c.relnamespace
+             JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY (i.indkey)
+             WHERE n.nspname = $1 AND c.relname = $2 AND i.indisunique AND i.indpred IS NULL AND i.indexprs IS NULL
+             GROUP BY i.indexrelid",
+            &[&settings.table.schema, &settings.table.name],
+        )
+        .await
+        .map_err(|error| classify(&format!("looking at indexes of Postgres table {}", settings.table), &error))?;
+    let key: BTreeSet<&str> = settings.key.iter().map(String::as_str).collect();
+    let fits = rows.iter().any(|row| {
+        let columns: Vec<String> = row.get(0);
+        columns.iter().map(String::as_str).collect::<BTreeSet<_>>() == key
+    });
+    if fits {
+        return Ok(());
+    }
+    let columns: Vec<_> = settings.key.iter().map(|name| quoted(name)).collect();
+    let columns = columns.join(", ");
+    Err(refuse(
+        settings,
+        format!(
+            "upsert needs a unique index on the key; run: CREATE UNIQUE INDEX ON {} ({columns})",
+            settings.table.sql()
+        ),
+    ))
+}
+
+async fn run(client: &Client, settings: &Settings, sql: &str) -> Result<()> {
+    let done = client.batch_execute(sql).await;
+    done.map_err(|error| classify(&format!("Postgres table {}: {sql}", settings.table), &error))
+}
