@@ -124,6 +124,7 @@ impl Caller {
             let (_bytes, _leave, _fetch) = (bytes, frame.leave, fetch);
             place.send(InFlight { correlation_id, version, receipt, _bytes, _leave, _fetch });
         }
+        self.progress.peer_left();
         Ok(())
     }
 

@@ -16,6 +16,9 @@ pub enum NetError {
         /// Bytes of the frame that had come.
         arrived: usize,
     },
+    /// The peer closed its end while requests of it were still to be answered.
+    #[error("the peer left before its answers came")]
+    Left,
     /// A length prefix is negative or beyond the bound.
     #[error("a frame of {size} bytes is announced; at most {max} are allowed")]
     FrameSize {
@@ -61,6 +64,6 @@ pub enum NetError {
 impl NetError {
     /// Whether it is the ordinary end of a connection, not worth a warning.
     pub(crate) fn is_ordinary(&self) -> bool {
-        matches!(self, Self::Io(_) | Self::Idle | Self::CutOff { .. })
+        matches!(self, Self::Io(_) | Self::Idle | Self::Left | Self::CutOff { .. })
     }
 }

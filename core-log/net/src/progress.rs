@@ -1,7 +1,7 @@
 //! Whether a connection moves: told by its reader and its writer, checked by its watchdog.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use millstream_env::Env;
@@ -24,6 +24,7 @@ pub(crate) struct Progress {
     write_due_ms: AtomicU64,
     active_ms: AtomicU64,
     in_flight: AtomicUsize,
+    left: AtomicBool,
 }
 
 impl Progress {
@@ -37,6 +38,7 @@ impl Progress {
             write_due_ms: AtomicU64::new(NEVER),
             active_ms: AtomicU64::new(now),
             in_flight: AtomicUsize::new(0),
+            left: AtomicBool::new(false),
         })
     }
 
@@ -69,6 +71,13 @@ impl Progress {
         self.active_ms.store(self.now_ms(), Ordering::Relaxed);
     }
 
+    /// The peer sends nothing more. Its answers may still leave, but a peer that is gone must not hold its place until the last of
+    /// them comes.
+    pub(crate) fn peer_left(&self) {
+        self.left.store(true, Ordering::Relaxed);
+        self.read_due_ms.store(self.now_ms().saturating_add(self.stall_ms), Ordering::Relaxed);
+    }
+
     /// A request went to the service and will be answered.
     pub(crate) fn called(&self) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
@@ -97,7 +106,8 @@ impl Progress {
     pub(crate) fn check(&self) -> Result<(), NetError> {
         let now = self.now_ms();
         if now > self.read_due_ms.load(Ordering::Relaxed) {
-            return Err(NetError::FrameStalled);
+            let left = self.left.load(Ordering::Relaxed);
+            return Err(if left { NetError::Left } else { NetError::FrameStalled });
         }
         if now > self.write_due_ms.load(Ordering::Relaxed) {
             return Err(NetError::WriteStalled);

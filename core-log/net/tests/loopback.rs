@@ -248,28 +248,54 @@ fn a_long_wait_is_not_idleness_and_a_peer_that_does_not_read_is_closed() {
 }
 
 #[test]
-fn requests_in_flight_are_bounded() {
-    let config = NetConfig { max_in_flight: 4, ..Default::default() };
-    world(config, async |world| {
-        let link = world.dial().await;
-        let receipts: Vec<_> = (0..30).map(|at| ask(&*link, &format!("wait{at}"))).collect();
-        world.wait_until("some are called", || world.service.waiting.lock().len() >= 4).await;
-        let answers = async {
-            let all = join_all(receipts);
-            futures::pin_mut!(all);
-            loop {
-                // Those in the queue, the one that the writer waits for, and the one that waits for a place.
-                let called = world.service.waiting.lock().len();
-                assert!(called <= 4 + 2, "{called} requests were called at once");
-                world.service.release();
-                if let Ok(answers) = world.env.timeout(Duration::from_millis(5), &mut all).await {
-                    return answers;
+fn requests_in_flight_are_bounded_by_number_and_by_bytes() {
+    let by_number = NetConfig { max_in_flight: 4, ..Default::default() };
+    let by_bytes = NetConfig { max_in_flight_bytes: 80 * 1024, ..Default::default() };
+    // Those in the queue, the one that the writer waits for, and the one that waits for a place.
+    for (config, padding, bound) in [(by_number, 0, 4 + 2), (by_bytes, 20 * 1024, 4)] {
+        world(config, async |world| {
+            let link = world.dial().await;
+            let names: Vec<_> = (0..30).map(|at| format!("wait{at}{}", "x".repeat(padding))).collect();
+            let receipts: Vec<_> = names.iter().map(|name| ask(&*link, name)).collect();
+            let answers = async {
+                let all = join_all(receipts);
+                futures::pin_mut!(all);
+                loop {
+                    let called = world.service.waiting.lock().len();
+                    assert!(called <= bound, "{called} requests were called at once");
+                    world.service.release();
+                    if let Ok(answers) = world.env.timeout(Duration::from_millis(5), &mut all).await {
+                        return answers;
+                    }
                 }
+            };
+            let answers = world.env.timeout(SOON, answers).await.unwrap();
+            assert_eq!(answers.into_iter().map(name_of).collect::<Vec<_>>(), names);
+        });
+    }
+}
+
+#[test]
+fn a_peer_that_leaves_does_not_hold_its_place_until_its_answers_come() {
+    let config =
+        NetConfig { max_connections: 1, stall_timeout: Duration::from_millis(100), ..Default::default() };
+    world(config, async |world| {
+        let mut stream = world.connect().await;
+        stream.write_all(&frame(1, metadata("wait"), 5)).await.unwrap();
+        world.wait_until("it is called", || !world.service.waiting.lock().is_empty()).await;
+        drop(stream);
+        let place = async {
+            loop {
+                let mut stream = world.connect().await;
+                let _ = stream.write_all(&frame(1, metadata("next"), 5)).await;
+                if stream.read_u32().await.is_ok() {
+                    return;
+                }
+                world.env.sleep(Duration::from_millis(5)).await;
             }
         };
-        let answers = world.env.timeout(SOON, answers).await.unwrap();
-        let names: Vec<_> = answers.into_iter().map(name_of).collect();
-        assert_eq!(names, (0..30).map(|at| format!("wait{at}")).collect::<Vec<_>>());
+        world.env.timeout(SOON, place).await.expect("the place is free though the answer never came");
+        assert_eq!(world.service.waiting.lock().len(), 1);
     });
 }
 
