@@ -53,7 +53,7 @@ impl LogDir {
     /// # Errors
     /// [`StorageError::Locked`], [`StorageError::Corrupt`] for a checkpoint that cannot be read, [`StorageError::Io`].
     pub fn open(disk: Arc<dyn Disk>, path: &Path, open_files: usize) -> Result<Self> {
-        disk.create_dir(path).map_err(StorageError::io(path))?;
+        create_durably(&*disk, path)?;
         let lock_path = path.join(LOCK_FILE);
         let lock = disk.lock(&lock_path).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => StorageError::Locked { path: lock_path.clone() },
@@ -302,4 +302,26 @@ fn parse_partition(name: &str) -> Option<TopicPartition> {
     let (topic, index) = name.rsplit_once('-')?;
     let index: i32 = index.parse().ok().filter(|&index| index >= 0)?;
     (!topic.is_empty()).then(|| TopicPartition::new(topic, index))
+}
+
+/// Makes `path` and its missing parents, each with a durable name: a synced file in a folder whose own name is lost is lost
+/// with it. The deepest folder that is there already may be of a run that died before it could sync that one's name.
+fn create_durably(disk: &dyn Disk, path: &Path) -> Result<()> {
+    let missing = path.ancestors().take_while(|level| is_missing(disk, level)).count();
+    disk.create_dir(path).map_err(StorageError::io(path))?;
+    for level in path.ancestors().take(missing + 1) {
+        let Some(parent) = level.parent() else { break };
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        match disk.sync_dir(parent) {
+            // A folder that we may pass through but not open was there before us.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+            other => other.map_err(StorageError::io(parent))?,
+        }
+    }
+    Ok(())
+}
+
+fn is_missing(disk: &dyn Disk, path: &Path) -> bool {
+    !path.as_os_str().is_empty()
+        && matches!(disk.list(path), Err(error) if error.kind() == io::ErrorKind::NotFound)
 }

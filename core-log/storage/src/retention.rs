@@ -19,53 +19,68 @@ use crate::snapshot;
 /// The suffix of a segment's files that wait to be removed.
 const DELETED: &str = "deleted";
 
+/// Where a log is cut.
+struct CutPoint {
+    /// Segments that stay, the last of them shorter.
+    keep: usize,
+    /// How long it will be.
+    position: u64,
+    /// The log's end then.
+    end: Offset,
+}
+
 impl Log {
-    /// Cuts all records at or behind `target`, and what was derived from them: epochs, producer state, aborted transactions. A batch
-    /// that holds `target` goes as a whole. Gives the new log end. Blocks: the cut is durable on return, since unsynced old
-    /// batches could come back behind new ones. Lower the recovery point in the directory's checkpoint first
-    /// ([`crate::LogDir::lower_recovery_point`]), lest a crash takes what is cut for lost.
+    /// The log end that [`Log::truncate_to`] would leave: at most `target`, and less where a batch holds it.
     ///
     /// # Errors
     /// [`StorageError::OffsetOutOfRange`] for a target below the log start; [`StorageError::Corrupt`] when the place to cut cannot be
-    /// found; [`StorageError::Offline`] when the disk failed half way.
-    pub fn truncate_to(&mut self, target: Offset, now: Millis) -> Result<Offset> {
+    /// found.
+    pub fn cut_point(&self, target: Offset) -> Result<Offset> {
+        Ok(self.find_cut(target)?.map_or(self.end, |cut| cut.end))
+    }
+
+    fn find_cut(&self, target: Offset) -> Result<Option<CutPoint>> {
         self.files.check_online()?;
         if target >= self.end {
-            return Ok(self.end);
+            return Ok(None);
         }
         if target < self.start {
             return Err(StorageError::OffsetOutOfRange { offset: target, start: self.start, end: self.end });
         }
         let keep = self.segments.partition_point(|segment| segment.base < target).max(1);
-        let cut = match self.segments.get(keep - 1) {
-            Some(segment) => segment.find_cut(target)?,
-            None => return Ok(self.end),
-        };
+        let Some(segment) = self.segments.get(keep - 1) else { return Ok(None) };
+        let (position, end) = segment.find_cut(target)?;
+        Ok(Some(CutPoint { keep, position, end }))
+    }
+
+    /// Cuts all records at or behind `target`, and what was derived from them: epochs, producer state, aborted transactions. A batch
+    /// that holds `target` goes as a whole. Gives the new log end. Blocks: the cut is durable on return, since unsynced old
+    /// batches could come back behind new ones. Lower the recovery point in the directory's checkpoint to the
+    /// [`Log::cut_point`] first ([`crate::LogDir::lower_recovery_point`]), lest a crash takes what is cut for lost.
+    ///
+    /// # Errors
+    /// As for [`Log::cut_point`]; [`StorageError::Offline`] when the disk failed half way.
+    pub fn truncate_to(&mut self, target: Offset, now: Millis) -> Result<Offset> {
+        let Some(cut) = self.find_cut(target)? else { return Ok(self.end) };
         // From the first change on an error leaves the log in between.
         let dir = self.dir.clone();
-        self.cut_end(keep, target, cut, now)
+        self.cut_end(&cut, target, now)
             .and_then(|()| self.sync_cut())
             .map_err(|error| self.files.fail(&dir, &std::io::Error::other(error.to_string())))?;
         Ok(self.end)
     }
 
-    fn cut_end(
-        &mut self,
-        keep: usize,
-        target: Offset,
-        (position, end): (u64, Offset),
-        now: Millis,
-    ) -> Result<()> {
+    fn cut_end(&mut self, cut: &CutPoint, target: Offset, now: Millis) -> Result<()> {
         let cuts = Arc::clone(&self.flush.cuts);
         *cuts.lock() += 1;
-        while self.segments.len() > keep {
+        while self.segments.len() > cut.keep {
             let Some(gone) = self.segments.pop_back() else { break };
             gone.cuts.fetch_add(1, Ordering::AcqRel);
             self.forget(&gone);
             self.remove_files(gone.base)?;
         }
-        self.active_mut().cut(position, target)?;
-        self.end = end;
+        self.active_mut().cut(cut.position, target)?;
+        self.end = cut.end;
         if self.end < self.start {
             // The batch that holds the log start is gone, so nothing that can be read is left.
             return self.begin_anew(self.start, now);

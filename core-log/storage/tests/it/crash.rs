@@ -74,6 +74,7 @@ impl Run {
     fn truncate(&mut self) -> Result<()> {
         let end = self.log.end_offset().0;
         let to = end - self.dice.roll(end as u64 / 3 + 1) as i64;
+        let to = self.log.cut_point(Offset(to))?.0;
         self.history.flushed = self.history.flushed.min(to);
         self.history.flushed = self
             .history
