@@ -161,8 +161,9 @@ impl World {
             NewTopic::new(TOPIC, self.plan.partitions as i32),
             NewTopic::new(SHORT.0, 1).with_config("retention.ms", "2000").with_config("segment.ms", "300"),
         ];
-        let created = client.admin().create_topics(&topics).await;
-        created.map(drop).map_err(|error| format!("the world's topics cannot be created: {error}"))
+        let failed = |error| format!("the world's topics cannot be created: {error}");
+        let created = client.admin().create_topics(&topics).await.map_err(failed)?;
+        created.into_values().collect::<Result<Vec<_>, _>>().map(drop).map_err(failed)
     }
 
     /// Mends everything: a last restart, and the node has to come up.
