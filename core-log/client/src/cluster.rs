@@ -12,13 +12,10 @@ use millstream_protocol::{Dial, Endpoint, ErrorCode, Rpc};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::links::{Links, newest};
+use crate::links::Links;
 use crate::metadata::{Metadata, Topic};
 use crate::retry::{Backoff, Deadline};
 use crate::{ClientConfig, ClientError, Result};
-
-/// The version of FindCoordinator that asks for several keys at once, in a field of its own.
-const COORDINATORS_BY_LIST: i16 = 4;
 
 /// What a coordinator coordinates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -201,16 +198,12 @@ impl Cluster {
         let mut last =
             ClientError::Unreachable { tried: String::new(), last: "no address is known".to_owned() };
         for endpoint in self.anybody() {
-            let request = |link: &dyn millstream_protocol::Link| {
-                let by_list = newest::<FindCoordinatorRequest>(link) >= COORDINATORS_BY_LIST;
-                FindCoordinatorRequest {
-                    key: if by_list { ByteString::new() } else { key.clone() },
-                    key_type: kind as i8,
-                    coordinator_keys: if by_list { vec![key.clone()] } else { Vec::new() },
-                }
+            let request = FindCoordinatorRequest {
+                key_type: kind as i8,
+                coordinator_keys: vec![key.clone()],
+                ..FindCoordinatorRequest::default()
             };
-            let timeout = Duration::from_millis(self.config.request_timeout_ms);
-            match self.links.call_with(&endpoint, timeout, request).await {
+            match self.links.call(&endpoint, request).await {
                 Ok(answer) => {
                     let found = read_coordinator(answer, key)?;
                     self.state.lock().coordinators.insert((kind, key.clone()), found.clone());
@@ -255,15 +248,13 @@ fn read_coordinator(answer: FindCoordinatorResponse, key: &ByteString) -> Result
         code: ErrorCode::from_code(code),
         detail: detail.filter(|text| !text.is_empty()).map(|text| text.to_string()),
     };
-    let (code, detail, host, port) = match answer.coordinators.into_iter().next() {
-        Some(found) => (found.error_code, found.error_message, found.host, found.port),
-        None => (answer.error_code, answer.error_message, answer.host, answer.port),
-    };
-    if code != 0 {
-        return Err(fail(code, detail));
+    let found = answer.coordinators.into_iter().next();
+    let found = found.ok_or_else(|| fail(ErrorCode::CoordinatorNotAvailable.code(), None))?;
+    if found.error_code != 0 {
+        return Err(fail(found.error_code, found.error_message));
     }
-    let port = u16::try_from(port).map_err(|_| fail(ErrorCode::CoordinatorNotAvailable.code(), None))?;
-    Ok(Endpoint { host, port })
+    let unreachable = |_| fail(ErrorCode::CoordinatorNotAvailable.code(), None);
+    Ok(Endpoint { host: found.host, port: u16::try_from(found.port).map_err(unreachable)? })
 }
 
 /// Whether an error of a coordinator means that it has to be looked up again.

@@ -62,27 +62,28 @@ impl Links {
     }
 
     /// Hands `request` to `link`; its place among the link's requests is fixed when this returns.
-    pub(crate) fn begin<R: Rpc>(&self, link: &Arc<dyn Link>, request: R) -> Receipt {
-        link.call(
-            Ctx::local(ByteString::from_static("client")).with_client_id(self.client_id.clone()),
-            request.into(),
-        )
+    /// Nobody waits for the answer longer than `timeout`.
+    pub(crate) fn begin<R: Rpc>(&self, link: &Arc<dyn Link>, request: R, timeout: Duration) -> Receipt {
+        let ctx = Ctx::local(ByteString::from_static("client"))
+            .with_client_id(self.client_id.clone())
+            .with_deadline(self.env.elapsed().saturating_add(timeout));
+        link.call(ctx, request.into())
     }
 
     /// Asks and awaits the answer, at most `request.timeout.ms`.
     pub(crate) async fn call<R: Rpc>(&self, endpoint: &Endpoint, request: R) -> Result<R::Response> {
-        self.call_with(endpoint, self.timeout, |_| request).await
+        self.call_within(endpoint, self.timeout, request).await
     }
 
-    /// Asks with a request that depends on what the broker speaks, and awaits the answer at most `timeout`.
-    pub(crate) async fn call_with<R: Rpc>(
+    /// Asks and awaits the answer, at most `timeout`.
+    pub(crate) async fn call_within<R: Rpc>(
         &self,
         endpoint: &Endpoint,
         timeout: Duration,
-        request: impl FnOnce(&dyn Link) -> R,
+        request: R,
     ) -> Result<R::Response> {
         let link = self.get(endpoint).await?;
-        let receipt = self.begin(&link, request(&*link));
+        let receipt = self.begin(&link, request, timeout);
         let answer = self.env.timeout(timeout, receipt).await.unwrap_or(Err(CallError::TimedOut));
         if matches!(&answer, Err(error) if error.is_retriable()) {
             self.forget(endpoint, &link).await;
@@ -104,9 +105,4 @@ pub(crate) fn read_answer<R: Rpc>(
         broker: endpoint.to_string(),
         what: format!("it is an answer to {}", other.api()),
     })
-}
-
-/// The newest version of `R` that both ends of `link` speak.
-pub(crate) fn newest<R: Rpc>(link: &dyn Link) -> i16 {
-    link.supports(R::API).map_or(0, |(_, newest)| newest)
 }

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytestring::ByteString;
 use millstream_protocol::messages::list_offsets::{
@@ -12,23 +11,19 @@ use millstream_protocol::messages::offset_commit::{
     OffsetCommitRequest, OffsetCommitRequestPartition, OffsetCommitRequestTopic,
 };
 use millstream_protocol::messages::offset_fetch::{
-    OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics,
-    OffsetFetchResponse,
+    OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopics, OffsetFetchResponse,
 };
-use millstream_protocol::{Endpoint, ErrorCode, Link};
+use millstream_protocol::{Endpoint, ErrorCode};
 use millstream_record::{LeaderEpoch, Millis, Offset, TopicPartition, Uuid};
 use parking_lot::Mutex;
 
 use crate::cluster::{Cluster, CoordinatorKind, coordinator_moved};
-use crate::links::{Links, newest};
+use crate::links::Links;
 use crate::retry::{Deadline, retry};
 use crate::{
     ClientError, GroupMetadata, IsolationLevel, OffsetAndMetadata, OffsetAndTimestamp, OffsetSpec, Offsets,
     Result,
 };
-
-/// The version of OffsetFetch that asks for several groups, in a field of its own.
-const FETCH_BY_GROUPS: i16 = 8;
 
 /// What a search found for each partition.
 pub(crate) type Found = BTreeMap<TopicPartition, Result<Option<OffsetAndTimestamp>>>;
@@ -171,12 +166,11 @@ pub(crate) async fn fetch_committed(
         Some(partitions) => know(cluster, partitions.iter()).await?,
         None => cluster.describe(None).await?.1.into_iter().map(|(name, topic)| (topic.id, name)).collect(),
     };
-    let timeout = Duration::from_millis(cluster.config.request_timeout_ms);
     let what = format!("fetching the offsets of group {group}");
     retry(&cluster.env, &cluster.config, &what, cluster.config.api_timeout_ms, || async {
         let endpoint = cluster.coordinator(CoordinatorKind::Group, group).await?;
-        let request = |link: &dyn Link| fetch_request(cluster, link, group, partitions);
-        let answer = links.call_with(&endpoint, timeout, request).await;
+        let request = fetch_request(cluster, group, partitions);
+        let answer = links.call(&endpoint, request).await;
         answer.and_then(|answer| read_committed(&names, group, answer)).inspect_err(|error| {
             if coordinator_moved(error) {
                 cluster.forget_coordinator(CoordinatorKind::Group, group);
@@ -188,24 +182,11 @@ pub(crate) async fn fetch_committed(
 
 fn fetch_request(
     cluster: &Cluster,
-    link: &dyn Link,
     group: &ByteString,
     partitions: Option<&[TopicPartition]>,
 ) -> OffsetFetchRequest {
     let metadata = cluster.metadata();
     let topics = partitions.map(by_topic);
-    if newest::<OffsetFetchRequest>(link) < FETCH_BY_GROUPS {
-        let topic = |(name, partition_indexes): (Arc<str>, _)| OffsetFetchRequestTopic {
-            name: (&*name).into(),
-            partition_indexes,
-        };
-        return OffsetFetchRequest {
-            group_id: group.clone(),
-            topics: topics.map(|topics| topics.into_iter().map(topic).collect()),
-            require_stable: true,
-            ..OffsetFetchRequest::default()
-        };
-    }
     let topic = |(name, partition_indexes): (Arc<str>, _)| OffsetFetchRequestTopics {
         name: (&*name).into(),
         topic_id: metadata.topic_id(&name),
@@ -236,7 +217,6 @@ fn read_committed(
         ErrorCode::None => Ok(()),
         code => Err(ClientError::broker("OffsetFetch", format!("group {group}"), code)),
     };
-    fail(answer.error_code)?;
     let mut offsets = Offsets::new();
     let mut add = |topic: &Arc<str>, partition, offset, epoch, metadata: Option<ByteString>| {
         if offset >= 0 {
@@ -248,13 +228,6 @@ fn read_committed(
             offsets.insert(TopicPartition::new(Arc::clone(topic), partition), committed);
         }
     };
-    for topic in answer.topics {
-        let name = Arc::from(&*topic.name);
-        for p in topic.partitions {
-            fail(p.error_code)?;
-            add(&name, p.partition_index, p.committed_offset, p.committed_leader_epoch, p.metadata);
-        }
-    }
     for told in answer.groups {
         fail(told.error_code)?;
         for topic in told.topics {

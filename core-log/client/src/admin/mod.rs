@@ -18,16 +18,12 @@ use millstream_protocol::messages::describe_cluster::{DescribeClusterRequest, De
 use millstream_record::{NodeId, TopicId, TopicPartition};
 
 use crate::cluster::Cluster;
-use crate::links::newest;
 use crate::metadata::Topic;
 use crate::retry::retry;
 use crate::{
     BrokerInfo, ClientError, ClusterDescription, IsolationLevel, NewTopic, OffsetAndTimestamp, OffsetSpec,
     Result, TopicDescription, offsets,
 };
-
-/// The version of DeleteTopics that names topics by name or id, in a field of its own.
-const DELETE_BY_STATE: i16 = 6;
 
 /// The cluster's administration. Calls retry within `default.api.timeout.ms`.
 #[derive(Clone)]
@@ -111,17 +107,14 @@ impl Admin {
     pub async fn delete_topics(&self, topics: &[&str]) -> Result<BTreeMap<Arc<str>, Result<()>>> {
         let names: Vec<ByteString> = topics.iter().map(|topic| ByteString::from(*topic)).collect();
         let answer = self.retry("deleting topics", || async {
-            let endpoint = self.somebody().await?;
-            let link = self.cluster.links.get(&endpoint).await?;
-            let by_state = newest::<DeleteTopicsRequest>(&*link) >= DELETE_BY_STATE;
             let state =
                 |name: &ByteString| DeleteTopicState { name: Some(name.clone()), topic_id: TopicId::ZERO };
             let request = DeleteTopicsRequest {
-                topics: if by_state { names.iter().map(state).collect() } else { Vec::new() },
-                topic_names: if by_state { Vec::new() } else { names.clone() },
+                topics: names.iter().map(state).collect(),
                 timeout_ms: self.timeout_ms(),
+                ..DeleteTopicsRequest::default()
             };
-            self.cluster.links.call(&endpoint, request).await
+            self.cluster.ask_controller(request).await
         });
         let each = answer.await?.responses.into_iter().map(|done| {
             let name = done.name.unwrap_or_default();
@@ -205,20 +198,6 @@ impl Admin {
         isolation: IsolationLevel,
     ) -> Result<BTreeMap<TopicPartition, Result<Option<OffsetAndTimestamp>>>> {
         offsets::list(&self.cluster, &self.cluster.links, wanted, isolation).await
-    }
-
-    /// A broker to ask what any of them can answer; the controller, where it is known.
-    async fn somebody(&self) -> Result<millstream_protocol::Endpoint> {
-        let mut metadata = self.cluster.metadata();
-        if metadata.brokers.is_empty() {
-            metadata = self.cluster.refresh(metadata.version).await?;
-        }
-        let controller = metadata.controller.and_then(|id| metadata.brokers.get(&id.0));
-        let broker = controller.or_else(|| metadata.brokers.values().next());
-        broker.map(|broker| broker.endpoint.clone()).ok_or_else(|| ClientError::Unreachable {
-            tried: "the addresses in the metadata".to_owned(),
-            last: "the cluster names no broker".to_owned(),
-        })
     }
 }
 

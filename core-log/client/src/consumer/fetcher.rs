@@ -155,7 +155,7 @@ impl Fetcher {
         );
         // Where the link is open the request leaves at once, not when poll is called again: that is what fetches ahead.
         let begun = self.links.get(&node).filter(|link| !link.is_closed()).map(|link| {
-            let receipt = shared.fetch_links.begin(link, request.clone());
+            let receipt = shared.fetch_links.begin(link, request.clone(), timeout);
             (Arc::clone(link), receipt)
         });
         let answered = async move {
@@ -163,7 +163,7 @@ impl Fetcher {
                 Some(begun) => begun,
                 None => match shared.fetch_links.get(&endpoint).await {
                     Ok(link) => {
-                        let receipt = shared.fetch_links.begin(&link, request);
+                        let receipt = shared.fetch_links.begin(&link, request, timeout);
                         (link, receipt)
                     }
                     Err(error) => return Answered { node, link: None, questions, answer: Err(error) },

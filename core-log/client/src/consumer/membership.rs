@@ -21,13 +21,10 @@ use crate::assignor::{
     write_assignment, write_subscription,
 };
 use crate::cluster::{CoordinatorKind, coordinator_moved};
-use crate::links::newest;
 use crate::retry::{Backoff, Deadline};
 use crate::{ClientError, Result};
 
 const PROTOCOL_TYPE: ByteString = ByteString::from_static("consumer");
-/// The version of LeaveGroup that names members in a list (KIP-345).
-const LEAVE_BY_LIST: i16 = 3;
 /// What a join may take beyond the rebalance timeout; Java's figure.
 const JOIN_GRACE: Duration = Duration::from_secs(5);
 
@@ -278,7 +275,7 @@ async fn partition_counts(shared: &Shared, topics: &BTreeSet<Arc<str>>) -> BTree
 async fn ask<R: Rpc>(shared: &Shared, timeout: Duration, request: R) -> Result<R::Response> {
     let group = shared.group_id()?;
     let endpoint = shared.cluster.coordinator(CoordinatorKind::Group, group).await?;
-    shared.group_links.call_with(&endpoint, timeout, |_| request).await.inspect_err(|error| {
+    shared.group_links.call_within(&endpoint, timeout, request).await.inspect_err(|error| {
         if coordinator_moved(error) {
             shared.cluster.forget_coordinator(CoordinatorKind::Group, group);
         }
@@ -361,22 +358,14 @@ pub(super) async fn leave(shared: &Shared, reason: &'static str) {
         return;
     }
     let Ok(endpoint) = shared.cluster.coordinator(CoordinatorKind::Group, &group_id).await else { return };
-    let timeout = Duration::from_millis(shared.cluster.config.request_timeout_ms);
-    let request = |link: &dyn millstream_protocol::Link| {
-        let by_list = newest::<LeaveGroupRequest>(link) >= LEAVE_BY_LIST;
-        let member = MemberIdentity {
-            member_id: membership.member_id.clone(),
-            group_instance_id: None,
-            reason: Some(ByteString::from_static(reason)),
-        };
-        LeaveGroupRequest {
-            group_id,
-            member_id: if by_list { ByteString::new() } else { membership.member_id },
-            members: if by_list { vec![member] } else { Vec::new() },
-        }
+    let member = MemberIdentity {
+        member_id: membership.member_id,
+        group_instance_id: None,
+        reason: Some(ByteString::from_static(reason)),
     };
+    let request = LeaveGroupRequest { group_id, members: vec![member], ..LeaveGroupRequest::default() };
     // On the links for short questions: a join may still be waiting on the group's own.
-    if let Err(error) = shared.links.call_with(&endpoint, timeout, request).await {
+    if let Err(error) = shared.links.call(&endpoint, request).await {
         tracing::debug!(%error, "leaving the group failed; the session will run out");
     }
 }

@@ -275,10 +275,10 @@ impl Sender {
             timeout_ms: i32::try_from(shared.cluster.config.request_timeout_ms).unwrap_or(i32::MAX),
             topic_data: topics.into_iter().map(topic).collect(),
         };
-        let receipt = shared.links.begin(&link, request);
+        let timeout = Duration::from_millis(shared.cluster.config.request_timeout_ms);
+        let receipt = shared.links.begin(&link, request, timeout);
         let Leader { node, endpoint, .. } = ready.leader;
         self.nodes.entry(node).or_default().in_flight += 1;
-        let timeout = Duration::from_millis(shared.cluster.config.request_timeout_ms);
         let answered = async move {
             let answer =
                 shared.cluster.env.timeout(timeout, receipt).await.unwrap_or(Err(CallError::TimedOut));
@@ -393,6 +393,7 @@ impl Shared {
         let (cluster, request) = (
             &self.cluster,
             InitProducerIdRequest {
+                transactional_id: None,
                 transaction_timeout_ms: i32::MAX,
                 producer_id: -1,
                 producer_epoch: -1,

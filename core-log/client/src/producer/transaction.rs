@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytestring::ByteString;
 use millstream_protocol::messages::add_offsets_to_txn::AddOffsetsToTxnRequest;
 use millstream_protocol::messages::add_partitions_to_txn::{
-    AddPartitionsToTxnRequest, AddPartitionsToTxnTopic,
+    AddPartitionsToTxnRequest, AddPartitionsToTxnTopic, AddPartitionsToTxnTransaction,
 };
 use millstream_protocol::messages::end_txn::EndTxnRequest;
 use millstream_protocol::messages::init_producer_id::InitProducerIdRequest;
@@ -224,17 +224,22 @@ impl Shared {
         let topic =
             |(name, partitions): (&str, Vec<i32>)| AddPartitionsToTxnTopic { name: name.into(), partitions };
         let identity = self.state.lock().identity;
+        let transaction = AddPartitionsToTxnTransaction {
+            transactional_id: self.transactional_id()?.clone(),
+            producer_id: identity.id.0,
+            producer_epoch: identity.epoch.0,
+            verify_only: false,
+            topics: topics.into_iter().map(topic).collect(),
+        };
         let request = AddPartitionsToTxnRequest {
-            v3_and_below_transactional_id: self.transactional_id()?.clone(),
-            v3_and_below_producer_id: identity.id.0,
-            v3_and_below_producer_epoch: identity.epoch.0,
-            v3_and_below_topics: topics.into_iter().map(topic).collect(),
+            transactions: vec![transaction],
             ..AddPartitionsToTxnRequest::default()
         };
         // Every partition is told alike but for those at fault; a partition that was not attempted is no error of its own.
         let read = |answer: &<AddPartitionsToTxnRequest as Rpc>::Response| {
-            let partitions =
-                answer.results_by_topic_v3_and_below.iter().flat_map(|t| &t.results_by_partition);
+            let topics =
+                answer.results_by_transaction.iter().flat_map(|transaction| &transaction.topic_results);
+            let partitions = topics.flat_map(|topic| &topic.results_by_partition);
             let codes = partitions.map(|partition| partition.partition_error_code);
             let attempted = codes.filter(|code| *code != ErrorCode::OperationNotAttempted.code());
             attempted.into_iter().find(|code| *code != 0).unwrap_or(answer.error_code)
