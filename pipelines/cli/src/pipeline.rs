@@ -32,7 +32,7 @@ impl FileArgs {
     pub(crate) async fn plan(&self, env: &Env, known: &BTreeMap<String, Vec<TableSchema>>) -> Result<Plan> {
         let shown = self.file.display().to_string();
         let text = std::fs::read_to_string(&self.file).with_context(|| format!("reading {shown}"))?;
-        let folder = std::path::absolute(&self.file).with_context(|| format!("finding {shown}"))?;
+        let folder = self.file.canonicalize().with_context(|| format!("finding {shown}"))?;
         let registry = registry();
         let secrets = self.secrets.clone();
         let lookup = move |reference: &Reference| look_up(reference, secrets.as_deref());
