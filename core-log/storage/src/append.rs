@@ -61,7 +61,8 @@ pub struct AppendSummary {
     pub max_timestamp: Millis,
 }
 
-/// Checks what a client wants appended: whole batches of format v2, their CRCs, `max.message.bytes`, record counts, timestamps. The
+/// Checks what a client wants appended: whole batches of format v2, their CRCs, `max.message.bytes`, record counts, timestamps, and that
+/// none is a control batch. The
 /// records themselves stay opaque.
 ///
 /// # Errors
@@ -77,6 +78,9 @@ pub fn validate_for_append(batches: &[u8], config: &LogConfig, now: Millis) -> R
         }
         if !batch::crc_holds(&header, found.bytes) {
             return Err(malformed("the CRC is wrong"));
+        }
+        if header.attributes.is_control() {
+            return Err(malformed("a control batch, which only brokers may write"));
         }
         if !header.is_dense() {
             return Err(malformed("the record count does not fit the last offset"));

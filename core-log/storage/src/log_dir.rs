@@ -221,7 +221,8 @@ impl LogDir {
         Ok(())
     }
 
-    /// Lowers one recovery point durably: what must come before [`Log::truncate_to`].
+    /// Lowers one recovery point durably: what must come before [`Log::truncate_to`], with
+    /// [`Log::cut_point`] as `to`.
     ///
     /// # Errors
     /// [`StorageError::Io`].

@@ -352,6 +352,7 @@ fn validation_before_append() {
         (stamped(-1001), "timestamp"),
         (stamped(1001), "timestamp"),
         (plain(1, 600).to_vec(), "too large"),
+        (marker(1, 0, true).to_vec(), "malformed"),
         (flipped, "malformed"),
         (old_magic, "malformed"),
         (count, "malformed"),
