@@ -88,8 +88,8 @@ pub fn decode_request(frame: Bytes) -> Result<InboundRequest, RequestError> {
     let client_id = Wire::get(&mut reader)?;
     reader.begin("RequestHeader", version, api.request_header_is_flexible(version));
     reader.skip_tags()?;
+    // Bytes behind the request are ignored, as Kafka ignores them: librdkafka leaves three when it asks for all topics.
     let mut request = Request::read(api, &mut reader, version)?;
-    reader.finish()?;
     settle_request(&mut request, version);
     let header = RequestHeader { api_key, api_version: version, correlation_id, client_id };
     Ok(InboundRequest { header, request, facts: facts(api, version) })
