@@ -134,13 +134,16 @@ impl Broker {
             tracing::warn!("flushes are still under way; the next start recovers as after a crash");
             return Ok(());
         }
-        let partitions = Arc::clone(&self.shared.partitions);
-        let metadata_log = Arc::clone(&self.metadata_log);
         let (groups, transactions) = (Arc::clone(&self.shared.groups), Arc::clone(&self.shared.transactions));
-        let close = move || {
+        let snapshots = move || {
             groups.snapshot_all();
             transactions.snapshot_all();
-            partitions.close()?;
+        };
+        self.shared.env.blocking(Pool::General, snapshots).await?;
+        self.shared.partitions.close().await?;
+        let (partitions, metadata_log) =
+            (Arc::clone(&self.shared.partitions), Arc::clone(&self.metadata_log));
+        let close = move || {
             metadata_log.close()?;
             partitions.checkpoint(metadata_log.checkpointed())?;
             partitions.mark_clean()

@@ -8,7 +8,7 @@ use millstream_env::Pool;
 use millstream_machine::config::{Effective, Static};
 use millstream_machine::metadata::{ConfigScope, Image, Record, Topic};
 use millstream_protocol::ErrorCode;
-use millstream_record::{LeaderEpoch, TopicId, TopicPartition, Uuid};
+use millstream_record::{LeaderEpoch, Offset, TopicId, TopicPartition, Uuid};
 use millstream_storage::{DeletedLog, Log, LogConfig, LogDir, Offsets, StorageError};
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
@@ -26,6 +26,8 @@ pub(crate) struct Partitions {
     context: Arc<Context>,
     dir: Arc<RwLock<LogDir>>,
     statics: Static,
+    /// Whether start-up found everything closed in order.
+    was_clean: bool,
     table: RwLock<FxHashMap<TopicId, Vec<Slot>>>,
     /// Logs that start-up opened, until the partition is led.
     opened: Mutex<BTreeMap<TopicPartition, Log>>,
@@ -51,6 +53,7 @@ impl Partitions {
     pub(crate) fn new(context: Arc<Context>, dir: LogDir, statics: Static) -> Arc<Self> {
         Arc::new(Self {
             context,
+            was_clean: dir.was_clean(),
             dir: Arc::new(RwLock::new(dir)),
             statics,
             table: RwLock::default(),
@@ -196,7 +199,8 @@ impl Partitions {
             match logs.remove(&at) {
                 Some(Some(log)) => {
                     let epoch: LeaderEpoch = partition.leader_epoch;
-                    Slot::Leading(Partition::lead(&self.context, at, log, epoch, settings.clone()))
+                    let was_clean = self.was_clean || log.end_offset() == Offset(0);
+                    Slot::Leading(Partition::lead(&self.context, at, log, epoch, settings.clone(), was_clean))
                 }
                 Some(None) => Slot::Broken,
                 None if partition.replicas.contains(&self.context.node) => Slot::Broken,
@@ -290,12 +294,21 @@ impl Partitions {
         self.dir.write().checkpoint(recovery, starts, marks)
     }
 
-    /// Leads no more, and leaves every log so that the next open need not scan it. Blocks; nothing may be flushing any more.
+    /// Leads no more, and leaves every log so that the next open need not scan it. Nothing may be flushing any more.
     ///
     /// # Errors
-    /// Those of the disk; the next start then recovers as after a crash.
-    pub(crate) fn close(&self) -> Result<(), StorageError> {
-        self.all().iter().try_for_each(Partition::close)
+    /// Those of the disk, or a job that was lost; the next start then recovers as after a crash.
+    pub(crate) async fn close(&self) -> crate::Result<()> {
+        let all = self.all();
+        let jobs = all.chunks(LOGS_PER_JOB).map(|some| {
+            let some = some.to_vec();
+            let close = move || some.iter().try_for_each(Partition::close);
+            self.context.env.blocking(Pool::General, close)
+        });
+        for closed in join_all(jobs).await {
+            closed??;
+        }
+        Ok(())
     }
 
     /// Says that all logs, that of the metadata too, were closed in order.

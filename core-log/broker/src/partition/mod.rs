@@ -61,6 +61,8 @@ struct State {
     next_waiter: u64,
     watchers: BTreeMap<u64, Arc<Notify>>,
     armed: Armed,
+    /// Where the log ended when it was closed last, if it was found closed.
+    closed_at: Option<Offset>,
 }
 
 /// What is to be done once the lock is released.
@@ -81,6 +83,7 @@ impl Partition {
         mut log: Log,
         epoch: LeaderEpoch,
         settings: TopicSettings,
+        was_clean: bool,
     ) -> Arc<Self> {
         log.begin_epoch(epoch);
         let open = log.producers().iter().filter_map(|(_, state)| state.open_transaction).collect();
@@ -93,7 +96,7 @@ impl Partition {
             end: log.end_offset(),
             open_transactions: open,
         });
-        let topic_id = log.topic_id();
+        let (topic_id, end) = (log.topic_id(), log.end_offset());
         log.set_config(settings.log.clone());
         let state = State {
             log,
@@ -102,6 +105,7 @@ impl Partition {
             next_waiter: 0,
             watchers: BTreeMap::new(),
             armed: Armed::default(),
+            closed_at: was_clean.then_some(end),
         };
         Arc::new(Self {
             at,
@@ -185,9 +189,11 @@ impl Partition {
     }
 
     /// Leads no more, and leaves the log so that the next open need not scan it. Blocks under the lock: nobody else is left.
+    /// A log that was closed before and has not been written to since is left as it is.
     pub(crate) fn close(self: &Arc<Self>) -> Result<(), StorageError> {
         self.resign();
-        self.state.lock().log.close()
+        let mut state = self.state.lock();
+        if state.closed_at == Some(state.log.end_offset()) { Ok(()) } else { state.log.close() }
     }
 
     /// What the directory's checkpoints say of this partition.
