@@ -132,7 +132,10 @@ impl Cluster {
                 }
                 last = Some(error);
             }
-            let late = |last| deadline.error(format!("finding topic {topic}"), last);
+            let late = |last| {
+                self.state.lock().wanted.remove(topic); // asking for it at every refresh would never end
+                deadline.error(format!("finding topic {topic}"), last)
+            };
             let Some(left) = deadline.left(&self.env) else { return Err(late(last)) };
             match self.env.timeout(left, self.refresh(metadata.version)).await {
                 Ok(Ok(next)) if next.partition_count(topic).is_none() => {

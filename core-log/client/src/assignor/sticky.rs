@@ -59,7 +59,7 @@ fn owners<'a>(
     for (id, member) in members {
         let generation = generation_of(member.generation, member.user_data.as_ref());
         for partition in &member.owned {
-            if !partitions.get(&partition.topic).is_some_and(|count| partition.partition < *count) {
+            if partitions.get(&partition.topic).is_none_or(|count| partition.partition >= *count) {
                 continue;
             }
             let claim = claims.entry(partition.clone()).or_insert((generation, Some(id)));

@@ -252,8 +252,8 @@ async fn assign(
 
 /// How many partitions each topic has now; topics that do not exist are left out.
 async fn partition_counts(shared: &Shared, topics: &BTreeSet<Arc<str>>) -> BTreeMap<Arc<str>, i32> {
-    let all_known = topics.iter().fold(true, |known, topic| shared.cluster.want(topic) && known);
-    if !all_known || shared.cluster.is_stale() {
+    let known = topics.iter().filter(|topic| shared.cluster.want(topic)).count();
+    if known < topics.len() || shared.cluster.is_stale() {
         let deadline = Deadline::after(&shared.cluster.env, shared.cluster.config.request_timeout_ms);
         let seen = shared.cluster.metadata().version;
         if let Err(error) = shared.cluster.refresh(seen).await {
