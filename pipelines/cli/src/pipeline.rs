@@ -8,6 +8,7 @@ use millstream_connect_api::config::Reference;
 use millstream_connect_api::{Registry, TableSchema, TaskContext};
 use millstream_connect_runtime::bad_record_schema;
 use millstream_connector_file::{FileSink, FileSource};
+use millstream_connector_postgres::PostgresSink;
 use millstream_env::Env;
 use millstream_plan::{Plan, Platform, compile};
 
@@ -24,7 +25,7 @@ pub(crate) struct FileArgs {
 
 /// The connectors of this program.
 pub(crate) fn registry() -> Registry {
-    Registry::new().with_source(FileSource).with_sink(FileSink)
+    Registry::new().with_source(FileSource).with_sink(FileSink).with_sink(PostgresSink)
 }
 
 impl FileArgs {

@@ -41,6 +41,9 @@ use topics::Topics;
 
 /// Rows of every topic are JSON.
 const CONVERTER: &str = "json";
+/// How long a killed run holds its place: the least that Kafka allows (`group.min.session.timeout.ms`), since the next run of the
+/// same command waits for it.
+const SESSION_TIMEOUT_MS: i32 = 6_000;
 /// How often sinks are asked to make rows durable.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -244,6 +247,7 @@ impl<'a> Runner<'a> {
             return Ok(());
         };
         let mut config = StreamsConfig::new(self.plan.name.as_str(), &self.state);
+        config.session_timeout_ms = SESSION_TIMEOUT_MS;
         config.finite_inputs = self.plan.sources.iter().map(|source| source.topic.clone()).collect();
         config.finite_inputs.retain(|topic| {
             topology.source_of(&millstream_streams_core::TopicName::User(topic.as_str().into())).is_some()
@@ -272,7 +276,7 @@ impl<'a> Runner<'a> {
             }
             SinkKind::Print { rows } => {
                 let finite = self.plan.sources.iter().all(is_finite);
-                let printer: Arc<dyn millstream_connect_api::SinkConnector> = Arc::new(PrintSink::new(*rows, finite));
+                let printer: Arc<dyn millstream_connect_api::SinkConnector> = Arc::new(PrintSink::new(&sink.name, *rows, finite));
                 (printer, millstream_connect_api::Config::default())
             }
         };

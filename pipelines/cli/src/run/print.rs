@@ -16,14 +16,15 @@ use crate::table::Table;
 
 /// Shows rows: all at once when the input ends, as they come when it has no end.
 pub(super) struct PrintSink {
+    name: String,
     rows: usize,
     finite: bool,
 }
 
 impl PrintSink {
-    /// Shows `rows` at most at once.
-    pub(super) fn new(rows: usize, finite: bool) -> Self {
-        Self { rows, finite }
+    /// The sink `name`, which shows `rows` at most at once.
+    pub(super) fn new(name: &str, rows: usize, finite: bool) -> Self {
+        Self { name: name.to_owned(), rows, finite }
     }
 }
 
@@ -42,7 +43,7 @@ impl SinkConnector for PrintSink {
 
     fn task(&self, _config: &Config, input: &SinkInput) -> Result<Box<dyn SinkTask>> {
         Ok(Box::new(Printer {
-            name: input.name.clone(),
+            name: self.name.clone(),
             columns: input.schema.fields().iter().map(|field| column(field)).collect(),
             limit: self.rows,
             finite: self.finite,
