@@ -211,6 +211,8 @@ pub struct ConsumerConfig {
     pub group_id: Option<ByteString>,
     /// `group.instance.id`: a static member (KIP-345).
     pub group_instance_id: Option<ByteString>,
+    /// Whether a static member leaves its group when it is closed (KIP-1092); else it stays until its session ends. Others always leave.
+    pub leave_group_on_close: bool,
     /// `auto.offset.reset`.
     pub auto_offset_reset: OffsetReset,
     /// `isolation.level`.
@@ -250,6 +252,7 @@ impl Default for ConsumerConfig {
         Self {
             group_id: None,
             group_instance_id: None,
+            leave_group_on_close: false,
             auto_offset_reset: OffsetReset::Latest,
             isolation_level: IsolationLevel::ReadUncommitted,
             enable_auto_commit: false,

@@ -350,17 +350,19 @@ fn lose(shared: &Shared, seen: &Membership, code: ErrorCode) {
     }
 }
 
-/// Leaves the group, as far as the coordinator can be told; a static member stays until its session ends (KIP-345).
+/// Leaves the group, as far as the coordinator can be told. A static member stays until its session ends (KIP-345), unless its
+/// settings say otherwise (KIP-1092).
 pub(super) async fn leave(shared: &Shared, reason: &'static str) {
     let membership = shared.membership.lock().clone();
     let Some(group_id) = shared.config.group_id.clone() else { return };
-    if membership.member_id.is_empty() || shared.config.group_instance_id.is_some() {
+    let instance = shared.config.group_instance_id.clone();
+    if membership.member_id.is_empty() || (instance.is_some() && !shared.config.leave_group_on_close) {
         return;
     }
     let Ok(endpoint) = shared.cluster.coordinator(CoordinatorKind::Group, &group_id).await else { return };
     let member = MemberIdentity {
         member_id: membership.member_id,
-        group_instance_id: None,
+        group_instance_id: instance,
         reason: Some(ByteString::from_static(reason)),
     };
     let request = LeaveGroupRequest { group_id, members: vec![member], ..LeaveGroupRequest::default() };
