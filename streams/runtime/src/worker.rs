@@ -38,6 +38,8 @@ const IDLE_POLL: Duration = Duration::from_millis(50);
 /// Time between two looks at the group's ends while tasks wait for them.
 const ASK_ENDS_EVERY: Duration = Duration::from_millis(200);
 
+/// A session outlives this many missed heartbeats, less one.
+const HEARTBEATS_PER_SESSION: i32 = 4;
 /// Failures in a row, without a commit between them, after which a worker gives up.
 const MAX_FAILURES: u32 = 10;
 const FAILURE_PAUSE: Duration = Duration::from_millis(200);
@@ -73,6 +75,11 @@ impl Worker {
             isolation_level: IsolationLevel::ReadCommitted,
             max_poll_records: shared.config.max_poll_records,
             session_timeout_ms: shared.config.session_timeout_ms,
+            heartbeat_interval_ms: u64::try_from(shared.config.session_timeout_ms / HEARTBEATS_PER_SESSION)
+                .unwrap_or(1),
+            // After a crash the same member comes back at once, instead of waiting until its session ends (KIP-345).
+            group_instance_id: Some(format!("{}-{number}", shared.process).into()),
+            leave_group_on_close: true,
             assignors: vec![Arc::new(assignor)],
             ..ConsumerConfig::group(shared.config.application_id.as_str())
         })?;

@@ -17,21 +17,21 @@ use millstream_record::{Millis, Offset, TopicPartition};
 use millstream_streams::{StreamsApp, StreamsConfig, StreamsControl, Topology};
 
 /// The longest that a test waits for anything.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const PEER: &str = "127.0.0.1:19092";
 
-pub struct Cluster {
-    pub env: Env,
-    pub dir: tempfile::TempDir,
+pub(crate) struct Cluster {
+    pub(crate) env: Env,
+    pub(crate) dir: tempfile::TempDir,
     /// Begins the names of everything that a test makes, so that tests on the peer do not meet.
-    pub prefix: String,
+    pub(crate) prefix: String,
     dial: Arc<dyn Dial>,
     bootstrap: Vec<Endpoint>,
     _embedded: Option<Embedded>,
 }
 
 /// Runs `test` on the embedded broker, and on the peer where there is one.
-pub fn on_every_door(test: impl AsyncFn(Cluster)) {
+pub(crate) fn on_every_door(test: impl AsyncFn(Cluster)) {
     let (runtime, env) = HostRuntime::start("streams-test", 2).unwrap();
     runtime.block_on(async {
         test(Cluster::embedded(&env).await).await;
@@ -69,37 +69,37 @@ impl Cluster {
         }
     }
 
-    pub fn name(&self, name: &str) -> String {
+    pub(crate) fn name(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
     }
 
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::new(self.env.clone(), Arc::clone(&self.dial), ClientConfig::new(self.bootstrap.clone()))
     }
 
-    pub fn config(&self, application: &str) -> StreamsConfig {
+    pub(crate) fn config(&self, application: &str) -> StreamsConfig {
         StreamsConfig {
             session_timeout_ms: 6_000,
             ..StreamsConfig::new(self.name(application), self.dir.path().join("state"))
         }
     }
 
-    pub fn app(&self, topology: Topology, config: StreamsConfig) -> StreamsApp {
+    pub(crate) fn app(&self, topology: Topology, config: StreamsConfig) -> StreamsApp {
         StreamsApp::new(topology, config, self.env.clone(), Arc::clone(&self.dial), self.bootstrap.clone())
     }
 
-    pub async fn create(&self, topics: &[(&str, i32)]) {
+    pub(crate) async fn create(&self, topics: &[(&str, i32)]) {
         for (topic, partitions) in topics {
             self.client().admin().ensure_topic(NewTopic::new(self.name(topic), *partitions)).await.unwrap();
         }
     }
 
-    pub fn producer(&self) -> Producer {
+    pub(crate) fn producer(&self) -> Producer {
         self.client().producer(ProducerConfig::default()).unwrap()
     }
 
     /// Writes text rows: key, value, timestamp.
-    pub async fn write(&self, topic: &str, rows: impl IntoIterator<Item = (String, String, i64)>) {
+    pub(crate) async fn write(&self, topic: &str, rows: impl IntoIterator<Item = (String, String, i64)>) {
         let producer = self.producer();
         for (key, value, at) in rows {
             let mut record = ProducerRecord::new(self.name(topic), value).with_key(key);
@@ -111,7 +111,7 @@ impl Cluster {
     }
 
     /// The end of each partition.
-    pub async fn ends(&self, topic: &str) -> BTreeMap<TopicPartition, Offset> {
+    pub(crate) async fn ends(&self, topic: &str) -> BTreeMap<TopicPartition, Offset> {
         let client = self.client();
         let described = client.admin().describe_topics(&[&self.name(topic)]).await.unwrap();
         let topic = described.into_values().next().unwrap().unwrap();
@@ -123,7 +123,7 @@ impl Cluster {
     }
 
     /// Tells an application that a topic ends where it ends now.
-    pub async fn end(&self, control: &StreamsControl, topic: &str) {
+    pub(crate) async fn end(&self, control: &StreamsControl, topic: &str) {
         for (partition, end) in self.ends(topic).await {
             control.end_input(&partition.topic, partition.partition, end);
         }
@@ -138,7 +138,7 @@ impl Cluster {
     }
 
     /// Every committed record of a topic, by partition in order.
-    pub async fn read(&self, topic: &str) -> Vec<ConsumerRecord> {
+    pub(crate) async fn read(&self, topic: &str) -> Vec<ConsumerRecord> {
         let ends = self.ends(topic).await;
         let mut consumer = self.client().consumer(Self::reader()).unwrap();
         consumer.assign(ends.keys().cloned()).unwrap();
@@ -161,6 +161,6 @@ impl Cluster {
 }
 
 /// Bytes as text.
-pub fn text(bytes: Option<&Bytes>) -> String {
+pub(crate) fn text(bytes: Option<&Bytes>) -> String {
     bytes.map_or_else(|| "null".to_owned(), |bytes| String::from_utf8_lossy(bytes).into_owned())
 }
