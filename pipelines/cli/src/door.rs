@@ -25,7 +25,13 @@ const EMBEDDED: [(&str, &str); 3] = [
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct DoorArgs {
     /// Where the log is: a Millstream or Kafka cluster
-    #[arg(long, short = 'b', value_name = "HOST:PORT", env = "MILLSTREAM_BOOTSTRAP", default_value = "localhost:9092")]
+    #[arg(
+        long,
+        short = 'b',
+        value_name = "HOST:PORT",
+        env = "MILLSTREAM_BOOTSTRAP",
+        default_value = "localhost:9092"
+    )]
     bootstrap: String,
 
     /// The data of a pipeline that is not running, instead of a cluster
@@ -59,7 +65,8 @@ impl Door {
     /// The cluster at `bootstrap`: one `host:port` or several with commas between.
     pub(crate) fn remote(env: Env, bootstrap: &str) -> Result<Self> {
         let endpoints = bootstrap.split(',').map(|text| {
-            Endpoint::parse(text).with_context(|| format!("'{text}' is not host:port, such as localhost:9092"))
+            Endpoint::parse(text)
+                .with_context(|| format!("'{text}' is not host:port, such as localhost:9092"))
         });
         let bootstrap = endpoints.collect::<Result<Vec<_>>>()?;
         Ok(Self { dial: Arc::new(TcpDial::new(env.clone())), env, bootstrap, embedded: None })
@@ -68,7 +75,8 @@ impl Door {
     /// The log in the folder `data`, run in this process.
     pub(crate) async fn embedded(env: Env, data: &Path) -> Result<Self> {
         let dir = data.join(LOG);
-        let config = EMBEDDED.iter().fold(EmbeddedConfig::new(&dir), |config, (key, value)| config.with(key, value));
+        let config =
+            EMBEDDED.iter().fold(EmbeddedConfig::new(&dir), |config, (key, value)| config.with(key, value));
         let node = embedded(config).await.with_context(|| format!("opening the log in {}", dir.display()))?;
         Ok(Self { env, dial: node.dial(), bootstrap: node.bootstrap(), embedded: Some(node) })
     }

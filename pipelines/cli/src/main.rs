@@ -40,11 +40,12 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     log_to_stderr(cli.verbose);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let outcome = HostRuntime::start("millstream", threads).map_err(anyhow::Error::from).and_then(|(runtime, env)| {
-        let outcome = runtime.block_on(cli.command.execute(env));
-        runtime.shutdown_background(); // a command has ended: what still waits, waits for nobody
-        outcome
-    });
+    let outcome =
+        HostRuntime::start("millstream", threads).map_err(anyhow::Error::from).and_then(|(runtime, env)| {
+            let outcome = runtime.block_on(cli.command.execute(env));
+            runtime.shutdown_background(); // a command has ended: what still waits, waits for nobody
+            outcome
+        });
     outcome.unwrap_or_else(|error| {
         report::error(&error);
         ExitCode::FAILURE

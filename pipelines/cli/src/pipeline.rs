@@ -60,7 +60,10 @@ fn look_up(reference: &Reference, secrets: Option<&Path>) -> Result<Option<Strin
         return variable(&format!("MILLSTREAM_SECRET_{}", name.chars().map(plain).collect::<String>()));
     };
     if name.is_empty() || name.starts_with('.') || name.contains(['/', '\\']) {
-        return Err(format!("'{name}' cannot be the name of a secret: it names a file in {}", folder.display()));
+        return Err(format!(
+            "'{name}' cannot be the name of a secret: it names a file in {}",
+            folder.display()
+        ));
     }
     match std::fs::read_to_string(folder.join(name)) {
         Ok(text) => Ok(Some(text.trim_end_matches(['\r', '\n']).to_owned())),
@@ -73,7 +76,9 @@ fn variable(name: &str) -> Result<Option<String>, String> {
     match std::env::var(name) {
         Ok(text) => Ok(Some(text)),
         Err(std::env::VarError::NotPresent) => Ok(None),
-        Err(std::env::VarError::NotUnicode(_)) => Err(format!("the environment variable {name} is not UTF-8")),
+        Err(std::env::VarError::NotUnicode(_)) => {
+            Err(format!("the environment variable {name} is not UTF-8"))
+        }
     }
 }
 

@@ -21,8 +21,8 @@ use futures::future::{Either, select};
 use futures::{FutureExt, StreamExt};
 use millstream_connect_api::TableSchema;
 use millstream_connect_runtime::{
-    ClientLog, Ends, Log, OnError, RetryPolicy, SinkSpec, SourceSpec, Status, Stop, Stopper, TableTopic, WorkerEnv,
-    ends_channel, known_schemas, run_sink, run_source, stop_signal,
+    ClientLog, Ends, Log, OnError, RetryPolicy, SinkSpec, SourceSpec, Status, Stop, Stopper, TableTopic,
+    WorkerEnv, ends_channel, known_schemas, run_sink, run_source, stop_signal,
 };
 use millstream_plan::plan::{BadInput, Sink, SinkKind, Source, SourceKind};
 use millstream_plan::{Lowered, Plan, lower};
@@ -171,7 +171,9 @@ impl<'a> Runner<'a> {
                 if self.stop.is_stopping() {
                     give_up();
                 }
-                screen::note("stopping after a commit; the same command goes on from here (Ctrl-C again ends at once)");
+                screen::note(
+                    "stopping after a commit; the same command goes on from here (Ctrl-C again ends at once)",
+                );
                 self.ask_to_stop(running);
                 continue;
             };
@@ -217,7 +219,8 @@ impl<'a> Runner<'a> {
         let Some(first) = sources.first() else { return Ok(()) };
         let SourceKind::Connector { connector, config } = &first.kind else { return Ok(()) };
         let name = first.section.clone();
-        let connector = registry().source(connector).cloned().context("the plan names connectors of the registry")?;
+        let connector =
+            registry().source(connector).cloned().context("the plan names connectors of the registry")?;
         let tables = sources.iter().map(|source| TableTopic {
             table: source.table.clone(),
             topic: source.topic.clone(),
@@ -237,7 +240,9 @@ impl<'a> Runner<'a> {
         running.statuses.insert(name.clone(), status.clone());
         running.source_ends.insert(name.clone(), receiver);
         let (worker, stop) = (self.worker.clone(), self.stop.clone());
-        running.jobs.start(Job::Source(name), async move { run_source(spec, worker, stop, status, sender).await });
+        running
+            .jobs
+            .start(Job::Source(name), async move { run_source(spec, worker, stop, status, sender).await });
         Ok(())
     }
 
@@ -256,8 +261,13 @@ impl<'a> Runner<'a> {
             config.processing_guarantee = ProcessingGuarantee::AtLeastOnce;
         }
         let door = self.door;
-        let app =
-            StreamsApp::new(topology, config, door.env.clone(), Arc::clone(&door.dial), door.bootstrap.clone());
+        let app = StreamsApp::new(
+            topology,
+            config,
+            door.env.clone(),
+            Arc::clone(&door.dial),
+            door.bootstrap.clone(),
+        );
         let control = app.control();
         for ends in running.ended.values() {
             tell(&control, ends);
@@ -276,7 +286,8 @@ impl<'a> Runner<'a> {
             }
             SinkKind::Print { rows } => {
                 let finite = self.plan.sources.iter().all(is_finite);
-                let printer: Arc<dyn millstream_connect_api::SinkConnector> = Arc::new(PrintSink::new(&sink.name, *rows, finite));
+                let printer: Arc<dyn millstream_connect_api::SinkConnector> =
+                    Arc::new(PrintSink::new(&sink.name, *rows, finite));
                 (printer, millstream_connect_api::Config::default())
             }
         };
@@ -302,7 +313,9 @@ impl<'a> Runner<'a> {
         running.statuses.insert(sink.name.clone(), status.clone());
         running.sink_ends.insert(sink.name.clone(), sender);
         let (worker, stop) = (self.worker.clone(), self.stop.clone());
-        running.jobs.start(Job::Sink(sink.name.clone()), async move { run_sink(spec, worker, stop, status).await });
+        running
+            .jobs
+            .start(Job::Sink(sink.name.clone()), async move { run_sink(spec, worker, stop, status).await });
         Ok(())
     }
 
@@ -329,7 +342,9 @@ impl<'a> Runner<'a> {
             }
             let mut ends = Ends::new();
             for topic in &sink.topics {
-                ends.extend(self.worker.log.ends(topic.clone()).await.with_context(|| format!("reading {topic}"))?);
+                ends.extend(
+                    self.worker.log.ends(topic.clone()).await.with_context(|| format!("reading {topic}"))?,
+                );
             }
             sender.send_replace(Some(ends));
         }
@@ -360,9 +375,10 @@ impl Running {
             // Bad input comes from connectors of both kinds.
             None => {
                 let sources = plan.sources.iter().all(|source| self.ended.contains_key(&source.section));
-                sources && self.jobs.only_sinks(|name| {
-                    plan.sinks.iter().any(|other| other.name == name && other.from.is_none())
-                })
+                sources
+                    && self.jobs.only_sinks(|name| {
+                        plan.sinks.iter().any(|other| other.name == name && other.from.is_none())
+                    })
             }
         }
     }

@@ -37,7 +37,9 @@ impl Table {
 
     fn widths(&self) -> Vec<usize> {
         let cells = |column: usize| {
-            std::iter::once(&self.header).chain(&self.rows).map(move |row| row.get(column).map_or(0, |cell| cell.chars().count()))
+            std::iter::once(&self.header)
+                .chain(&self.rows)
+                .map(move |row| row.get(column).map_or(0, |cell| cell.chars().count()))
         };
         (0..self.header.len()).map(|column| cells(column).max().unwrap_or(0)).collect()
     }

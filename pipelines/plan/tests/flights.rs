@@ -37,7 +37,9 @@ fn plan(text: &str) -> Plan {
 /// The rows of a source, in the order of its file, as the connector would write them.
 fn records(plan: &Plan, source: &str) -> (String, Vec<Bytes>) {
     let source = plan.sources.iter().find(|s| s.section == source).unwrap();
-    let text = std::fs::read_to_string(folder().join(format!("{}.csv", source.section))).unwrap().replace(",NA", ",");
+    let text = std::fs::read_to_string(folder().join(format!("{}.csv", source.section)))
+        .unwrap()
+        .replace(",NA", ",");
     let reader = arrow::csv::ReaderBuilder::new(Arc::clone(&source.table.schema))
         .with_header(true)
         .build(text.as_bytes())
@@ -48,7 +50,8 @@ fn records(plan: &Plan, source: &str) -> (String, Vec<Bytes>) {
 
 fn run(text: &str) -> (Vec<Value>, TestDriver) {
     let plan = plan(text);
-    let mut driver = TestDriver::new(lower(&plan, &|_| None).unwrap().topology.unwrap()).unwrap().manual_commit();
+    let mut driver =
+        TestDriver::new(lower(&plan, &|_| None).unwrap().topology.unwrap()).unwrap().manual_commit();
     for source in ["airlines", "flights"] {
         let (topic, values) = records(&plan, source);
         for value in values {
@@ -57,7 +60,8 @@ fn run(text: &str) -> (Vec<Value>, TestDriver) {
     }
     driver.end_inputs().unwrap();
     let out = driver.read_records("flights.delays");
-    let rows = out.into_iter().map(|record| serde_json::from_slice(&record.value.unwrap()).unwrap()).collect();
+    let rows =
+        out.into_iter().map(|record| serde_json::from_slice(&record.value.unwrap()).unwrap()).collect();
     (rows, driver)
 }
 
@@ -103,9 +107,13 @@ fn the_example_equals_a_batch_computation() {
     let expected = expected();
     let found = found(&rows);
     // JSON readers may be off in a double's last bit.
-    let same = |a: &(i64, f64, i64), b: &(i64, f64, i64)| a.0 == b.0 && (a.1 - b.1).abs() < 1e-9 && a.2 == b.2;
-    let wrong: Vec<_> =
-        expected.iter().filter(|(key, figures)| !found.get(*key).is_some_and(|f| same(f, figures))).take(5).collect();
+    let same =
+        |a: &(i64, f64, i64), b: &(i64, f64, i64)| a.0 == b.0 && (a.1 - b.1).abs() < 1e-9 && a.2 == b.2;
+    let wrong: Vec<_> = expected
+        .iter()
+        .filter(|(key, figures)| !found.get(*key).is_some_and(|f| same(f, figures)))
+        .take(5)
+        .collect();
     assert!(wrong.is_empty(), "{wrong:?}");
     assert_eq!(rows.len(), expected.len(), "one row for each airline and hour");
     assert_eq!(driver.counters("flights").rows_out, 12_208);

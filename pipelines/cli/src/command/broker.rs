@@ -58,7 +58,10 @@ pub(crate) async fn execute(args: Args, env: Env) -> Result<ExitCode> {
     let began = env.elapsed();
     let node = serve(env.clone(), config).await.context("starting the broker")?;
     let took_ms = (env.elapsed() - began).as_millis();
-    screen::line(format_args!("listening on {} (started in {took_ms} ms)", node.local_addr().unwrap_or("no address")));
+    screen::line(format_args!(
+        "listening on {} (started in {took_ms} ms)",
+        node.local_addr().unwrap_or("no address")
+    ));
     signals.wait().await;
     screen::note("stopping; once more ends at once");
     let second = Box::pin(signals.wait());

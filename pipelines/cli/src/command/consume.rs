@@ -49,7 +49,11 @@ pub(crate) async fn execute(args: Args, env: Env) -> anyhow::Result<ExitCode> {
     let mut consumer = client.consumer(ConsumerConfig {
         group_id: args.group.as_deref().map(Into::into),
         auto_offset_reset: if args.from_beginning { OffsetReset::Earliest } else { OffsetReset::Latest },
-        isolation_level: if args.read_committed { IsolationLevel::ReadCommitted } else { IsolationLevel::ReadUncommitted },
+        isolation_level: if args.read_committed {
+            IsolationLevel::ReadCommitted
+        } else {
+            IsolationLevel::ReadUncommitted
+        },
         ..ConsumerConfig::default()
     })?;
     let mut open = begin(&client, &mut consumer, &args).await?;
@@ -98,7 +102,8 @@ async fn begin(
         return Ok(None);
     }
     let mut ends = consumer.end_offsets(&partitions).await?;
-    let starts = if args.from_beginning { consumer.beginning_offsets(&partitions).await? } else { ends.clone() };
+    let starts =
+        if args.from_beginning { consumer.beginning_offsets(&partitions).await? } else { ends.clone() };
     ends.retain(|partition, end| starts.get(partition).is_some_and(|start| start < end));
     Ok(Some(ends))
 }

@@ -70,7 +70,10 @@ async fn describe(admin: &Admin, name: &str) -> anyhow::Result<()> {
         if let Some(error) = group.error {
             anyhow::bail!("group {name} cannot be described: {error}");
         }
-        screen::line(format_args!("group {}  state {}  assignor {}", group.group_id, group.state, group.protocol));
+        screen::line(format_args!(
+            "group {}  state {}  assignor {}",
+            group.group_id, group.state, group.protocol
+        ));
         for member in group.members {
             for partition in member.assignment {
                 owner.insert(partition, (member.member_id.clone(), member.host.clone()));
@@ -80,15 +83,7 @@ async fn describe(admin: &Admin, name: &str) -> anyhow::Result<()> {
     let committed = admin.group_offsets(name).await?;
     let ends = committed.keys().map(|partition| (partition.clone(), OffsetSpec::Latest)).collect();
     let ends = admin.list_offsets(&ends, IsolationLevel::ReadUncommitted).await?;
-    let mut table = Table::new([
-        "topic",
-        ">partition",
-        ">committed",
-        ">end",
-        ">lag",
-        "member",
-        "host",
-    ]);
+    let mut table = Table::new(["topic", ">partition", ">committed", ">end", ">lag", "member", "host"]);
     for (partition, at) in &committed {
         let end = match ends.get(partition) {
             Some(Ok(Some(found))) => Some(found.offset.0),

@@ -95,7 +95,9 @@ pub(crate) async fn execute(args: Args, env: Env) -> anyhow::Result<ExitCode> {
 fn record(args: &Args, line: String) -> ProducerRecord {
     let split = args.key_separator.as_deref().and_then(|separator| line.split_once(separator));
     let mut record = match split {
-        Some((key, value)) => ProducerRecord::new(args.topic.as_str(), value.to_owned()).with_key(key.to_owned()),
+        Some((key, value)) => {
+            ProducerRecord::new(args.topic.as_str(), value.to_owned()).with_key(key.to_owned())
+        }
         None => ProducerRecord::new(args.topic.as_str(), line),
     };
     record.partition = args.partition;

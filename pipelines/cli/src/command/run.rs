@@ -48,7 +48,9 @@ pub(crate) async fn execute(args: Args, env: Env) -> Result<ExitCode> {
     let report = outcome?;
     closed?;
     match report.is_empty() {
-        true => screen::line("nothing new: every source was read to its end before, and every row is where it belongs"),
+        true => screen::line(
+            "nothing new: every source was read to its end before, and every row is where it belongs",
+        ),
         false => screen::line(report.table(env.elapsed() - began)),
     }
     Ok(signal::code(true))

@@ -104,7 +104,12 @@ async fn create(
         let (key, value) = text.split_once('=').with_context(|| format!("'{text}' is not key=value"))?;
         Ok((key.trim().to_owned(), value.trim().to_owned()))
     });
-    let new = NewTopic { name: topic.into(), partitions, replication_factor, configs: configs.collect::<Result<_>>()? };
+    let new = NewTopic {
+        name: topic.into(),
+        partitions,
+        replication_factor,
+        configs: configs.collect::<Result<_>>()?,
+    };
     for (name, outcome) in admin.create_topics(&[new]).await? {
         let id = outcome.with_context(|| format!("creating {name}"))?;
         screen::line(format_args!("{name}: created, id {id}"));
@@ -116,7 +121,8 @@ async fn describe(admin: &Admin, name: &str) -> Result<()> {
     let found = admin.describe_topics(&[name]).await?.into_iter().next();
     let (_, found) = found.with_context(|| format!("there is no topic {name}"))?;
     let topic = found.with_context(|| format!("describing {name}"))?;
-    let partitions = || topic.partitions.iter().map(|info| TopicPartition::new(Arc::clone(&topic.name), info.partition));
+    let partitions =
+        || topic.partitions.iter().map(|info| TopicPartition::new(Arc::clone(&topic.name), info.partition));
     let offsets = |spec| partitions().map(|partition| (partition, spec)).collect::<BTreeMap<_, _>>();
     let first = admin.list_offsets(&offsets(OffsetSpec::Earliest), IsolationLevel::ReadUncommitted).await?;
     let end = admin.list_offsets(&offsets(OffsetSpec::Latest), IsolationLevel::ReadUncommitted).await?;
@@ -145,7 +151,8 @@ async fn describe(admin: &Admin, name: &str) -> Result<()> {
     let mut settings = Table::new(["setting", "value"]);
     for entry in admin.describe_configs(&ConfigResource::Topic(name.into())).await? {
         if !entry.is_default {
-            settings.row([entry.name.to_string(), entry.value.map_or("-".to_owned(), |value| value.to_string())]);
+            settings
+                .row([entry.name.to_string(), entry.value.map_or("-".to_owned(), |value| value.to_string())]);
         }
     }
     if !settings.is_empty() {

@@ -41,7 +41,11 @@ impl Jobs {
     }
 
     /// Starts a connector.
-    pub(super) fn start(&mut self, job: Job, work: impl Future<Output = Result<Outcome, RuntimeError>> + Send + 'static) {
+    pub(super) fn start(
+        &mut self,
+        job: Job,
+        work: impl Future<Output = Result<Outcome, RuntimeError>> + Send + 'static,
+    ) {
         let result = self.spawn(job.clone(), work);
         self.ends.push(Box::pin(async move {
             let outcome = lost(result.await);
@@ -55,7 +59,10 @@ impl Jobs {
     }
 
     /// Starts the app.
-    pub(super) fn start_app(&mut self, work: impl Future<Output = Result<Summary, AppError>> + Send + 'static) {
+    pub(super) fn start_app(
+        &mut self,
+        work: impl Future<Output = Result<Summary, AppError>> + Send + 'static,
+    ) {
         let result = self.spawn(Job::App, work);
         self.ends.push(Box::pin(async move { (Job::App, Done::App(lost(result.await))) }));
     }

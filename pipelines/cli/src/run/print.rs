@@ -75,7 +75,8 @@ impl Printer {
     fn take(&mut self, batch: &RecordBatch) -> Result<()> {
         let wrong = |error| ConnectError::fatal("showing rows", error);
         let options = FormatOptions::default().with_null("");
-        let columns = batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options).map_err(wrong));
+        let columns =
+            batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options).map_err(wrong));
         let columns = columns.collect::<Result<Vec<_>>>()?;
         let wanted = self.limit.saturating_sub(self.rows.len()).min(batch.num_rows());
         for row in 0..wanted {
@@ -92,7 +93,11 @@ impl Printer {
             self.rows.drain(..).for_each(|row| table.row(row));
             screen::line(format_args!("\n{table}"));
             let rest = self.count - shown;
-            let more = if rest > 0 { format!(" ({rest} not shown; rows = {} at most)", self.limit) } else { String::new() };
+            let more = if rest > 0 {
+                format!(" ({rest} not shown; rows = {} at most)", self.limit)
+            } else {
+                String::new()
+            };
             screen::line(format_args!("{}: {} rows{more}\n", self.name, self.count));
             self.count = 0;
         }

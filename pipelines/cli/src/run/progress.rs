@@ -30,7 +30,8 @@ impl Progress {
             return Self { bar: ProgressBar::hidden(), watched, task: None };
         }
         let bar = ProgressBar::new_spinner();
-        let style = ProgressStyle::with_template("{spinner} {elapsed}  {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner());
+        let style = ProgressStyle::with_template("{spinner} {elapsed}  {msg}")
+            .unwrap_or_else(|_| ProgressStyle::default_spinner());
         bar.set_style(style);
         let (line, seen, clock) = (bar.clone(), Arc::clone(&watched), env.clone());
         let task = env.spawn("progress", async move {

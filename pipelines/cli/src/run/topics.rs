@@ -20,10 +20,15 @@ impl Topics {
         let mut topics = Self { partitions: BTreeMap::new(), ends: BTreeMap::new() };
         for source in &plan.sources {
             match source.kind {
-                SourceKind::Connector { .. } => topics.make(log, &source.topic, Some(source.partitions)).await?,
+                SourceKind::Connector { .. } => {
+                    topics.make(log, &source.topic, Some(source.partitions)).await?
+                }
                 SourceKind::Topic { .. } => topics.find(log, &source.topic).await?,
             }
-            if source.is_table && matches!(source.kind, SourceKind::Topic { .. }) && topics.partitions(&source.topic) != Some(1) {
+            if source.is_table
+                && matches!(source.kind, SourceKind::Topic { .. })
+                && topics.partitions(&source.topic) != Some(1)
+            {
                 bail!(
                     "'{}' is a table from topic {}, whose rows somebody else has placed in partitions; such a topic must have one partition",
                     source.table.name,
@@ -38,7 +43,8 @@ impl Topics {
             if let Some(topic) = &step.topic {
                 topics.make(log, topic, width).await?;
             }
-            let windowed = |stage: &Stage| matches!(stage, Stage::Aggregate(aggregate) if aggregate.windows.is_some());
+            let windowed =
+                |stage: &Stage| matches!(stage, Stage::Aggregate(aggregate) if aggregate.windows.is_some());
             if step.query.stages.iter().any(windowed) {
                 topics.make(log, &plan.late_topic(&step.name), Some(1)).await?;
             }
@@ -71,7 +77,9 @@ impl Topics {
 
     async fn find(&mut self, log: &dyn Log, topic: &str) -> Result<()> {
         let facts = log.topic(topic.to_owned()).await.with_context(|| format!("finding topic {topic}"))?;
-        let Some(facts) = facts else { bail!("there is no topic {topic}; make it with: millstream topics create {topic}") };
+        let Some(facts) = facts else {
+            bail!("there is no topic {topic}; make it with: millstream topics create {topic}")
+        };
         self.partitions.insert(topic.to_owned(), facts.partitions);
         let ends = log.ends(topic.to_owned()).await.with_context(|| format!("reading topic {topic}"))?;
         self.ends.insert(topic.to_owned(), ends);

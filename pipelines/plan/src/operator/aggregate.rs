@@ -151,7 +151,7 @@ impl Fold for AggregateFold {
 
     fn fold(&mut self, states: &mut [Self::State], chunk: &Chunk, picks: &[Pick]) -> Result<()> {
         let rows = chunk.batch()?;
-        for at in 0..self.aggregates.len() {
+        for (at, _) in self.aggregates.iter().enumerate() {
             let order = self.order(at, rows, picks)?;
             let arguments = self.arguments(at, rows, &order)?;
             let mut start = 0;

@@ -378,7 +378,7 @@ impl Check<'_> {
 }
 
 /// Whether an expression is `window_start` or `window_end`, qualified or not.
-pub fn is_window_bound(expression: &Expr) -> bool {
+fn is_window_bound(expression: &Expr) -> bool {
     let last = match expression {
         Expr::Identifier(name) => Some(name),
         Expr::CompoundIdentifier(names) => names.last(),

@@ -39,18 +39,18 @@ pub struct Window {
 
 /// A call of TUMBLE or HOP.
 #[derive(Clone, Debug, PartialEq)]
-pub struct WindowCall {
+pub(super) struct WindowCall {
     /// The relation that the windows are over.
-    pub relation: String,
+    pub(super) relation: String,
     /// Where it is named.
-    pub relation_span: Span,
+    pub(super) relation_span: Span,
     /// The windows.
-    pub window: Window,
+    pub(super) window: Window,
 }
 
 /// Why a call is refused.
 #[derive(Clone, Debug)]
-pub struct Refusal {
+pub(super) struct Refusal {
     span: Span,
     message: String,
     help: String,
@@ -63,7 +63,7 @@ impl Refusal {
 
     /// The refusal as a diagnostic of the file.
     #[must_use]
-    pub fn place(self, text: &SqlText) -> Diagnostic {
+    pub(super) fn place(self, text: &SqlText) -> Diagnostic {
         Diagnostic::new("sql-refused", text.span(self.span), self.message).help(self.help)
     }
 }
@@ -73,7 +73,7 @@ impl WindowCall {
     ///
     /// # Errors
     /// What is wrong with it, and where.
-    pub fn read(name: &ObjectName, arguments: &TableFunctionArgs) -> Result<Self, Refusal> {
+    pub(super) fn read(name: &ObjectName, arguments: &TableFunctionArgs) -> Result<Self, Refusal> {
         let function = super::dotted(name);
         let usage = match function.as_str() {
             "tumble" => TUMBLE,
@@ -159,14 +159,14 @@ fn interval_ms(expression: &Expr, call: Span) -> Result<i64, Refusal> {
 
 /// The columns of `input` and the two bounds of the window, in the type of the time column.
 #[must_use]
-pub fn windowed_schema(input: &Schema, time: &DataType) -> SchemaRef {
+pub(super) fn windowed_schema(input: &Schema, time: &DataType) -> SchemaRef {
     let bounds = [WINDOW_START, WINDOW_END].map(|name| Arc::new(Field::new(name, time.clone(), false)));
     Arc::new(Schema::new(input.fields().iter().cloned().chain(bounds).collect::<Vec<_>>()))
 }
 
 /// Plans TUMBLE and HOP as a scan with two more columns; grouping by them is what makes the windows.
 #[derive(Debug)]
-pub struct WindowPlanner;
+pub(super) struct WindowPlanner;
 
 impl RelationPlanner for WindowPlanner {
     fn plan_relation(

@@ -30,7 +30,9 @@ pub(super) async fn measure(args: &Args, topic: &str, client: &Client, env: &Env
     let mut waiting: VecDeque<Delivery> = VecDeque::new();
     let began = env.elapsed();
     for _ in 0..args.records {
-        if waiting.len() >= IN_FLIGHT && let Some(first) = waiting.pop_front() {
+        if waiting.len() >= IN_FLIGHT
+            && let Some(first) = waiting.pop_front()
+        {
             first.await?;
         }
         waiting.push_back(producer.send(ProducerRecord::new(Arc::clone(&topic), value.clone())).await?);

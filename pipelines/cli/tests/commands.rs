@@ -1,0 +1,83 @@
+//! Commands that need no log: what they say and how they exit.
+
+use std::process::Command;
+
+fn check(file: &str, command: &[&str], code: i32, expected: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("p.toml"), file).unwrap();
+    std::fs::write(folder.path().join("in.csv"), "id,name\n1,a\n").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_millstream"))
+        .args(command)
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    assert_eq!(String::from_utf8(text).unwrap(), expected);
+    assert_eq!(output.status.code(), Some(code));
+}
+
+const GOOD: &str = r#"version = 1
+name = "p"
+
+[source.people]
+type = "file"
+include = ["in.csv"]
+format = "csv"
+read = "once"
+
+[step.out]
+sql = "SELECT id, upper(name) AS name FROM people"
+
+[sink.screen]
+type = "print"
+from = "out"
+"#;
+
+#[test]
+fn check_accepts_a_good_file() {
+    check(GOOD, &["check", "p.toml"], 0, "p.toml: good (1 sources, 1 steps, 1 sinks)\n");
+}
+
+#[test]
+fn check_names_every_mistake_with_its_place() {
+    let bad = GOOD
+        .replace("include", "inclde")
+        .replace("from = \"out\"", "from = \"outt\"")
+        .replace("version", "versoin");
+    let expected = "p.toml:1:1: 'version' is missing\n  help: The version of this grammar is a line of its own: version = 1\n\
+        p.toml:1:1: unknown key 'versoin'\n  help: did you mean 'version'?\n\
+        p.toml:4:1: 'include' is missing\n  help: Files to read; *, ?, [a-z] and ** match names.\n\
+        p.toml:6:1: unknown key 'inclde'\n  help: did you mean 'include'?\n\
+        p.toml:15:8: there is no source or step 'outt'\n  help: did you mean 'out'?\n";
+    check(&bad, &["check", "p.toml"], 1, expected);
+}
+
+#[test]
+fn graph_draws_both_languages() {
+    let mermaid = "flowchart LR\n  n0([\"people<br/>file\"])\n  n1[\"out\"]\n  n2[/\"screen<br/>print\"/]\n  n1 --> n2\n  n0 --> n1\n";
+    check(GOOD, &["graph", "p.toml"], 0, mermaid);
+    let dot = "digraph pipeline {\n  rankdir=LR;\n  n0 [shape=ellipse, label=\"people\\nfile\"];\n  n1 [shape=box, label=\"out\"];\n  \
+        n2 [shape=parallelogram, label=\"screen\\nprint\"];\n  n1 -> n2;\n  n0 -> n1;\n}\n";
+    check(GOOD, &["graph", "--format", "dot", "p.toml"], 0, dot);
+}
+
+#[test]
+fn graph_shows_where_rows_are_brought_together() {
+    let wide = GOOD.replace("read = \"once\"", "read = \"once\"\npartitions = 3").replace(
+        "SELECT id, upper(name) AS name FROM people",
+        "SELECT name, count(*) AS n FROM people GROUP BY name",
+    );
+    let expected = "flowchart LR\n  n0([\"people<br/>file<br/>3 partitions\"])\n  n1{{\"repartition<br/>by name<br/>3 partitions\"}}\n  \
+        n2[\"out<br/>group by name<br/>rows change\"]\n  n3[/\"screen<br/>print\"/]\n  n2 --> n3\n  n1 --> n2\n  n0 --> n1\n";
+    check(&wide, &["graph", "p.toml"], 0, expected);
+}
+
+#[test]
+fn reset_without_data_says_so() {
+    check(GOOD, &["reset", "p.toml"], 0, ".millstream/p: there is nothing to remove\n");
+}
+
+#[test]
+fn a_missing_file_is_an_error() {
+    check(GOOD, &["run", "q.toml"], 1, "error: reading q.toml: No such file or directory (os error 2)\n");
+}
