@@ -165,20 +165,17 @@ impl Broker {
         name: &'static str,
         work: impl Future<Output = R> + Send + 'static,
     ) -> Receipt {
-        self.relay(name, async move { Receipt::from(work.await.into()) })
+        self.relay(name, async move { Ok(work.await.into()) })
     }
 
-    /// Answers later, as the receipt that `work` gives is answered.
+    /// Answers later, with what `work` gives, which may be no answer at all.
     pub(crate) fn relay(
         &self,
         name: &'static str,
-        work: impl Future<Output = Receipt> + Send + 'static,
+        work: impl Future<Output = Result<Response, CallError>> + Send + 'static,
     ) -> Receipt {
         let (completer, receipt) = Receipt::pending();
-        self.tasks.spawn(name, async move {
-            let answer = work.await.await;
-            completer.complete(answer);
-        });
+        self.tasks.spawn(name, async move { completer.complete(work.await) });
         receipt
     }
 }

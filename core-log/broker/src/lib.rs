@@ -1,8 +1,41 @@
 //! # Broker: the async shell
 //!
-//! (being built) [`Broker`] implements [`millstream_protocol::Service`]: it takes decoded requests from any door, asks the
-//! machines of `millstream-machine` what to do, and performs what they answer on `millstream-storage` and through
-//! `millstream-env`.
+//! [`Broker`] implements [`millstream_protocol::Service`]: it takes decoded requests from any door (the embedded one, TCP),
+//! asks the machines of `millstream-machine` what to do, and performs what they answer on `millstream-storage` and through
+//! `millstream-env`. It decides nothing itself.
+//!
+//! ## The way of a request
+//!
+//! ```text
+//! Service::call -> api/<one file for each> -> Partition (log + replica machine) ------> Flusher (group commit) --+
+//!                                          -> Host (coordinator machine) -> Partition                            |
+//!                                          -> Metadata (controller machine) -> LocalLog -> image, Partitions     |
+//!   answer <----------------------------------------- effects, after every lock is released <-------------------+
+//! ```
+//!
+//! - **Produce** appends to the page cache within `call`; that fixes the order. The replica machine answers when the flush
+//!   came back: partitions with unsynced records are gathered while earlier ones are being synced.
+//! - **Fetch** reads what is in memory within `call`, else in the read pool; a fetch that finds too little parks, and the
+//!   partitions wake it. Record bytes go from the file to the answer as one slice.
+//! - **Groups and transactions**: each partition of an internal topic has a coordinator, whose answers wait until its records
+//!   are below the high watermark. Snapshots bound what a start has to replay.
+//! - **Metadata**: the controller decides against the image, the decision is committed to the metadata log, applied, and
+//!   only then answered. One decision at a time.
+//!
+//! ## Invariants
+//!
+//! - What must be in order is in order when `call` returns; dropping a receipt cancels nothing.
+//! - Locks are short, and none is held across an fsync, a socket or a cold read. They nest in one direction only: transaction
+//!   coordinator, group coordinator, partition. Effects run after the last one is released.
+//! - Nobody reads, and no `acks=all` is told, what a power cut could take back.
+//! - A failed fsync takes the log directory offline, and is never tried again.
+//! - An idle partition has no task, no timer and no open file; one timer task serves whoever has a deadline.
+//! - Everything that waits is bounded: produces by the replica machine, fetches by `MAX_PARKED_FETCHES`, files by `OPEN_FILES`.
+//!
+//! ## Deliberately absent
+//!
+//! Sockets and frames (see `millstream-net`), decisions (see `millstream-machine`), authorisation, quotas, fetch sessions
+//! (answering session id 0 is legal, KIP-227), compaction, replication to other brokers.
 
 mod api;
 mod batches;

@@ -37,8 +37,8 @@ pub(super) fn init_producer_id(broker: &Broker, ctx: &Ctx, request: InitProducer
     let (shared, ctx) = (Arc::clone(shared), ctx.clone());
     broker.relay("grant producer ids", async move {
         match shared.grant_producer_id().await {
-            Ok(fresh) => with_fresh_id(&shared, &ctx, request, fresh),
-            Err(refusal) => super::now(refused(refusal.code)),
+            Ok(fresh) => with_fresh_id(&shared, &ctx, request, fresh).await,
+            Err(refusal) => Ok(refused(refusal.code).into()),
         }
     })
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use millstream_env::{Pool, TaskGroup};
 use millstream_machine::metadata::{Image, InternalTopic};
 use millstream_machine::partition_for;
@@ -34,13 +35,17 @@ pub(crate) struct Premises {
     pub(crate) tasks: TaskGroup,
 }
 
+/// Makes the machine of a partition that is led in an epoch, from a snapshot's bytes if there is one.
+type Make<M> = Box<dyn Fn(i32, Option<Bytes>) -> Result<M, millstream_machine::Error> + Send + Sync>;
+/// Does an errand of a coordinator.
+type Run<M> = Arc<dyn Fn(&Arc<Host<M>>, <M as Machine>::Errand) + Send + Sync>;
+
 /// The coordinators of one internal topic, each loaded when its partition is first led.
 pub(crate) struct Set<M: Machine> {
     topic: InternalTopic,
     premises: Premises,
-    /// Makes the machine of a partition that is led in this epoch, from a snapshot's bytes if there is one.
-    make: Box<dyn Fn(i32, Option<bytes::Bytes>) -> Result<M, millstream_machine::Error> + Send + Sync>,
-    run: Arc<dyn Fn(&Arc<Host<M>>, M::Errand) + Send + Sync>,
+    make: Make<M>,
+    run: Run<M>,
     slots: Mutex<BTreeMap<i32, Slot<M>>>,
 }
 
@@ -63,7 +68,7 @@ impl<M: Machine> Set<M> {
     pub(crate) fn new(
         topic: InternalTopic,
         premises: Premises,
-        make: impl Fn(i32, Option<bytes::Bytes>) -> Result<M, millstream_machine::Error> + Send + Sync + 'static,
+        make: impl Fn(i32, Option<Bytes>) -> Result<M, millstream_machine::Error> + Send + Sync + 'static,
         run: impl Fn(&Arc<Host<M>>, M::Errand) + Send + Sync + 'static,
     ) -> Arc<Self> {
         let (make, run) = (Box::new(make), Arc::new(run));

@@ -126,11 +126,7 @@ impl Metadata {
     /// As for [`Metadata::decide`].
     pub(crate) async fn allocate_producer_ids(&self) -> Result<AllocateProducerIdsResponse, Refusal> {
         let broker_epoch = self.image.load().broker(self.config.node_id).map_or(-1, |broker| broker.epoch);
-        let request = AllocateProducerIdsRequest {
-            broker_id: self.config.node_id.0,
-            broker_epoch,
-            ..AllocateProducerIdsRequest::default()
-        };
+        let request = AllocateProducerIdsRequest { broker_id: self.config.node_id.0, broker_epoch };
         let response =
             self.decide(|controller, image, _| controller.allocate_producer_ids(image, &request)).await?;
         ErrorCode::from_code(response.error_code).ok()?;
