@@ -45,9 +45,24 @@ pub(super) struct Sent {
     /// Names it within the producer.
     pub ticket: u64,
     pub bytes: Bytes,
+    /// The how manieth batch of its partition it is.
+    nth: u64,
     pub sequence: i32,
     pub count: i32,
     pub common: Common,
+}
+
+/// Where a batch stands among those of its producer that were acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// There is no order: the producer is not idempotent.
+    None,
+    /// Before one that was acknowledged.
+    Before,
+    /// Just behind them.
+    Next,
+    /// Behind one that is not acknowledged yet.
+    Later,
 }
 
 /// A batch to be put into a request.
@@ -74,12 +89,16 @@ pub(super) struct Queue {
     pub retry_at: Duration,
     /// Failures since the last acknowledgement; the wait before the next try grows with them.
     pub failures: u32,
+    /// The last of them.
+    pub last_error: Option<ClientError>,
     identity: Identity,
     next_sequence: i32,
     /// Last sequence acknowledged; -1 for none under this identity.
     last_acked: i32,
     /// Sequences from here on have to be numbered anew.
     renumber_from: Option<i32>,
+    /// Batches sent so far, those sent again not counted twice.
+    sent: u64,
 }
 
 impl Queue {
@@ -92,10 +111,12 @@ impl Queue {
             retry: VecDeque::new(),
             retry_at: Duration::ZERO,
             failures: 0,
+            last_error: None,
             identity: NOBODY,
             next_sequence: 0,
             last_acked: -1,
             renumber_from: None,
+            sent: 0,
         }
     }
 
@@ -111,7 +132,10 @@ impl Queue {
         hurry: bool,
         most_in_flight: usize,
     ) -> Option<Duration> {
-        if self.in_flight.len() >= most_in_flight {
+        // Counted from the oldest one on its way, since brokers remember that many batches: one that has been overtaken by more
+        // would not be recognised if it had to go again.
+        let oldest = self.in_flight.front().map_or(self.sent, |oldest| oldest.nth);
+        if self.sent - oldest >= most_in_flight as u64 {
             return None;
         }
         if !self.retry.is_empty() {
@@ -157,7 +181,9 @@ impl Queue {
             builder.set_producer(self.identity.id, self.identity.epoch, sequence);
             self.next_sequence = advance_sequence(sequence, count);
         }
-        self.in_flight.push_back(Sent { ticket, bytes: Bytes::new(), sequence, count, common });
+        let nth = self.sent;
+        self.sent += 1;
+        self.in_flight.push_back(Sent { ticket, bytes: Bytes::new(), nth, sequence, count, common });
         Some(Next::Build { ticket, builder })
     }
 
@@ -196,15 +222,23 @@ impl Queue {
         self.in_flight.remove(at)
     }
 
-    /// Whether this batch is the one that the broker expects next: nothing before it is unacknowledged.
-    pub(super) fn is_next(&self, batch: &Sent) -> bool {
+    /// Where this batch stands among those that were acknowledged.
+    pub(super) fn place(&self, batch: &Sent) -> Place {
         let expected = if self.last_acked < 0 { 0 } else { advance_sequence(self.last_acked, 1) };
-        batch.sequence == expected
+        if self.identity == NOBODY {
+            Place::None
+        } else if batch.sequence == expected {
+            Place::Next
+        } else if precedes(batch.sequence, expected) {
+            Place::Before
+        } else {
+            Place::Later
+        }
     }
 
-    /// The batch is in the log.
+    /// The batch is in the log, and so is every one before it: brokers take sequences without gaps only.
     pub(super) fn acknowledge(&mut self, batch: &Sent) {
-        if self.identity != NOBODY {
+        if self.identity != NOBODY && self.place(batch) != Place::Before {
             self.last_acked = advance_sequence(batch.sequence, batch.count - 1);
         }
     }

@@ -10,7 +10,7 @@ use millstream_record::{Millis, Offset, TopicPartition};
 
 use super::Shared;
 use super::delivery::Written;
-use super::queue::Sent;
+use super::queue::{Place, Sent};
 use super::state::Slot;
 use super::transaction::Phase;
 use crate::links::read_answer;
@@ -22,9 +22,9 @@ enum Verdict {
     /// It is in the log.
     Done(Written),
     /// It goes again; nothing was written, or it will be recognised as a duplicate.
-    Again,
+    Again(ClientError),
     /// It goes again under a new epoch: the broker does not know the sequences before it.
-    Renumber,
+    Renumber(ClientError),
     /// It failed.
     Failed(ClientError),
     /// The producer failed.
@@ -82,14 +82,15 @@ impl Shared {
         let aborting = matches!(state.transaction.phase, Phase::Aborting | Phase::Failed(_));
         let Some(queue) = state.queues.get_mut(slot) else { return };
         let Some(batch) = queue.land(ticket) else { return };
-        let mut verdict =
-            judge(answer, &batch, queue.is_next(&batch), self.config.enable_idempotence, transactional);
-        if aborting && matches!(verdict, Verdict::Again) {
+        let mut verdict = judge(answer, &batch, queue.place(&batch), transactional);
+        if aborting && matches!(verdict, Verdict::Again(_)) {
             verdict = Verdict::Failed(ClientError::Aborted); // the transaction ends without it
         }
         let result = match verdict {
-            Verdict::Again | Verdict::Renumber => {
-                if verdict == Verdict::Renumber {
+            Verdict::Again(ref error) | Verdict::Renumber(ref error) => {
+                tracing::debug!(%error, sequence = batch.sequence, "a batch goes again");
+                queue.last_error = Some(error.clone());
+                if matches!(verdict, Verdict::Renumber(_)) {
                     queue.renumber(batch.sequence);
                 }
                 queue.failures = queue.failures.saturating_add(1);
@@ -101,6 +102,7 @@ impl Shared {
             }
             Verdict::Done(written) => {
                 queue.failures = 0;
+                queue.last_error = None;
                 queue.acknowledge(&batch);
                 Ok(written)
             }
@@ -139,13 +141,7 @@ fn read_partition(partition: &TopicPartition, told: &PartitionProduceResponse) -
     }
 }
 
-fn judge(
-    answer: Result<Written>,
-    batch: &Sent,
-    is_next: bool,
-    idempotent: bool,
-    transactional: bool,
-) -> Verdict {
+fn judge(answer: Result<Written>, batch: &Sent, place: Place, transactional: bool) -> Verdict {
     let error = match answer {
         Ok(written) => return Verdict::Done(written),
         Err(error) => error,
@@ -153,18 +149,22 @@ fn judge(
     let who = || format!("producer with the batch of sequence {}", batch.sequence);
     match error.code() {
         // An earlier batch is still to come: this one was only too fast.
-        Some(ErrorCode::OutOfOrderSequenceNumber) if idempotent && !is_next => Verdict::Again,
+        Some(ErrorCode::OutOfOrderSequenceNumber) if place == Place::Later => Verdict::Again(error),
+        // A later one was acknowledged, so this one is in the log: the broker only remembers it no more.
+        Some(ErrorCode::OutOfOrderSequenceNumber) if place == Place::Before => {
+            Verdict::Done(Written { base_offset: None, append_time: None })
+        }
         // The broker lost or forgot what it knew of us; a transaction cannot be sure of itself any more.
         Some(
             ErrorCode::OutOfOrderSequenceNumber
             | ErrorCode::UnknownProducerId
             | ErrorCode::InvalidProducerEpoch,
-        ) if idempotent && !transactional => Verdict::Renumber,
+        ) if place != Place::None && !transactional => Verdict::Renumber(error),
         Some(ErrorCode::ProducerFenced) => Verdict::Fatal(ClientError::Fenced { who: who() }),
         Some(ErrorCode::ClusterAuthorizationFailed | ErrorCode::TransactionalIdAuthorizationFailed) => {
             Verdict::Fatal(ClientError::Fatal { cause: Arc::new(error) })
         }
-        _ if error.is_retriable() => Verdict::Again,
+        _ if error.is_retriable() => Verdict::Again(error),
         _ => Verdict::Failed(error),
     }
 }

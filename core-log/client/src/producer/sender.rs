@@ -127,8 +127,11 @@ impl Sender {
                 let (batches, _) =
                     queue.expire(now.saturating_sub(patience).saturating_add(Duration::from_nanos(1)));
                 let what = format!("delivering to {}", queue.partition);
-                let error =
-                    ClientError::TimedOut { what, timeout_ms: shared.config.delivery_timeout_ms, last: None };
+                let error = ClientError::TimedOut {
+                    what,
+                    timeout_ms: shared.config.delivery_timeout_ms,
+                    last: queue.last_error.take().map(Arc::new),
+                };
                 state.fail_transaction(error.clone());
                 expired.push((batches, error));
                 state.settle(slot);

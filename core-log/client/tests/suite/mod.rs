@@ -1,5 +1,6 @@
 //! What a client must be able to do, behind any door. Each scenario makes its own topics and groups, so all may run at once.
 
+mod faults;
 mod groups;
 mod records;
 mod transactions;
@@ -23,14 +24,18 @@ const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub(crate) struct Door {
     env: Env,
+    dial: Arc<dyn Dial>,
+    bootstrap: Endpoint,
     client: Client,
 }
 
 impl Door {
     /// The door that `dial` opens, at `bootstrap`.
     pub(crate) fn new(env: Env, dial: Arc<dyn Dial>, bootstrap: Endpoint) -> Self {
-        let config = ClientConfig { allow_auto_create_topics: false, ..ClientConfig::new(vec![bootstrap]) };
-        Self { client: Client::new(env.clone(), dial, config), env }
+        let config =
+            ClientConfig { allow_auto_create_topics: false, ..ClientConfig::new(vec![bootstrap.clone()]) };
+        let client = Client::new(env.clone(), Arc::clone(&dial), config);
+        Self { env, dial, bootstrap, client }
     }
 
     fn name(&self, what: &str) -> Arc<str> {
@@ -87,6 +92,8 @@ pub(crate) async fn all(door: &Door) {
     transactions::commit_and_abort(door).await;
     transactions::consume_transform_produce(door).await;
     transactions::fencing(door).await;
+    faults::idempotence(door).await;
+    faults::exactly_once(door).await;
 }
 
 fn producer_config() -> ProducerConfig {
