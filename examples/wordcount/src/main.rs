@@ -1,10 +1,8 @@
-//! Counts the words of topic `lines` into topic `counts`, exactly once. On its own it brings a broker, open to any Kafka client:
-//! `cargo run -p millstream-example-wordcount`, then `kcat -P -b 127.0.0.1:9092 -t lines`. With `-- --bootstrap host:port` it
-//! runs on that cluster instead, be it Millstream or Apache Kafka.
-use std::sync::Arc;
-
+//! Counts the words of topic `lines` into topic `counts`, exactly once, on a broker of its own that is open to any Kafka
+//! client (`kcat -P -b 127.0.0.1:9092 -t lines`), or with `--bootstrap host:port` on that cluster.
 use anyhow::Context;
 use millstream_node::{EmbeddedConfig, embedded};
+use millstream_protocol::Endpoint;
 use millstream_streams::dsl::{StreamBuilder, store};
 use millstream_streams::{StreamsApp, StreamsConfig};
 
@@ -21,21 +19,20 @@ fn main() -> anyhow::Result<()> {
         .to_stream()
         .map_values(|_, count| count.map(|count| count.to_string()))
         .to("counts");
-    let config = StreamsConfig::new("wordcount", format!("{data}/state"));
-    let config = config.create_topic("lines", 1).create_topic("counts", 1);
+    let mut config = StreamsConfig::new("wordcount", format!("{data}/state"));
+    config.create_topics = vec![("lines".to_owned(), 1), ("counts".to_owned(), 1)];
     let (runtime, env) = millstream_env::HostRuntime::start("wordcount", 2)?;
     runtime.block_on(async {
         if let Some(address) = option("--bootstrap") {
-            let server =
-                millstream_protocol::Endpoint::parse(&address).context("--bootstrap wants host:port")?;
-            let dial = Arc::new(millstream_net::TcpDial::new(env.clone()));
-            return Ok(StreamsApp::new(builder.build()?, config, env, dial, vec![server])
-                .run()
-                .await
-                .map(drop)?);
+            let servers = vec![Endpoint::parse(&address).context("--bootstrap wants host:port")?];
+            let dial = std::sync::Arc::new(millstream_net::TcpDial::new(env.clone()));
+            StreamsApp::new(builder.build()?, config, env, dial, servers).run().await?;
+        } else {
+            let broker = EmbeddedConfig::new(format!("{data}/log")).with("listeners", &listen);
+            let broker = embedded(broker).await?;
+            let (dial, servers) = (broker.dial(), broker.bootstrap());
+            StreamsApp::new(builder.build()?, config, env, dial, servers).run().await?;
         }
-        let broker = embedded(EmbeddedConfig::new(format!("{data}/log")).with("listeners", &listen)).await?;
-        let (dial, servers) = (broker.dial(), broker.bootstrap());
-        Ok(StreamsApp::new(builder.build()?, config, env, dial, servers).run().await.map(drop)?)
+        Ok(())
     })
 }

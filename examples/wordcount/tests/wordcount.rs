@@ -1,6 +1,7 @@
 //! The example as a user runs it: a process with a broker of its own, and one on a cluster that is there already.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -96,4 +97,34 @@ fn it_counts_words_on_a_cluster() {
         let _example = start(&["--data", data.to_str().unwrap(), "--bootstrap", &address]);
         check(&env, &address).await;
     });
+}
+
+#[test]
+fn it_counts_words_on_apache_kafka() {
+    const PEER: &str = "127.0.0.1:19092";
+    if std::env::var_os("PEER_DIR").is_none() {
+        let _ = writeln!(std::io::stderr(), "not run: wordcount on Apache Kafka (set PEER_DIR)");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (runtime, env) = HostRuntime::start("test", 1).unwrap();
+    runtime.block_on(async {
+        forget_earlier_runs(&env, PEER).await;
+        let _example = start(&["--data", dir.path().to_str().unwrap(), "--bootstrap", PEER]);
+        check(&env, PEER).await;
+    });
+}
+
+/// Deletes the example's topics, and waits until they are gone.
+async fn forget_earlier_runs(env: &Env, address: &str) {
+    const TOPICS: [&str; 4] =
+        ["lines", "counts", "wordcount-by-word-repartition", "wordcount-word-counts-changelog"];
+    let admin = client(env, address).admin();
+    let began = env.elapsed();
+    while admin.describe_topics(&TOPICS).await.unwrap().values().any(Result::is_ok) {
+        assert!(env.elapsed() - began < PATIENCE, "the topics of an earlier run do not go");
+        admin.delete_topics(&TOPICS).await.unwrap();
+        env.sleep(Duration::from_millis(50)).await;
+    }
+    let _ = admin.delete_group("wordcount").await; // there is none after the first run
 }

@@ -173,3 +173,31 @@ async fn replay(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_store_that_does_not_fit_its_changelog_is_discarded() {
+        const TASK: TaskId = TaskId { subtopology: 0, partition: 0 };
+        let topic = TopicId::from_random(1, 2);
+        // What the store is opened with: its changelog and where that ends; and where the replay then begins.
+        let check = |changelog: Option<TopicId>, end: Option<i64>, expected: i64| {
+            let dir = tempfile::tempdir().unwrap();
+            let state = StateDir::open(dir.path()).unwrap();
+            let slot = state.create(TASK, "s", topic).unwrap();
+            let reached = Reached { topic_id: topic, offset: Offset(10) };
+            let changes = vec![("k".into(), Some("v".into()))];
+            state.fold(vec![Fold { slot, changes, reached }]).unwrap();
+            let (slot, reached) = open(&state, TASK, &"s".into(), changelog, end.map(Offset)).unwrap();
+            let kept = state.store("s".into(), &slot).get(b"k").unwrap().is_some();
+            assert_eq!((reached.offset.0, kept), (expected, expected > 0), "{changelog:?} {end:?}");
+        };
+        check(Some(topic), Some(10), 10);
+        check(Some(topic), Some(25), 10);
+        check(Some(topic), Some(9), 0);
+        check(Some(TopicId::from_random(3, 4)), Some(25), 0);
+        check(None, None, 0);
+    }
+}

@@ -25,7 +25,10 @@ fn word_count(cluster: &Cluster) -> Topology {
     builder.build().unwrap()
 }
 
-fn lines(count: usize) -> (Vec<(String, String, i64)>, BTreeMap<String, u64>) {
+/// Key, value, timestamp.
+type Row = (String, String, i64);
+
+fn lines(count: usize) -> (Vec<Row>, BTreeMap<String, u64>) {
     let words = ["to", "be", "or", "not", "that", "is", "the", "question"];
     let mut counts = BTreeMap::<String, u64>::new();
     let mut rows = Vec::new();
@@ -113,7 +116,7 @@ fn copy_and_windows(cluster: &Cluster) -> Topology {
     builder.build().unwrap()
 }
 
-fn rows(from: usize, to: usize) -> Vec<(String, String, i64)> {
+fn rows(from: usize, to: usize) -> Vec<Row> {
     (from..to).map(|n| (format!("{n:06}"), format!("v{}", n % 7), n as i64)).collect()
 }
 
@@ -128,7 +131,7 @@ fn windows(records: &[ConsumerRecord]) -> BTreeMap<String, Vec<u64>> {
     windows
 }
 
-fn expected_windows(rows: &[(String, String, i64)]) -> BTreeMap<String, Vec<u64>> {
+fn expected_windows(rows: &[Row]) -> BTreeMap<String, Vec<u64>> {
     let mut windows = BTreeMap::<String, Vec<u64>>::new();
     for (_, value, at) in rows {
         windows.entry(format!("{value}@{}", at / 100 * 100)).or_insert_with(|| vec![0])[0] += 1;
@@ -204,6 +207,31 @@ fn a_lost_state_directory_is_restored_from_the_changelog() {
         cluster.write("rows", all[550..].iter().cloned()).await;
         run_to_end(&cluster, copy_and_windows(&cluster), config, &["rows"]).await;
         assert_eq!(windows(&cluster.read("closed").await), expected_windows(&all));
+    });
+}
+
+#[test]
+fn a_full_uncommitted_layer_commits_at_once() {
+    on_every_door(async |cluster| {
+        cluster.create(&[("rows", 1), ("counts", 1)]).await;
+        cluster.write("rows", rows(0, 50)).await;
+        let builder = StreamBuilder::new();
+        let rows = builder.stream::<String, String>(&cluster.name("rows"));
+        rows.group_by_key().count(store("by-key")).to_stream().to(&cluster.name("counts"));
+        let config = StreamsConfig {
+            commit_interval_ms: 3_600_000,
+            max_uncommitted_bytes: 1,
+            ..cluster.config("full")
+        };
+        let app = cluster.app(builder.build().unwrap(), config);
+        let control = app.control();
+        let seen = async {
+            while cluster.read("counts").await.len() < 50 {}
+            control.stop();
+        };
+        let (outcome, seen) = futures::join!(app.run(), cluster.env.timeout(PATIENCE, Box::pin(seen)));
+        seen.expect("the counts are committed long before the interval is over");
+        outcome.unwrap();
     });
 }
 

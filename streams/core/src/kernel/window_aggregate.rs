@@ -41,6 +41,9 @@ const CLOSE_CHUNK_ROWS: usize = 4096;
 const TIME_KEY: &[u8] = &[0xff];
 const START_BYTES: usize = 8;
 
+/// A key of the store and what is under it.
+type Entry = (Bytes, Bytes);
+
 /// Folds rows by key and window. Declares one store, whose keys are window start (so that windows close by a scan from the
 /// front) and key bytes.
 ///
@@ -128,13 +131,12 @@ impl<F: Fold> WindowAggregate<F> {
     }
 
     /// The first entries of closed windows, at most one chunk of them, and the start of the entry after them.
-    #[expect(clippy::type_complexity, reason = "entries of a store and where to go on")]
     fn due(
         &self,
         ctx: &mut OperatorContext<'_>,
         first: Millis,
         stream_time: Millis,
-    ) -> Result<(Vec<(Bytes, Bytes)>, Option<Millis>)> {
+    ) -> Result<(Vec<Entry>, Option<Millis>)> {
         let mut due = Vec::new();
         let from = start_bytes(first); // not from the front: that is full of what this epoch deleted
         for entry in ctx.store(0).range(Bound::Included(&from), Bound::Unbounded) {
@@ -149,7 +151,7 @@ impl<F: Fold> WindowAggregate<F> {
         Ok((due, None))
     }
 
-    fn emit_closed(&mut self, due: &[(Bytes, Bytes)]) -> Result<Chunk> {
+    fn emit_closed(&mut self, due: &[Entry]) -> Result<Chunk> {
         let mut columns = Columns::with_capacity(due.len());
         let mut states = Vec::with_capacity(due.len());
         for (_, stored) in due {
