@@ -30,12 +30,13 @@ pub(crate) struct DoorArgs {
         short = 'b',
         value_name = "HOST:PORT",
         env = "MILLSTREAM_BOOTSTRAP",
-        default_value = "localhost:9092"
+        default_value = "localhost:9092",
+        global = true
     )]
     bootstrap: String,
 
     /// The data of a pipeline that is not running, instead of a cluster
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", global = true)]
     data: Option<PathBuf>,
 }
 

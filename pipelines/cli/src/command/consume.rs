@@ -38,8 +38,8 @@ pub(crate) struct Args {
     #[arg(long)]
     read_committed: bool,
     /// Show partition, offset, time and key before each value.
-    #[arg(long, short = 'v')]
-    verbose: bool,
+    #[arg(long, short = 'd')]
+    details: bool,
 }
 
 /// Runs the command.
@@ -116,7 +116,7 @@ fn show(args: &Args, partition: &TopicPartition, records: &[ConsumerRecord], lef
         }
         *left -= 1;
         let mut line = Vec::new();
-        if args.verbose {
+        if args.details {
             let key = record.key.as_deref().map_or_else(|| "null".into(), String::from_utf8_lossy);
             let head = format!("{}@{}  {}  {key}  ", partition.partition, record.offset, record.timestamp);
             line.extend_from_slice(head.as_bytes());
