@@ -1,5 +1,7 @@
 //! The suite over TCP against Apache Kafka, where one is named: `MILLSTREAM_PEER=127.0.0.1:19092`.
 
+#![allow(clippy::print_stderr)] // whoever runs the tests must see that this one had nobody to talk to
+
 mod suite;
 
 use std::sync::Arc;

@@ -45,7 +45,7 @@ pub(super) struct Sent {
     /// Names it within the producer.
     pub ticket: u64,
     pub bytes: Bytes,
-    /// The how manieth batch of its partition it is.
+    /// How many batches of its partition were sent before it.
     nth: u64,
     pub sequence: i32,
     pub count: i32,
@@ -75,7 +75,7 @@ pub(super) enum Next {
 
 /// The batches of one partition.
 ///
-/// Order: a batch that failed is sent again alone, once nothing of the partition is in flight, and nothing newer goes before it. A
+/// Order: a batch that failed is sent again once nothing of the partition is in flight, and nothing newer goes before it. A
 /// sequence number that cannot be used any more (its batch failed for good) ends the identity's run: batches from there on are
 /// numbered anew under the next epoch (KIP-360), but only when every one before has its outcome.
 #[derive(Debug)]
@@ -316,6 +316,13 @@ impl Queue {
     }
 }
 
+#[cfg(test)]
+impl Sent {
+    pub(super) fn for_test(bytes: Bytes, common: Common) -> Self {
+        Self { ticket: 0, bytes, nth: 0, sequence: 0, count: 1, common }
+    }
+}
+
 impl Common {
     /// Ends the batch; gives the memory to be freed.
     pub(super) fn complete(self, result: Result<Written, ClientError>) -> usize {
@@ -327,4 +334,151 @@ impl Common {
 /// Whether sequence `a` comes before `b`, where sequences wrap; batches in flight are never half the range apart.
 fn precedes(a: i32, b: i32) -> bool {
     a != b && (b.wrapping_sub(a) & i32::MAX) < i32::MAX / 2
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_record::{Batch, Millis};
+
+    use super::*;
+
+    const OURS: Identity = Identity { id: ProducerId(7), epoch: ProducerEpoch(0) };
+    const NEXT_EPOCH: Identity = Identity { id: ProducerId(7), epoch: ProducerEpoch(1) };
+
+    /// A queue with `batches` full ones of two records each.
+    fn queue(batches: usize) -> Queue {
+        let mut queue = Queue::new(TopicPartition::new("t", 0));
+        for _ in 0..batches {
+            let draft = queue.room(10, 1000, BatchOptions::default(), Duration::ZERO);
+            for _ in 0..2 {
+                draft.builder.append(Millis(0), None, Some(b"v"), &[]).unwrap();
+            }
+            let draft = queue.open.take().unwrap();
+            queue.full.push_back(draft);
+        }
+        queue
+    }
+
+    /// Sends the next batch under `identity`; gives its epoch and sequence as the broker would read them.
+    fn send(queue: &mut Queue, identity: Identity, ticket: u64) -> (i16, i32) {
+        let bytes = match queue.next(identity, ticket).expect("there is a batch") {
+            Next::Again { bytes, .. } => bytes,
+            Next::Build { ticket, builder } => {
+                let bytes = builder.build().unwrap().freeze();
+                queue.built(ticket, bytes.clone());
+                bytes
+            }
+        };
+        let batch = Batch::parse(bytes).unwrap();
+        batch.check_crc().unwrap();
+        (batch.header().producer_epoch.0, batch.header().base_sequence)
+    }
+
+    fn may_send(queue: &Queue, identity: Identity) -> bool {
+        queue.ready_at(identity, Duration::ZERO, false, 5).is_some()
+    }
+
+    fn acknowledge(queue: &mut Queue, ticket: u64) {
+        let batch = queue.land(ticket).unwrap();
+        queue.acknowledge(&batch);
+    }
+
+    fn fail(queue: &mut Queue, ticket: u64) {
+        let batch = queue.land(ticket).unwrap();
+        queue.retry(batch, Duration::ZERO);
+    }
+
+    #[test]
+    fn five_are_in_flight_counted_from_the_oldest() {
+        let mut queue = queue(9);
+        for ticket in 0..5 {
+            assert!(may_send(&queue, OURS));
+            send(&mut queue, OURS, ticket);
+        }
+        assert!(!may_send(&queue, OURS));
+        acknowledge(&mut queue, 1);
+        assert!(!may_send(&queue, OURS), "the broker would forget the first before it is known to be there");
+        acknowledge(&mut queue, 0);
+        assert!(may_send(&queue, OURS));
+    }
+
+    #[test]
+    fn what_failed_goes_again_alone_in_order_and_before_anything_newer() {
+        let mut queue = queue(4);
+        for ticket in 0..3 {
+            send(&mut queue, OURS, ticket);
+        }
+        fail(&mut queue, 2);
+        fail(&mut queue, 0);
+        assert!(!may_send(&queue, OURS), "one is still in flight");
+        fail(&mut queue, 1);
+        for (ticket, sequence) in [(0, 0), (1, 2)] {
+            assert!(may_send(&queue, OURS));
+            assert_eq!(send(&mut queue, OURS, 99), (0, sequence));
+            assert!(!may_send(&queue, OURS));
+            acknowledge(&mut queue, ticket);
+        }
+        assert_eq!(send(&mut queue, OURS, 99), (0, 4));
+        assert!(may_send(&queue, OURS), "the last of them may be followed");
+        assert_eq!(send(&mut queue, OURS, 3), (0, 6));
+    }
+
+    #[test]
+    fn a_sequence_that_is_lost_ends_the_run_but_only_behind_what_may_be_there() {
+        let mut queue = queue(4);
+        for ticket in 0..3 {
+            send(&mut queue, OURS, ticket);
+        }
+        fail(&mut queue, 0); // its answer was lost: it may be in the log
+        let refused = queue.land(1).unwrap(); // refused for good
+        queue.renumber(refused.sequence);
+        fail(&mut queue, 2);
+        assert!(!queue.needs_new_epoch(OURS), "the first has to be settled as it was sent");
+        assert_eq!(send(&mut queue, OURS, 99), (0, 0));
+        assert!(!queue.needs_new_epoch(OURS));
+        acknowledge(&mut queue, 0);
+        assert!(queue.needs_new_epoch(OURS));
+        assert_eq!(send(&mut queue, NEXT_EPOCH, 99), (1, 0));
+        acknowledge(&mut queue, 2);
+        assert!(!queue.needs_new_epoch(NEXT_EPOCH));
+        assert_eq!(send(&mut queue, NEXT_EPOCH, 3), (1, 2));
+    }
+
+    #[test]
+    fn an_expired_batch_that_was_sent_ends_the_run_and_one_that_was_not_leaves_no_gap() {
+        let mut sent = queue(2);
+        send(&mut sent, OURS, 0);
+        fail(&mut sent, 0);
+        let (expired, was_sent) = sent.expire(Duration::from_secs(1));
+        assert_eq!((expired.len(), was_sent), (2, true));
+        assert!(sent.needs_new_epoch(OURS) && sent.is_idle());
+
+        let mut unsent = queue(2);
+        assert!(!unsent.expire(Duration::from_secs(1)).1);
+        assert!(!unsent.needs_new_epoch(OURS));
+    }
+
+    #[test]
+    fn places_are_told_from_what_was_acknowledged() {
+        let mut queue = queue(4);
+        for ticket in 0..4 {
+            send(&mut queue, OURS, ticket);
+        }
+        let places =
+            |queue: &Queue| queue.in_flight.iter().map(|batch| queue.place(batch)).collect::<Vec<_>>();
+        assert_eq!(places(&queue), [Place::Next, Place::Later, Place::Later, Place::Later]);
+        acknowledge(&mut queue, 1);
+        assert_eq!(places(&queue), [Place::Before, Place::Next, Place::Later]);
+        acknowledge(&mut queue, 0);
+        assert_eq!(places(&queue), [Place::Next, Place::Later], "an older one does not move the mark back");
+    }
+
+    #[test]
+    fn sequences_are_compared_around_their_wrap() {
+        for (a, b, expected) in
+            [(0, 1, true), (1, 0, false), (3, 3, false), (i32::MAX, 0, true), (0, i32::MAX, false)]
+        {
+            assert_eq!(precedes(a, b), expected, "{a} {b}");
+        }
+    }
 }

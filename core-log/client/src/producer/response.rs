@@ -174,3 +174,54 @@ fn backoff(config: &crate::ClientConfig, failures: u32, random: u64) -> Duration
     let most = doubled.min(config.retry_backoff_max_ms);
     Duration::from_millis(most - most / 5 + random % (most * 2 / 5 + 1))
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::producer::delivery::Outcome;
+    use crate::producer::queue::Common;
+
+    /// What becomes of a batch, in one word.
+    fn verdict(code: ErrorCode, place: Place, transactional: bool) -> &'static str {
+        let partition = TopicPartition::new("t", 0);
+        let outcome = Outcome::new(partition.clone());
+        let batch = Sent::for_test(Bytes::new(), Common { outcome, created: Duration::ZERO, memory: 0 });
+        let told =
+            PartitionProduceResponse { error_code: code.code(), ..PartitionProduceResponse::default() };
+        match judge(read_partition(&partition, &told), &batch, place, transactional) {
+            Verdict::Done(_) => "done",
+            Verdict::Again(_) => "again",
+            Verdict::Renumber(_) => "renumber",
+            Verdict::Failed(_) => "failed",
+            Verdict::Fatal(_) => "fatal",
+        }
+    }
+
+    #[test]
+    fn errors_are_judged_as_kafkas_producer_does() {
+        use ErrorCode as E;
+        use Place::{Before, Later, Next, None};
+        for (code, place, transactional, expected) in [
+            (E::None, Next, false, "done"),
+            (E::DuplicateSequenceNumber, Next, false, "done"),
+            (E::NotLeaderOrFollower, Next, false, "again"),
+            (E::NotEnoughReplicasAfterAppend, None, false, "again"),
+            (E::OutOfOrderSequenceNumber, Later, false, "again"),
+            (E::OutOfOrderSequenceNumber, Later, true, "again"),
+            (E::OutOfOrderSequenceNumber, Next, false, "renumber"),
+            (E::OutOfOrderSequenceNumber, Next, true, "failed"),
+            (E::OutOfOrderSequenceNumber, Before, false, "done"),
+            (E::UnknownProducerId, Next, false, "renumber"),
+            (E::InvalidProducerEpoch, Next, false, "renumber"),
+            (E::InvalidProducerEpoch, Next, true, "failed"),
+            (E::ProducerFenced, Next, true, "fatal"),
+            (E::MessageTooLarge, Next, false, "failed"),
+            (E::TopicAuthorizationFailed, None, false, "failed"),
+            (E::ClusterAuthorizationFailed, Next, false, "fatal"),
+        ] {
+            assert_eq!(verdict(code, place, transactional), expected, "{code} {place:?} {transactional}");
+        }
+    }
+}

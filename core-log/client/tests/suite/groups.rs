@@ -53,7 +53,7 @@ pub(crate) async fn commits_are_resumed(door: &Door) {
     let admin = door.client.admin();
     let described = admin.describe_groups(&[&group]).await.unwrap().remove(0);
     assert_eq!((&*described.state, &*described.protocol), ("Stable", "range"));
-    assert_eq!(described.members[0].assignment, [partition.clone()]);
+    assert_eq!(described.members[0].assignment, std::slice::from_ref(&partition));
     assert!(admin.list_groups().await.unwrap().iter().any(|listed| listed.group_id == group));
     first.close().await.unwrap();
 
