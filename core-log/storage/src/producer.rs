@@ -138,7 +138,24 @@ pub(crate) struct ProducerStates {
     open: BTreeMap<Offset, ProducerId>,
     /// Transactions whose marker is not yet known to be below the high watermark: first offset to marker.
     undecided: BTreeMap<Offset, Offset>,
+    silences: Silences,
 }
+
+/// What each producer had written when expiry first found it silent, and when that was. No part of the state: a replica that
+/// looked at another time knows the same producers.
+#[derive(Clone, Debug, Default)]
+struct Silences(FxHashMap<i64, (LastWrite, Millis)>);
+
+/// Epoch, last offset and last timestamp.
+type LastWrite = (ProducerEpoch, Option<Offset>, Millis);
+
+impl PartialEq for Silences {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Silences {}
 
 impl ProducerStates {
     /// The offsets of the batch that `batch` repeats, if it is a duplicate.
@@ -246,12 +263,22 @@ impl ProducerStates {
         }
     }
 
-    /// Forgets producers that have not written for `expiration_ms` and have no open transaction.
+    /// Forgets producers that have not written for `expiration_ms` and have no open transaction. A batch's timestamp may be the
+    /// time of an old event, so silence counts from when it was first noticed here: else a producer of old events would be
+    /// forgotten at once, and its next retry would be appended a second time.
     pub(crate) fn expire(&mut self, now: Millis, expiration_ms: i64) {
-        let alive = |state: &ProducerState| {
-            state.open_transaction.is_some() || now.since_ms(state.last_timestamp) < expiration_ms
+        let Silences(noticed) = &mut self.silences;
+        let alive = |id: &i64, state: &mut ProducerState| {
+            let wrote = (state.epoch, state.batches.back().map(|batch| batch.last_offset), state.last_timestamp);
+            let silence = noticed.entry(*id).or_insert((wrote, now));
+            if silence.0 != wrote {
+                *silence = (wrote, now);
+            }
+            let since = silence.1.max(state.last_timestamp);
+            state.open_transaction.is_some() || now.since_ms(since) < expiration_ms
         };
-        self.producers.retain(|_, state| alive(state));
+        self.producers.retain(alive);
+        noticed.retain(|id, _| self.producers.contains_key(id));
     }
 
     /// Forgets open transactions that began below `start`, where the log begins now.
@@ -428,9 +455,16 @@ mod tests {
     fn silent_producers_expire_unless_a_transaction_is_open() {
         let mut states = ProducerStates::default();
         states.apply(&batch(0, 0, 1), Offset(0));
-        states.expire(Millis(1099), 100);
+        states.expire(Millis(5000), 100);
+        assert!(!states.is_empty(), "its events are old, but it may have written just now");
+        states.expire(Millis(5099), 100);
         assert!(!states.is_empty());
-        states.expire(Millis(1100), 100);
+        states.apply(&batch(0, 1, 1), Offset(1));
+        states.expire(Millis(5100), 100);
+        assert!(!states.is_empty(), "it wrote again");
+        states.expire(Millis(5199), 100);
+        assert!(!states.is_empty());
+        states.expire(Millis(5200), 100);
         assert!(states.is_empty());
         states.apply(&DataBatch { transactional: true, ..batch(0, 0, 1) }, Offset(1));
         states.expire(Millis(9999), 100);
