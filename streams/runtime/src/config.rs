@@ -19,7 +19,8 @@ pub enum ProcessingGuarantee {
 pub struct StreamsConfig {
     /// Name of the application: its consumer group, and the first part of the names of its topics and transactions.
     pub application_id: String,
-    /// Workers in this process; more than there are tasks stay idle.
+    /// Workers in this process; more than there are tasks stay idle. After a crash the same number resumes at once; the tasks of a
+    /// worker that does not come back move when its session ends.
     pub threads: usize,
     /// See [`ProcessingGuarantee`].
     pub processing_guarantee: ProcessingGuarantee,
@@ -87,6 +88,13 @@ impl StreamsConfig {
         if self.commit_interval_ms == 0 {
             return refuse("commit_interval_ms", "give at least 1 ms");
         }
+        let lasts = u64::try_from(self.transaction_timeout_ms).unwrap_or(0);
+        if self.processing_guarantee == ProcessingGuarantee::ExactlyOnce && self.commit_interval_ms >= lasts {
+            return refuse(
+                "commit_interval_ms",
+                "a transaction is open so long: keep it below transaction_timeout_ms",
+            );
+        }
         if self.max_uncommitted_bytes == 0 || self.max_buffered_rows == 0 || self.max_poll_records == 0 {
             return refuse(
                 "max_uncommitted_bytes, max_buffered_rows, max_poll_records",
@@ -94,5 +102,31 @@ impl StreamsConfig {
             );
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_that_cannot_work_are_refused_by_name() {
+        let base = || StreamsConfig::new("app", "state");
+        let check = |config: StreamsConfig, refused: Option<&str>| {
+            let outcome = config.check().err().map(|error| error.to_string());
+            assert_eq!(outcome.is_some(), refused.is_some(), "{outcome:?}");
+            assert!(outcome.unwrap_or_default().starts_with(refused.unwrap_or_default()));
+        };
+        let at_least_once = ProcessingGuarantee::AtLeastOnce;
+        check(base(), None);
+        check(StreamsConfig::new("an app", "state"), Some("application_id"));
+        check(StreamsConfig { threads: 0, ..base() }, Some("threads"));
+        check(StreamsConfig { commit_interval_ms: 0, ..base() }, Some("commit_interval_ms"));
+        check(StreamsConfig { commit_interval_ms: 10_000, ..base() }, Some("commit_interval_ms"));
+        check(
+            StreamsConfig { commit_interval_ms: 10_000, processing_guarantee: at_least_once, ..base() },
+            None,
+        );
+        check(StreamsConfig { max_poll_records: 0, ..base() }, Some("max_uncommitted_bytes"));
     }
 }

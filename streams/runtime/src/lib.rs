@@ -21,6 +21,8 @@
 //! - Input ends by offsets (never by idleness): a finite input ends where its writer said, a task is done when it has consumed
 //!   all its inputs to their ends; then event time ends, windows close, and the ends pass on through repartition topics as a word
 //!   in the committed offsets' metadata, so that any member of the group can read them.
+//! - A worker is a static member of its group and its producer has a lasting transactional id, both named by the state
+//!   directory: after a crash it comes back at once and ends what it left open, and a twin of it is fenced.
 //! - All stores of a process share one fjall keyspace: one for each store would let an idle one pin the journal of all.
 //!
 //! ## Deliberately absent

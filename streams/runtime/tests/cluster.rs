@@ -219,7 +219,8 @@ fn a_full_uncommitted_layer_commits_at_once() {
         let rows = builder.stream::<String, String>(&cluster.name("rows"));
         rows.group_by_key().count(store("by-key")).to_stream().to(&cluster.name("counts"));
         let config = StreamsConfig {
-            commit_interval_ms: 3_600_000,
+            commit_interval_ms: 600_000,
+            transaction_timeout_ms: 700_000,
             max_uncommitted_bytes: 1,
             ..cluster.config("full")
         };

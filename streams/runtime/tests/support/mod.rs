@@ -1,6 +1,7 @@
 //! A cluster for a test: the embedded broker, or the peer Apache Kafka where `PEER_DIR` says that there is one.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +38,8 @@ pub(crate) fn on_every_door(test: impl AsyncFn(Cluster)) {
         test(Cluster::embedded(&env).await).await;
         if std::env::var_os("PEER_DIR").is_some() {
             test(Cluster::peer(&env)).await;
+        } else {
+            let _ = writeln!(std::io::stderr(), "not run: the same on Apache Kafka (set PEER_DIR)");
         }
     });
     runtime.shutdown_background();
