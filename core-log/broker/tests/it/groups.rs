@@ -216,3 +216,25 @@ fn a_group_is_in_one_place_only_once_the_topic_is_there() {
     find(&node, "g");
     assert_eq!(commit(&node, "g", "t", 0, 7), ErrorCode::None);
 }
+
+#[test]
+fn a_member_that_falls_silent_is_taken_out() {
+    let node = Harness::with(&[("group.min.session.timeout.ms", "50")]);
+    node.create("t", 1, &[]);
+    find(&node, "g");
+    let member = new_member(&node, "g");
+    let request = JoinGroupRequest { session_timeout_ms: 50, ..join_request("g", &member) };
+    let alone = joined(&node, node.send(request));
+    assert_eq!(sync(&node, "g", &alone, &[(&member, "all")]).0, ErrorCode::None);
+    let mut state = String::new();
+    for _ in 0..RETRIES {
+        let request = DescribeGroupsRequest { groups: vec!["g".into()], ..DescribeGroupsRequest::default() };
+        state = node.call(request).groups[0].group_state.to_string();
+        if state == "Empty" {
+            break;
+        }
+        node.pause();
+    }
+    assert_eq!(state, "Empty");
+    assert_eq!(heartbeat(&node, "g", &alone), ErrorCode::UnknownMemberId);
+}

@@ -167,3 +167,26 @@ fn one_directory_has_one_broker() {
     let refused = env.0.block_on(start).err().expect("the directory is locked");
     assert!(refused.to_string().contains("another broker runs"), "{refused}");
 }
+
+#[test]
+fn old_segments_are_deleted_and_never_come_back() {
+    let mut node = Harness::with(&[("log.retention.check.interval.ms", "5")]);
+    node.create("t", 1, &[("retention.ms", "1000"), ("segment.ms", "1")]);
+    for value in ["a", "b", "c"] {
+        node.put("t", 0, &[value, value]);
+    }
+    let mut earliest = 0;
+    for _ in 0..2000 {
+        earliest = node.offset("t", 0, -2).1;
+        if earliest == 6 {
+            break;
+        }
+        node.pause();
+    }
+    assert_eq!(earliest, 6, "every segment is older than its retention");
+    let gone = node.fetch("t", 0, 0);
+    assert_eq!(ErrorCode::from_code(gone.error_code), ErrorCode::OffsetOutOfRange);
+    node.crash();
+    assert_eq!(node.offset("t", 0, -1), (ErrorCode::None, 6));
+    assert_eq!(node.put("t", 0, &["d"]), 6);
+}

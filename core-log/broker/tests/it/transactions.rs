@@ -35,10 +35,14 @@ fn find(node: &Harness, key: &str, key_type: i8) {
 
 impl Producer {
     fn begin(node: &Harness, transactional_id: &'static str) -> Self {
+        Self::with_timeout(node, transactional_id, 60_000)
+    }
+
+    fn with_timeout(node: &Harness, transactional_id: &'static str, transaction_timeout_ms: i32) -> Self {
         find(node, transactional_id, 1);
         let request = InitProducerIdRequest {
             transactional_id: Some(transactional_id.into()),
-            transaction_timeout_ms: 60_000,
+            transaction_timeout_ms,
             producer_id: -1,
             producer_epoch: -1,
             ..InitProducerIdRequest::default()
@@ -280,4 +284,18 @@ fn offsets_of_a_transaction_count_once_it_is_committed() {
         }
         assert_eq!(found, Ok(expected));
     }
+}
+
+#[test]
+fn a_transaction_that_takes_too_long_is_aborted_and_its_producer_fenced() {
+    let node = Harness::start();
+    node.create("t", 1, &[]);
+    let mut producer = Producer::with_timeout(&node, "tx", 50);
+    assert_eq!(producer.add(&node, "t"), ErrorCode::None);
+    assert_eq!(producer.send(&node, "t", &["void"]), ErrorCode::None);
+    node.put("t", 0, &["plain"]);
+    stable(&node, "t", 3);
+    assert_eq!(read_committed(&node, "t").0, ["plain"]);
+    assert_eq!(producer.send(&node, "t", &["late"]), ErrorCode::InvalidProducerEpoch);
+    assert_eq!(producer.end(&node, true), ErrorCode::ProducerFenced);
 }
