@@ -189,6 +189,40 @@ fn crashes_lose_nothing_and_repeat_nothing() {
 }
 
 #[test]
+fn tasks_move_between_processes_under_load() {
+    on_every_door(async |cluster| {
+        cluster.create(&[("rows", 4), ("copy", 1), ("closed", 1), ("late", 1)]).await;
+        let all = rows(0, 4_000);
+        cluster.write("rows", all[..2_000].iter().cloned()).await;
+        let base =
+            StreamsConfig { commit_interval_ms: 20, max_poll_records: 50, ..cluster.config("handover") };
+        let in_dir = |name: &str| StreamsConfig { state_dir: cluster.dir.path().join(name), ..base.clone() };
+        let first = cluster.app(copy_and_windows(&cluster), in_dir("first"));
+        let control = first.control();
+        let others = async {
+            while cluster.read("copy").await.len() < 300 {}
+            cluster.write("rows", all[2_000..].iter().cloned()).await;
+            let goodbye = async {
+                while cluster.read("copy").await.len() < 3_000 {}
+                control.stop();
+            };
+            let second = run_to_end(&cluster, copy_and_windows(&cluster), in_dir("second"), &["rows"]);
+            futures::join!(second, goodbye).0
+        };
+        let (first, _) = futures::join!(first.run(), others);
+        assert!(!first.unwrap().drained);
+        let mut copied: Vec<_> =
+            cluster.read("copy").await.iter().map(|row| text(row.key.as_ref())).collect();
+        copied.sort();
+        assert_eq!(copied, all.iter().map(|(key, ..)| key.clone()).collect::<Vec<_>>());
+        let closed = windows(&cluster.read("closed").await);
+        assert!(closed.values().all(|counts| counts.len() == 1), "each window is emitted once: {closed:?}");
+        let late = cluster.read("late").await.len() as u64;
+        assert_eq!(closed.values().flatten().sum::<u64>() + late, all.len() as u64);
+    });
+}
+
+#[test]
 fn a_lost_state_directory_is_restored_from_the_changelog() {
     on_every_door(async |cluster| {
         cluster.create(&[("rows", 1), ("copy", 1), ("closed", 1), ("late", 1)]).await;
