@@ -55,8 +55,8 @@ fn main() -> ExitCode {
 fn log_to_stderr(verbose: u8) {
     let level = match verbose {
         0 => "error",
-        1 => "info",
-        _ => "debug",
+        1 => "warn,millstream=info",
+        _ => "warn,millstream=debug",
     };
     let filter = EnvFilter::try_from_env("MILLSTREAM_LOG").unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();

@@ -11,9 +11,20 @@ pub(crate) fn error(error: &anyhow::Error) {
     let text = match error.downcast_ref::<Diagnostics>() {
         Some(diagnostics) if terminal => drawn(diagnostics),
         Some(diagnostics) => diagnostics.to_string(),
-        None => format!("error: {error:#}"),
+        None => format!("error: {}", chain(error)),
     };
     let _ = writeln!(std::io::stderr().lock(), "{text}"); // there is no other place to say it
+}
+
+/// The error and its causes, each said once: some errors tell their cause themselves.
+fn chain(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = if text.is_empty() { cause } else { format!("{text}: {cause}") };
+        }
+    }
+    text
 }
 
 fn drawn(diagnostics: &Diagnostics) -> String {
@@ -58,5 +69,16 @@ impl miette::Diagnostic for Placed<'_> {
 
     fn source_code(&self) -> Option<&dyn miette::SourceCode> {
         self.all.source_code()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let error = anyhow::anyhow!("disk full").context("writing a: disk full").context("sink 'files'");
+        assert_eq!(chain(&error), "sink 'files': writing a: disk full");
     }
 }

@@ -40,6 +40,9 @@ pub(crate) async fn execute(args: Args, env: Env) -> Result<ExitCode> {
         }
     }
     let _ = std::fs::remove_dir(&data); // something of another's is in it: that stays
-    screen::line(format_args!("{}: removed; what sinks wrote stays where it is", data.display()));
+    screen::line(format_args!(
+        "{}: removed; what sinks wrote stays, and is in the way of the next run until it is moved",
+        data.display()
+    ));
     Ok(ExitCode::SUCCESS)
 }
