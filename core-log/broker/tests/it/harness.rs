@@ -19,7 +19,7 @@ use millstream_protocol::messages::{
 };
 use millstream_protocol::{CallError, Ctx, Endpoint, ErrorCode, Receipt, Service};
 use millstream_record::{BatchBuilder, BatchOptions, Batches, Millis, ProducerEpoch, ProducerId};
-use millstream_storage::RealDisk;
+use millstream_storage::{FaultyDisk, RealDisk};
 use tempfile::TempDir;
 
 /// Longest wait for anything: a bound for a broken broker, never a pace.
@@ -31,6 +31,8 @@ pub(crate) struct Harness {
     runtime: tokio::runtime::Runtime,
     dir: TempDir,
     properties: Static,
+    /// The real disk, with faults where a test asks for them.
+    pub(crate) disk: FaultyDisk,
 }
 
 impl Harness {
@@ -47,7 +49,14 @@ impl Harness {
         let all = defaults.iter().chain(properties);
         let properties: Static = all.map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let (runtime, env) = HostRuntime::start("broker-test", 2).unwrap();
-        let mut harness = Self { broker: None, env, runtime, dir: TempDir::new().unwrap(), properties };
+        let mut harness = Self {
+            broker: None,
+            env,
+            runtime,
+            dir: TempDir::new().unwrap(),
+            properties,
+            disk: FaultyDisk::new(Arc::new(RealDisk)),
+        };
         harness.open();
         harness
     }
@@ -55,7 +64,8 @@ impl Harness {
     fn open(&mut self) {
         let listener = ListenerEndpoint { name: "test".into(), endpoint: Endpoint::new("localhost", 9092) };
         let config = BrokerConfig::from_properties(self.properties.clone(), vec![listener]);
-        let start = Broker::start(self.env.clone(), Arc::new(RealDisk), self.dir.path().to_owned(), config);
+        let start =
+            Broker::start(self.env.clone(), Arc::new(self.disk.clone()), self.dir.path().to_owned(), config);
         self.broker = Some(self.runtime.block_on(start).unwrap());
     }
 

@@ -5,8 +5,11 @@ use millstream_protocol::ErrorCode;
 use millstream_protocol::messages::offset_for_leader_epoch::{
     OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
-use millstream_protocol::messages::{FetchRequest, OffsetForLeaderEpochRequest, ProduceRequest};
+use millstream_protocol::messages::{
+    ElectLeadersRequest, FetchRequest, OffsetForLeaderEpochRequest, ProduceRequest,
+};
 use millstream_record::{BatchOptions, Compression};
+use millstream_storage::disk::{Fault, Op};
 
 use crate::harness::{Harness, batch, batch_of, fetch_request, idempotent, produce_request, values_of};
 
@@ -248,4 +251,28 @@ fn log_append_time_is_stamped_and_told() {
     assert!(answer.log_append_time_ms > 1_700_000_000_000);
     assert_eq!(node.values("t", 0, 0), ["a"]);
     assert_eq!(node.offset("t", 0, answer.log_append_time_ms), (ErrorCode::None, 0));
+}
+
+#[test]
+fn a_failed_fsync_acknowledges_nothing_and_is_not_tried_again() {
+    let mut node = Harness::start();
+    node.create("t", 1, &[]);
+    assert_eq!(node.put("t", 0, &["kept"]), 0);
+    node.disk.arm(Op::Sync, ".log", 0, Fault::Error);
+    let code = |node: &Harness| ErrorCode::from_code(node.produce("t", 0, batch(&["lost"])).error_code);
+    assert_eq!(code(&node), ErrorCode::KafkaStorageError);
+    assert_eq!(node.disk.pending(), 0, "the fault has hit, so the disk is well again");
+    assert_eq!(code(&node), ErrorCode::KafkaStorageError, "the directory is offline all the same");
+    let read = ErrorCode::from_code(node.fetch("t", 0, 0).error_code);
+    assert_eq!(read, ErrorCode::KafkaStorageError);
+    node.crash();
+    assert_eq!(node.values("t", 0, 0)[0], "kept");
+    assert_eq!(code(&node), ErrorCode::None);
+}
+
+#[test]
+fn what_is_not_served_is_refused_by_name() {
+    let node = Harness::start();
+    let refused = node.wait::<ElectLeadersRequest>(node.send(ElectLeadersRequest::default())).unwrap_err();
+    assert!(refused.to_string().contains("ElectLeaders"), "{refused}");
 }
