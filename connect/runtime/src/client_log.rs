@@ -8,13 +8,15 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use millstream_client::{
-    Client, ClientError, Consumer, ConsumerConfig, IsolationLevel, NewTopic, OffsetAndMetadata, OffsetReset,
-    OffsetSpec, Producer, ProducerConfig, ProducerRecord, partition_for_key,
+    Client, ClientError, Consumer, ConsumerConfig, ConsumerRecord, IsolationLevel, NewTopic,
+    OffsetAndMetadata, OffsetReset, OffsetSpec, Producer, ProducerConfig, ProducerRecord, partition_for_key,
 };
 use millstream_env::Env;
 use millstream_record::{Header, Offset, TopicPartition};
 
-use crate::log::{Fetched, Log, LogReader, LogWriter, NewRecord, Placement, TopicFacts, TopicSpec};
+use crate::log::{
+    Fetched, KeyFilter, Log, LogReader, LogWriter, NewRecord, Placement, TopicFacts, TopicSpec,
+};
 use crate::{Result, RuntimeError};
 
 /// Records that one poll of a sink returns: enough for columns to pay.
@@ -23,9 +25,13 @@ const POLL_RECORDS: usize = 8192;
 const PARTITION_FETCH_BYTES: i32 = 4 << 20;
 /// Bytes of a producer's batch.
 const BATCH_BYTES: usize = 512 << 10;
-/// Longest wait for a table to be read. An open transaction of somebody else holds readers of committed records back until it
-/// times out (60 s by default), so it is longer than that.
+/// Longest wait for a table to be read. An open transaction of somebody else may hold readers of committed records back until it
+/// times out, so it is longer than that.
 const TABLE_TIMEOUT: Duration = Duration::from_secs(90);
+/// Longest wait of one poll while a table is read.
+const SCAN_POLL: Duration = Duration::from_millis(500);
+/// When the cluster aborts the transaction of a worker that has died. Ours last about half a second.
+const TRANSACTION_TIMEOUT_MS: i32 = 15_000;
 
 /// [`Log`] over a [`Client`].
 #[derive(Clone)]
@@ -59,20 +65,16 @@ impl ClientLog {
         Ok((0..partitions).map(|partition| TopicPartition::new(Arc::clone(&topic), partition)).collect())
     }
 
-    /// Offsets of partitions, open transactions included: whoever reads committed records up to there has waited for those to be decided.
+    /// Offsets of partitions, before or behind transactions that are open.
     async fn offsets(
         &self,
         partitions: &[TopicPartition],
         at: OffsetSpec,
+        isolation: IsolationLevel,
     ) -> Result<BTreeMap<TopicPartition, Offset>> {
         let failed = error("asking for offsets".to_owned());
         let wanted = partitions.iter().map(|partition| (partition.clone(), at)).collect();
-        let found = self
-            .client
-            .admin()
-            .list_offsets(&wanted, IsolationLevel::ReadUncommitted)
-            .await
-            .map_err(&failed)?;
+        let found = self.client.admin().list_offsets(&wanted, isolation).await.map_err(&failed)?;
         let offset = |(partition, found): (TopicPartition, Result<Option<_>, ClientError>)| {
             let found: Option<millstream_client::OffsetAndTimestamp> = found.map_err(&failed)?;
             Ok((partition, found.map_or(Offset(0), |found| found.offset)))
@@ -80,11 +82,16 @@ impl ClientLog {
         found.into_iter().map(offset).collect()
     }
 
-    fn consumer(&self, group: Option<String>, partitions: &[TopicPartition]) -> Result<Consumer> {
+    fn consumer(
+        &self,
+        group: Option<String>,
+        partitions: &[TopicPartition],
+        isolation: IsolationLevel,
+    ) -> Result<Consumer> {
         let config = ConsumerConfig {
             group_id: group.map(Into::into),
             auto_offset_reset: OffsetReset::Earliest,
-            isolation_level: IsolationLevel::ReadCommitted,
+            isolation_level: isolation,
             max_poll_records: POLL_RECORDS,
             max_partition_fetch_bytes: PARTITION_FETCH_BYTES,
             ..ConsumerConfig::default()
@@ -95,20 +102,54 @@ impl ClientLog {
         Ok(consumer)
     }
 
-    async fn read_table(&self, topic: &str) -> Result<BTreeMap<Bytes, Bytes>> {
-        let mut table = BTreeMap::new();
+    /// The last value of each key. Open transactions are waited for only where they hold keys that matter to the caller: those of a
+    /// process that died elsewhere stay open until they time out.
+    async fn read_table(&self, topic: &str, matters: KeyFilter) -> Result<BTreeMap<Bytes, Bytes>> {
         let partitions = self.partitions(topic).await?;
-        let mut left = self.offsets(&partitions, OffsetSpec::Latest).await?;
-        left.retain(|_, end| end.0 > 0);
-        if left.is_empty() {
-            return Ok(table);
+        let starts = self.offsets(&partitions, OffsetSpec::Earliest, IsolationLevel::ReadUncommitted).await?;
+        let ends = self.offsets(&partitions, OffsetSpec::Latest, IsolationLevel::ReadUncommitted).await?;
+        let mut stable = self.offsets(&partitions, OffsetSpec::Latest, IsolationLevel::ReadCommitted).await?;
+        let mut undecided = Vec::new();
+        self.scan(topic, IsolationLevel::ReadUncommitted, &stable, &ends, |partition, record| {
+            if record.key.as_ref().is_some_and(|key| matters(key)) {
+                undecided.push(partition.clone());
+            }
+        })
+        .await?;
+        for partition in undecided {
+            if let Some(end) = ends.get(&partition) {
+                stable.insert(partition, *end);
+            }
         }
-        let partitions: Vec<_> = left.keys().cloned().collect();
-        let starts = self.offsets(&partitions, OffsetSpec::Earliest).await?;
-        left.retain(|partition, end| starts.get(partition).is_none_or(|start| start < end));
-        let mut consumer = self.consumer(None, &left.keys().cloned().collect::<Vec<_>>())?;
+        let mut table = BTreeMap::new();
+        self.scan(topic, IsolationLevel::ReadCommitted, &starts, &stable, |_, record| {
+            let key = record.key.unwrap_or_default();
+            match record.value {
+                Some(value) => table.insert(key, value),
+                None => table.remove(&key),
+            };
+        })
+        .await?;
+        Ok(table)
+    }
+
+    /// Visits the records of each partition in its range.
+    async fn scan(
+        &self,
+        topic: &str,
+        isolation: IsolationLevel,
+        from: &BTreeMap<TopicPartition, Offset>,
+        to: &BTreeMap<TopicPartition, Offset>,
+        mut visit: impl FnMut(&TopicPartition, ConsumerRecord),
+    ) -> Result<()> {
+        let mut left = to.clone();
+        left.retain(|partition, end| from.get(partition).is_some_and(|start| start < end));
+        if left.is_empty() {
+            return Ok(());
+        }
         let failed = error(format!("reading topic {topic}"));
-        for (partition, start) in starts.iter().filter(|(partition, _)| left.contains_key(partition)) {
+        let mut consumer = self.consumer(None, &left.keys().cloned().collect::<Vec<_>>(), isolation)?;
+        for (partition, start) in from.iter().filter(|(partition, _)| left.contains_key(partition)) {
             consumer.seek(partition, *start).map_err(&failed)?;
         }
         let deadline = self.env.elapsed() + TABLE_TIMEOUT;
@@ -117,20 +158,20 @@ impl ClientLog {
                 let reason = "its end was not reached in time; a transaction may be open on it";
                 return Err(RuntimeError::log(format!("reading topic {topic}"), reason, true));
             }
-            for fetched in consumer.poll(Duration::from_millis(500)).await.map_err(&failed)? {
-                for record in fetched.records {
-                    let key = record.key.unwrap_or_default();
-                    match record.value {
-                        Some(value) => table.insert(key, value),
-                        None => table.remove(&key),
-                    };
+            for fetched in consumer.poll(SCAN_POLL).await.map_err(&failed)? {
+                let partition = &fetched.topic_partition;
+                let end = left.get(partition).copied().unwrap_or(Offset(0));
+                fetched
+                    .records
+                    .into_iter()
+                    .filter(|record| record.offset < end)
+                    .for_each(|record| visit(partition, record));
+                if fetched.next_offset >= end {
+                    left.remove(partition);
                 }
-                left.retain(|partition, end| {
-                    *partition != fetched.topic_partition || fetched.next_offset < *end
-                });
             }
         }
-        Ok(table)
+        Ok(())
     }
 }
 
@@ -156,13 +197,14 @@ impl Log for ClientLog {
     fn ends(&self, topic: String) -> BoxFuture<'_, Result<BTreeMap<TopicPartition, Offset>>> {
         async move {
             let partitions = self.partitions(&topic).await?;
-            self.offsets(&partitions, OffsetSpec::Latest).await
+            // Behind what is open: whoever reads committed records up to there has waited for it to be decided.
+            self.offsets(&partitions, OffsetSpec::Latest, IsolationLevel::ReadUncommitted).await
         }
         .boxed()
     }
 
-    fn table(&self, topic: String) -> BoxFuture<'_, Result<BTreeMap<Bytes, Bytes>>> {
-        async move { self.read_table(&topic).await }.boxed()
+    fn table(&self, topic: String, matters: KeyFilter) -> BoxFuture<'_, Result<BTreeMap<Bytes, Bytes>>> {
+        async move { self.read_table(&topic, matters).await }.boxed()
     }
 
     fn writer(&self, transactional_id: String) -> BoxFuture<'_, Result<Box<dyn LogWriter>>> {
@@ -170,6 +212,7 @@ impl Log for ClientLog {
             let failed = error(format!("opening the transactional producer {transactional_id}"));
             let config = ProducerConfig {
                 batch_size: BATCH_BYTES,
+                transaction_timeout_ms: TRANSACTION_TIMEOUT_MS,
                 ..ProducerConfig::transactional(transactional_id.clone())
             };
             let producer = self.client.producer(config).map_err(&failed)?;
@@ -195,7 +238,7 @@ impl Log for ClientLog {
                 }
                 partitions.extend(found);
             }
-            let consumer = self.consumer(Some(group.clone()), &partitions)?;
+            let consumer = self.consumer(Some(group.clone()), &partitions, IsolationLevel::ReadCommitted)?;
             let reader =
                 ClientReader { log: self.clone(), consumer, group, partitions, positions: BTreeMap::new() };
             Ok(Box::new(reader) as Box<dyn LogReader>)
@@ -305,7 +348,8 @@ impl LogReader for ClientReader {
         async move {
             let unknown: Vec<_> =
                 from.iter().filter(|(_, at)| at.is_none()).map(|(at, _)| at.clone()).collect();
-            let starts = self.log.offsets(&unknown, OffsetSpec::Earliest).await?;
+            let starts =
+                self.log.offsets(&unknown, OffsetSpec::Earliest, IsolationLevel::ReadUncommitted).await?;
             for (partition, offset) in from {
                 let offset = offset.or_else(|| starts.get(&partition).copied()).unwrap_or(Offset(0));
                 self.consumer.seek(&partition, offset).map_err(error(format!("seeking in {partition}")))?;

@@ -98,7 +98,11 @@ impl Daemon {
             let spec = source.spec(&known, &context).await?;
             crate::source::ensure_topics(&*worker.log, &spec).await?;
             let (send, ends) = ends_channel();
-            written.extend(spec.tables.iter().map(|to| (to.clone(), ends.clone())));
+            let dead_letters = match &spec.on_error {
+                OnError::DeadLetters(topic) => Some(dead_letter_table(topic)),
+                _ => None,
+            };
+            written.extend(spec.tables.iter().cloned().chain(dead_letters).map(|to| (to, ends.clone())));
             running.push(Box::pin(run_source(
                 spec,
                 worker.clone(),
@@ -255,6 +259,16 @@ impl Sink {
             retry: RetryPolicy::default(),
             commit_interval,
         }
+    }
+}
+
+/// The topic of dead letters as a table of its own.
+fn dead_letter_table(topic: &str) -> TableTopic {
+    TableTopic {
+        table: TableSchema::append_only(topic, crate::bad_record_schema()),
+        topic: topic.to_owned(),
+        partitions: Some(1),
+        converter: "json".to_owned(),
     }
 }
 

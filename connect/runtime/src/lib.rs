@@ -39,7 +39,7 @@ pub use daemon::{Daemon, Lookup};
 pub use dead_letters::{bad_record_columns, bad_record_schema};
 pub use error::{Result, RuntimeError};
 pub use host::{Stop, Stopper, stop_signal};
-pub use log::{Fetched, Log, LogReader, LogWriter, NewRecord, Placement, TopicFacts, TopicSpec};
+pub use log::{Fetched, KeyFilter, Log, LogReader, LogWriter, NewRecord, Placement, TopicFacts, TopicSpec};
 pub use offsets::OFFSETS_TOPIC;
 pub use schemas::{SCHEMAS_TOPIC, known_schemas};
 pub use sink::run_sink;

@@ -9,6 +9,9 @@ use millstream_record::{Millis, Offset, TopicId, TopicPartition};
 
 use crate::Result;
 
+/// Picks keys.
+pub type KeyFilter = Box<dyn Fn(&[u8]) -> bool + Send + Sync>;
+
 /// A log, as a worker sees it.
 pub trait Log: Send + Sync + 'static {
     /// Creates the topic if there is none of that name, and says what it is. An existing one is left as it is.
@@ -20,8 +23,9 @@ pub trait Log: Send + Sync + 'static {
     /// The offset behind the last committed record of each partition of a topic.
     fn ends(&self, topic: String) -> BoxFuture<'_, Result<BTreeMap<TopicPartition, Offset>>>;
 
-    /// The last committed value of each key of a topic; keys whose last value is null are left out. A topic that does not exist has none.
-    fn table(&self, topic: String) -> BoxFuture<'_, Result<BTreeMap<Bytes, Bytes>>>;
+    /// The last committed value of each key of a topic; keys whose last value is null are left out. A topic that does not exist has
+    /// none. Where an open transaction holds a key that `matters`, its outcome is waited for; others are not.
+    fn table(&self, topic: String, matters: KeyFilter) -> BoxFuture<'_, Result<BTreeMap<Bytes, Bytes>>>;
 
     /// A transactional writer. Any earlier one under this id is fenced, and what it left open is aborted.
     fn writer(&self, transactional_id: String) -> BoxFuture<'_, Result<Box<dyn LogWriter>>>;

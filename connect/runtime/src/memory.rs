@@ -11,7 +11,9 @@ use millstream_record::{Offset, TopicId, TopicPartition};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::log::{Fetched, Log, LogReader, LogWriter, NewRecord, Placement, TopicFacts, TopicSpec};
+use crate::log::{
+    Fetched, KeyFilter, Log, LogReader, LogWriter, NewRecord, Placement, TopicFacts, TopicSpec,
+};
 use crate::{Result, RuntimeError};
 
 /// Records in one answer of a reader.
@@ -144,7 +146,7 @@ impl Log for MemoryLog {
         async move { ends }.boxed()
     }
 
-    fn table(&self, topic: String) -> BoxFuture<'_, Result<BTreeMap<Bytes, Bytes>>> {
+    fn table(&self, topic: String, _matters: KeyFilter) -> BoxFuture<'_, Result<BTreeMap<Bytes, Bytes>>> {
         let table = self.step("reading a table", |state| {
             let mut table = BTreeMap::new();
             let partitions = state.topics.get(&topic).map(|topic| &topic.partitions[..]).unwrap_or_default();

@@ -23,22 +23,29 @@ pub(crate) fn topic_spec() -> TopicSpec {
 /// The stored positions of a source.
 pub(crate) async fn load(log: &dyn Log, namespace: &str, source: &str) -> Result<Positions> {
     let mut positions = Positions::new();
-    for (key, value) in log.table(OFFSETS_TOPIC.into()).await? {
-        let Ok(Value::Array(key)) = serde_json::from_slice(&key) else { continue };
-        if let [Value::String(space), Value::String(name), Value::String(partition)] = &key[..]
-            && (space == namespace && name == source)
-        {
-            let value = serde_json::from_slice(&value).map_err(|error| {
-                RuntimeError::log(
-                    format!("reading {OFFSETS_TOPIC}"),
-                    format!("position of {source}: {error}"),
-                    false,
-                )
-            })?;
-            positions.insert(partition.clone(), value);
-        }
+    let own = [namespace.to_owned(), source.to_owned()];
+    let is_own = move |key: &[u8]| partition_of(key, &own).is_some();
+    let own = [namespace.to_owned(), source.to_owned()];
+    for (key, value) in log.table(OFFSETS_TOPIC.into(), Box::new(is_own)).await? {
+        let Some(partition) = partition_of(&key, &own) else { continue };
+        let value = serde_json::from_slice(&value).map_err(|error| {
+            RuntimeError::log(
+                format!("reading {OFFSETS_TOPIC}"),
+                format!("position of {source}: {error}"),
+                false,
+            )
+        })?;
+        positions.insert(partition, value);
     }
     Ok(positions)
+}
+
+/// The source partition that a key is of, if it is one of the source `own` (its namespace and name).
+fn partition_of(key: &[u8], own: &[String; 2]) -> Option<String> {
+    match serde_json::from_slice::<Vec<String>>(key).ok()?.as_slice() {
+        [space, name, partition] if [space, name] == [&own[0], &own[1]] => Some(partition.clone()),
+        _ => None,
+    }
 }
 
 /// The records that store `positions`; a null removes one.

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use millstream_connect_api::TableSchema;
 
-use crate::log::{Log, NewRecord, Placement, TopicSpec};
+use crate::log::{KeyFilter, Log, NewRecord, Placement, TopicSpec};
 use crate::{Result, RuntimeError, TableTopic};
 
 /// The topic.
@@ -19,7 +19,12 @@ pub(crate) fn topic_spec() -> TopicSpec {
 /// # Errors
 /// When the log cannot be read, or holds a schema that this version does not know.
 pub async fn known_schemas(log: &dyn Log) -> Result<Vec<(String, TableSchema)>> {
-    let stored = log.table(SCHEMAS_TOPIC.into()).await?;
+    // What an earlier process left open is decided when its source starts, and is looked at again then.
+    read(log, Box::new(|_| false)).await
+}
+
+async fn read(log: &dyn Log, matters: KeyFilter) -> Result<Vec<(String, TableSchema)>> {
+    let stored = log.table(SCHEMAS_TOPIC.into(), matters).await?;
     let read = |(key, value): (Bytes, Bytes)| {
         let topic = String::from_utf8_lossy(&key).into_owned();
         let failed = |reason: String| {
@@ -41,7 +46,8 @@ pub async fn known_schemas(log: &dyn Log) -> Result<Vec<(String, TableSchema)>> 
 /// # Errors
 /// When a topic holds rows of another schema.
 pub(crate) async fn reconcile(log: &dyn Log, tables: &[TableTopic]) -> Result<Vec<NewRecord>> {
-    let known = known_schemas(log).await?;
+    let topics: Vec<_> = tables.iter().map(|to| to.topic.clone()).collect();
+    let known = read(log, Box::new(move |key| topics.iter().any(|topic| topic.as_bytes() == key))).await?;
     let mut records = Vec::new();
     for TableTopic { table, topic, .. } in tables {
         match known.iter().find(|(name, _)| name == topic) {

@@ -14,9 +14,7 @@ use millstream_record::{Offset, TopicPartition};
 use crate::backoff::{After, Backoff};
 use crate::host::task_context;
 use crate::log::{Fetched, LogReader, LogWriter, TopicSpec};
-use crate::{
-    Ends, OnError, Outcome, Result, RuntimeError, SinkSpec, Status, Stop, WorkerEnv, dead_letters, rows,
-};
+use crate::{OnError, Outcome, Result, RuntimeError, SinkSpec, Status, Stop, WorkerEnv, dead_letters, rows};
 
 /// Longest wait for records in one poll; bounds how late the end of the input is noticed.
 const POLL_WAIT: Duration = Duration::from_millis(200);
@@ -140,7 +138,9 @@ impl Attempt<'_> {
         let Some(ends) = &self.spec.ends else { return false };
         let ends = ends.borrow();
         let Some(ends) = ends.as_ref() else { return false };
-        reached(ends, positions)
+        // Ends of topics that this sink does not read are somebody else's to reach.
+        let own = ends.iter().filter(|(at, _)| self.spec.topics.iter().any(|topic| **topic == *at.topic));
+        reached(own, positions)
     }
 
     async fn put(&self, hands: &mut Hands, fetched: Fetched) -> Result<()> {
@@ -219,8 +219,11 @@ impl Attempt<'_> {
 }
 
 /// Whether every partition has been read up to its end.
-fn reached(ends: &Ends, positions: &BTreeMap<TopicPartition, Offset>) -> bool {
-    ends.iter().all(|(partition, end)| positions.get(partition).is_some_and(|at| at >= end))
+fn reached<'a>(
+    mut ends: impl Iterator<Item = (&'a TopicPartition, &'a Offset)>,
+    positions: &BTreeMap<TopicPartition, Offset>,
+) -> bool {
+    ends.all(|(partition, end)| positions.get(partition).is_some_and(|at| at >= end))
 }
 
 /// The dead letter of a row that the sink refuses: the row as JSON.

@@ -244,6 +244,9 @@ impl Attempt<'_> {
         for to in &self.spec.tables {
             ends.extend(self.worker.log.ends(to.topic.clone()).await?);
         }
+        if let OnError::DeadLetters(topic) = &self.spec.on_error {
+            ends.extend(self.worker.log.ends(topic.clone()).await?);
+        }
         writer.append(vec![offsets::ends_record(&self.worker.namespace, &self.spec.name, &ends)]).await?;
         writer.commit().await?;
         Ok(ends)

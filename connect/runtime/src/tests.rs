@@ -262,7 +262,9 @@ fn a_drained_source_leaves_rows_dead_letters_positions_and_ends() {
     let (outcome, ends) = world.run_source(world.source(100, true), &status);
     assert_eq!(outcome.unwrap(), Outcome::Drained);
     assert_eq!((world.numbers("t"), world.numbers("bad")), (good(100), bad(100)));
-    assert_eq!(ends, Some([(TopicPartition::new("t", 0), Offset(91))].into())); // 90 rows and a marker
+    // 90 rows, 10 dead letters, a marker each.
+    let at = |topic: &str, end| (TopicPartition::new(topic, 0), Offset(end));
+    assert_eq!(ends, Some([at("t", 91), at("bad", 11)].into()));
     assert_eq!(world.told.lock().last(), Some(&100));
     assert_eq!((status.counts().rows, status.counts().bad), (90, 10));
     let letter: serde_json::Value =

@@ -194,7 +194,7 @@ fn a_row_that_postgres_refuses_is_named() {
     );
     assert!(refused[1].1.contains("value too long for type character varying(3)"), "{refused:?}");
     assert_eq!(postgres.query("SELECT count(*) FROM strict"), ["48"]);
-    let upsert =
+    let mut upsert =
         World::new(&postgres, "table = 'n'\nmode = 'upsert'\nkey = 'name'", &batch(0, &[], false).rows);
     upsert.input.name = "test.upsert".into();
     let (mut task, _) = upsert.start().unwrap();

@@ -1,0 +1,142 @@
+//! File to log to file, through the real worker on an embedded broker: exact, also when killed at random moments.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use millstream_client::{Client, ClientConfig};
+use millstream_connect_api::Registry;
+use millstream_connect_runtime::{ClientLog, Daemon, RuntimeError, WorkerEnv, stop_signal};
+use millstream_connector_file::{FileSink, FileSource};
+use millstream_env::{Env, HostRuntime};
+use millstream_node::{Embedded, EmbeddedConfig, embedded};
+
+const DAEMON: &str = "
+[worker]
+name = 'files'
+commit_interval = '20ms'
+
+[source.people]
+type = 'file'
+include = 'in/*.csv'
+format = 'csv'
+read = 'once'
+batch_bytes = '4KiB'
+max_line = '1KiB'
+columns = { id = 'int64', name = 'string' }
+on_error = 'dlq:bad'
+
+[sink.out]
+type = 'file'
+topic = 'people'
+path = 'out/{seq}.ndjson'
+roll = { size = '20KiB' }
+
+[sink.bad]
+type = 'file'
+topic = 'bad'
+path = 'bad/{seq}.ndjson'
+";
+
+const ROWS: usize = 5000;
+
+fn write_input(folder: &Path) {
+    let mut text = String::from("id,name\n");
+    for id in 0..ROWS {
+        let id_text = if id % 1000 == 999 { "oops".to_owned() } else { id.to_string() };
+        text.push_str(&format!("{id_text},name {id}\n"));
+    }
+    fs::create_dir_all(folder.join("in")).unwrap();
+    fs::write(folder.join("in/people.csv"), text).unwrap();
+}
+
+async fn start(folder: &Path) -> Embedded {
+    embedded(EmbeddedConfig::new(folder.join("log"))).await.unwrap()
+}
+
+async fn run(folder: &Path, env: &Env, node: &Embedded, text: &str) -> Result<Vec<u64>, RuntimeError> {
+    let registry = Registry::new().with_source(FileSource).with_sink(FileSink);
+    let daemon = Daemon::parse(&folder.join("daemon.toml"), text, &registry, &|_| Ok(None))?;
+    let client = Client::new(env.clone(), node.dial(), ClientConfig::new(node.bootstrap()));
+    let log = Arc::new(ClientLog::new(client, env.clone()));
+    let worker = WorkerEnv { env: env.clone(), log, namespace: daemon.name().to_owned() };
+    let (_stopper, stop) = stop_signal();
+    daemon.run(worker, stop).await?;
+    Ok(daemon.statuses().iter().map(|(_, status)| status.counts().rows).collect())
+}
+
+/// All lines of the files in a folder, in the order of their names; only final names may be there.
+fn lines(folder: &Path) -> Vec<String> {
+    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.retain(|file| !file.file_name().unwrap().to_str().unwrap().starts_with('.'));
+    files.sort();
+    files
+        .iter()
+        .flat_map(|file| fs::read_to_string(file).unwrap().lines().map(str::to_owned).collect::<Vec<_>>())
+        .collect()
+}
+
+fn check_output(folder: &Path) {
+    let expected: Vec<_> = (0..ROWS)
+        .filter(|id| id % 1000 != 999)
+        .map(|id| format!("{{\"id\":{id},\"name\":\"name {id}\"}}"))
+        .collect();
+    assert!(lines(&folder.join("out")) == expected, "the rows are not exactly those of the file");
+    let bad = lines(&folder.join("bad"));
+    assert_eq!(bad.len(), 5, "{bad:?}");
+    assert!(
+        bad[0].contains("\"line\":1001")
+            && bad[0].contains("'oops' is not a int64")
+            && bad[0].contains("people.csv"),
+        "{}",
+        bad[0]
+    );
+}
+
+#[test]
+fn a_daemon_brings_a_file_through_the_log_and_finds_nothing_new_the_second_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let (runtime, env) = HostRuntime::start("file-worker", 2).unwrap();
+    write_input(folder.path());
+    runtime.block_on(async {
+        let node = start(folder.path()).await;
+        let bounded = env.timeout(Duration::from_secs(60), run(folder.path(), &env, &node, DAEMON)).await;
+        assert_eq!(bounded.expect("it ends").unwrap(), [4995, 4995, 5]);
+        check_output(folder.path());
+        let before = fs::read_dir(folder.path().join("out")).unwrap().count();
+        let again = env.timeout(Duration::from_secs(60), run(folder.path(), &env, &node, DAEMON)).await;
+        assert_eq!(again.expect("it ends").unwrap(), [0, 0, 0], "nothing new");
+        assert_eq!(fs::read_dir(folder.path().join("out")).unwrap().count(), before);
+        node.shutdown().await.unwrap();
+    });
+}
+
+#[test]
+fn killed_at_random_moments_it_goes_on_and_the_output_is_exact() {
+    let folder = tempfile::tempdir().unwrap();
+    let (runtime, env) = HostRuntime::start("file-worker", 2).unwrap();
+    write_input(folder.path());
+    let mut lives = 0;
+    loop {
+        lives += 1;
+        // The broker and the worker die together, as in one process; each life is a little longer.
+        let done = runtime.block_on(async {
+            let node = start(folder.path()).await;
+            let life = Duration::from_millis(20 + 40 * lives + env.random_below(60));
+            let ended = env.timeout(life, run(folder.path(), &env, &node, DAEMON)).await;
+            match ended {
+                Ok(outcome) => {
+                    outcome.unwrap();
+                    true
+                }
+                Err(_) => false,
+            }
+        });
+        if done {
+            break;
+        }
+        assert!(lives < 60, "it never ends");
+    }
+    check_output(folder.path());
+}
