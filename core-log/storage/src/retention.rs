@@ -232,10 +232,23 @@ impl Log {
             if self.segments.len() == 1 {
                 self.roll_now(now)?; // the log goes on, empty, at its end
             }
+            if deleted == 0 {
+                self.keep_next_name()?;
+            }
             self.delete_oldest(now)?;
             deleted += 1;
         }
         Ok(deleted)
+    }
+
+    /// Makes the name of the segment behind the oldest durable before the oldest loses its own: of a log without any segment
+    /// nobody would know where it ended, and its offsets would be given out again. Waits for the disk only when the roll was
+    /// so recent that no flush has come since.
+    fn keep_next_name(&self) -> Result<()> {
+        if self.flush.names || self.flush.in_flight.is_some() {
+            self.files.disk().sync_dir(&self.dir).map_err(StorageError::io(&self.dir))?;
+        }
+        Ok(())
     }
 
     fn delete_oldest(&mut self, now: Millis) -> Result<()> {
