@@ -123,8 +123,9 @@ fn read_committed(node: &Harness, topic: &str) -> (Vec<String>, i64) {
             |&(id, first): &(i64, i64)| id == header.producer_id.0 && header.base_offset.0 >= first;
         let void = header.attributes.is_transactional() && left_out.iter().any(is_aborted);
         if header.attributes.is_control() {
-            let position = left_out.iter().position(is_aborted);
-            position.into_iter().for_each(|at| drop(left_out.remove(at)));
+            if let Some(at) = left_out.iter().position(is_aborted) {
+                left_out.remove(at);
+            }
         } else if !void {
             values.extend(values_of(batch.bytes()));
         }
