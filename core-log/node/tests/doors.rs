@@ -99,7 +99,7 @@ fn both_doors_lead_to_the_same_log_and_it_outlives_the_node() {
 
         let node: Node = serve(env.clone(), config(&dir)).await.unwrap();
         let address = Endpoint::parse(node.local_addr().unwrap()).unwrap();
-        assert_eq!(node.bootstrap(), [address.clone()]);
+        assert_eq!(node.bootstrap(), std::slice::from_ref(&address));
         let tcp = TcpDial::new(env.clone());
         assert_eq!(round_trip(&env, Arc::new(tcp), address.clone()).await, 1);
         assert_eq!(round_trip(&env, node.dial(), address).await, 2);
