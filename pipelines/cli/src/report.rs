@@ -2,7 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 
-use miette::{Diagnostic as _, GraphicalReportHandler, GraphicalTheme};
+use miette::{GraphicalReportHandler, GraphicalTheme};
 use millstream_plan::Diagnostics;
 
 /// Writes `error`. Without a terminal each mistake is a line, `file:line:column: message`.

@@ -16,12 +16,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use futures::future::{Either, select};
-use futures::{FutureExt, StreamExt};
 use millstream_connect_api::TableSchema;
 use millstream_connect_runtime::{
-    ClientLog, Ends, Log, OnError, RetryPolicy, SinkSpec, SourceSpec, Status, Stop, Stopper, TableTopic,
+    ClientLog, Ends, OnError, RetryPolicy, SinkSpec, SourceSpec, Status, Stop, Stopper, TableTopic,
     WorkerEnv, ends_channel, known_schemas, run_sink, run_source, stop_signal,
 };
 use millstream_plan::plan::{BadInput, Sink, SinkKind, Source, SourceKind};
@@ -210,7 +209,9 @@ impl<'a> Runner<'a> {
                 }
             }
             Done::App(outcome) => running.app_ended = outcome.context("running the steps")?.drained,
-            Done::Sink(name, outcome) => drop(outcome.with_context(|| format!("sink '{name}'"))?),
+            Done::Sink(name, outcome) => {
+                outcome.with_context(|| format!("sink '{name}'"))?;
+            }
         }
         self.end_sinks(running).await
     }
