@@ -48,8 +48,8 @@ pub struct DialConfig {
     pub client_id: ByteString,
     /// Bound for opening a connection and learning the broker's versions (`socket.connection.setup.timeout.ms`).
     pub connect_timeout: Duration,
-    /// Bound for an answer where the call has no deadline (`request.timeout.ms`). A broker that lets it pass is taken for gone:
-    /// the link closes.
+    /// Bound for an answer where the call has no deadline of its own (`request.timeout.ms`). A broker that lets it, and the
+    /// deadline of the call whose turn it is, pass without an answer is taken for gone: the link closes.
     pub request_timeout: Duration,
     /// Requests of one link that wait for their answer; further calls fail.
     pub max_in_flight: usize,

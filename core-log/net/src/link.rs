@@ -64,7 +64,8 @@ struct Call {
     /// `None` once the caller has been told that time is up; the answer still has to be taken off the wire.
     completer: Option<Completer>,
     deadline: Duration,
-    /// When the broker is taken for gone.
+    /// When the broker is taken for gone if this call is the oldest: answers come in order, so silence behind an older call
+    /// means nothing.
     gives_up: Duration,
 }
 
@@ -109,8 +110,10 @@ impl TcpLink {
         frame.push_front(prefix(&frame));
 
         let now = shared.env.elapsed();
-        let gives_up = now.saturating_add(shared.config.request_timeout);
-        let deadline = ctx.deadline.map_or(gives_up, |deadline| deadline.min(gives_up));
+        let patience = now.saturating_add(shared.config.request_timeout);
+        // A caller knows how long its answer may take (a JoinGroup waits for other members); the link must not know better.
+        let deadline = ctx.deadline.unwrap_or(patience);
+        let gives_up = deadline.max(patience);
         let mut waiting = shared.waiting.lock();
         if let Some(reason) = &waiting.closed {
             return Err(shared.disconnected(reason.clone()));
@@ -131,10 +134,7 @@ impl TcpLink {
         let (completer, receipt) = Receipt::pending();
         let completer = Some(completer);
         waiting.calls.push_back(Call { correlation_id, api, version, completer, deadline, gives_up });
-        if deadline < waiting.watched_until {
-            waiting.watched_until = deadline;
-            shared.earlier.notify_one();
-        }
+        shared.watch_until(&mut waiting, deadline);
         Ok(receipt)
     }
 }
@@ -190,24 +190,41 @@ impl Shared {
         if expected != Some(got) {
             return Err(NetError::Correlation { got, expected });
         }
-        Ok(waiting.calls.pop_front().expect("there is a front"))
+        let call = waiting.calls.pop_front().expect("there is a front");
+        let patience = self.env.elapsed().saturating_add(self.config.request_timeout);
+        if let Some(oldest) = waiting.calls.front_mut() {
+            oldest.gives_up = oldest.gives_up.max(patience);
+            let gives_up = oldest.gives_up;
+            self.watch_until(&mut waiting, gives_up);
+        }
+        Ok(call)
+    }
+
+    /// Has the watchdog look at the calls no later than `until`.
+    fn watch_until(&self, waiting: &mut Waiting, until: Duration) {
+        if until < waiting.watched_until {
+            waiting.watched_until = until;
+            self.earlier.notify_one();
+        }
     }
 
     /// Tells callers whose time is up; the time of the next one, or why the broker is taken for gone.
     fn expire(&self) -> Result<Duration, NetError> {
         let now = self.env.elapsed();
         let mut waiting = self.waiting.lock();
-        if waiting.calls.front().is_some_and(|call| call.gives_up <= now) {
+        let mut next = waiting.calls.front().map_or(Duration::MAX, |oldest| oldest.gives_up);
+        if next <= now {
             return Err(NetError::NoAnswer { timeout_ms: self.config.request_timeout.as_millis() });
         }
-        let mut next = Duration::MAX;
         for call in &mut waiting.calls {
             if call.deadline <= now
                 && let Some(completer) = call.completer.take()
             {
                 completer.complete(Err(CallError::TimedOut));
             }
-            next = next.min(if call.completer.is_some() { call.deadline } else { call.gives_up });
+            if call.completer.is_some() {
+                next = next.min(call.deadline);
+            }
         }
         waiting.watched_until = next;
         Ok(next)

@@ -357,6 +357,30 @@ fn a_deadline_ends_the_wait_and_a_silent_broker_ends_the_link() {
 }
 
 #[test]
+fn a_deadline_of_the_caller_is_kept_also_when_it_is_later_than_the_links() {
+    world(NetConfig::default(), async |world| {
+        let timeout = Duration::from_millis(100);
+        let config = DialConfig { request_timeout: timeout, ..Default::default() };
+        let endpoint = Endpoint::parse(&world.address).unwrap();
+        let link = TcpDial::with(world.env.clone(), config).dial(endpoint).await.unwrap();
+        let deadline = world.env.elapsed() + SOON;
+        let long = link.call(Ctx::local("test".into()).with_deadline(deadline), metadata("wait1"));
+        let behind = ask(&*link, "behind");
+        let answer = world.env.timeout(SOON, behind).await.unwrap();
+        assert!(matches!(answer, Err(CallError::TimedOut)), "{answer:?}");
+        world.env.sleep(timeout).await;
+        assert!(!link.is_closed(), "who waits behind a long call says nothing about the broker");
+        world.service.release();
+        assert_eq!(name_of(long.await), "wait1");
+        assert_eq!(name_of(ask(&*link, "next").await), "next");
+        let silent = ask(&*link, "wait2");
+        let answer = world.env.timeout(SOON, silent).await.unwrap();
+        assert!(matches!(answer, Err(CallError::TimedOut | CallError::Disconnected { .. })), "{answer:?}");
+        world.wait_until("the link closes", || link.is_closed()).await;
+    });
+}
+
+#[test]
 fn a_link_speaks_the_best_version_that_says_what_the_request_says() {
     world(NetConfig::default(), async |world| {
         let link = world.dial().await;
