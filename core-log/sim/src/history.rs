@@ -10,6 +10,7 @@
 //! 4. Nothing is read that nobody sent.
 //! 5. A committed transaction is there whole, an aborted one is never read by a read-committed reader.
 //! 6. A group's committed offset, once acknowledged, is never answered lower.
+//! 7. A search skips nothing: from an offset the next record is read, for a time the first record that is not older is found.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -47,6 +48,34 @@ pub enum Outcome {
     Aborted,
 }
 
+/// What a reader looked for in a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sought {
+    /// The first record at or behind this offset.
+    From(i64),
+    /// The first record with this timestamp, in milliseconds, or a later one.
+    Since(i64),
+}
+
+/// What the clients of a run did, in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Records sent.
+    pub sent: u64,
+    /// Records acknowledged.
+    pub acked: u64,
+    /// Records that consumers were given.
+    pub reads: u64,
+    /// Transactions whose commit was answered.
+    pub committed: u64,
+    /// Transactions whose abort was answered.
+    pub aborted: u64,
+    /// Offset commits of groups that were answered.
+    pub offset_commits: u64,
+    /// Searches by offset or time that found a record.
+    pub searches: u64,
+}
+
 /// A broken promise.
 #[allow(missing_docs)] // each variant says what its fields name
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,6 +96,8 @@ pub enum Breach {
     Torn { txn: Txn, missing: Value },
     /// Rule 6: a committed offset that went back.
     WentBack { group: String, partition: Partition, committed: i64, answered: i64 },
+    /// Rule 7: a search that led to the wrong record.
+    Misled { partition: Partition, sought: Sought, found: i64, right: i64 },
 }
 
 impl fmt::Display for Breach {
@@ -98,6 +129,9 @@ impl fmt::Display for Breach {
                 f,
                 "went back: group {group} committed {committed} in partition {partition}, and was answered {answered}"
             ),
+            Self::Misled { partition, sought, found, right } => {
+                write!(f, "misled: {sought:?} in partition {partition} led to {found} instead of {right}")
+            }
         }
     }
 }
@@ -112,28 +146,37 @@ pub struct History {
     committed_reads: BTreeMap<Value, (Partition, i64)>,
     commits: BTreeMap<(String, Partition), i64>,
     log_start: BTreeMap<Partition, i64>,
+    searches: Vec<(Partition, Sought, i64)>,
+    counts: Counts,
     breaches: Vec<Breach>,
 }
 
 impl History {
     /// A record is about to be sent. Call it before the send: an unanswered one may still be in the log.
     pub fn sent(&mut self, value: Value, send: Send) {
+        self.counts.sent += 1;
         let again = self.sends.insert(value, send);
         assert!(again.is_none(), "the workload sent {value} twice");
     }
 
     /// The broker acknowledged a record.
     pub fn acked(&mut self, value: Value, offset: i64) {
+        self.counts.acked += 1;
         self.acks.insert(value, offset);
     }
 
     /// A transaction ended, and its producer knows how. One that it does not know about may have ended either way.
     pub fn ended(&mut self, txn: Txn, outcome: Outcome) {
+        match outcome {
+            Outcome::Committed => self.counts.committed += 1,
+            Outcome::Aborted => self.counts.aborted += 1,
+        }
         self.outcomes.insert(txn, outcome);
     }
 
     /// A consumer was given a record.
     pub fn read(&mut self, partition: Partition, offset: i64, value: Value, read_committed: bool) {
+        self.counts.reads += 1;
         if self.sends.get(&value).is_none_or(|send| send.partition != partition) {
             self.breaches.push(Breach::Invented { partition, offset, value });
         }
@@ -150,6 +193,7 @@ impl History {
 
     /// A group's offset commit was acknowledged.
     pub fn committed(&mut self, group: &str, partition: Partition, offset: i64) {
+        self.counts.offset_commits += 1;
         let known = self.commits.entry((group.to_owned(), partition)).or_insert(offset);
         *known = offset.max(*known);
     }
@@ -174,9 +218,15 @@ impl History {
         *start = offset.max(*start);
     }
 
-    /// How many records were sent and acknowledged.
-    pub fn counts(&self) -> (usize, usize) {
-        (self.sends.len(), self.acks.len())
+    /// A reader of uncommitted records looked for `sought` and was led to offset `found`.
+    pub fn searched(&mut self, partition: Partition, sought: Sought, found: i64) {
+        self.counts.searches += 1;
+        self.searches.push((partition, sought, found));
+    }
+
+    /// How much was done and seen.
+    pub fn counts(&self) -> Counts {
+        self.counts
     }
 
     /// What bit rot may not do: a record may be refused, but what is shown was sent, and is what was shown before.
@@ -204,6 +254,7 @@ impl History {
         self.check_reads(all, &mut breaches);
         self.check_order(all, &mut breaches);
         self.check_transactions(committed, &mut breaches);
+        self.check_searches(all, &mut breaches);
         breaches
     }
 
@@ -247,7 +298,7 @@ impl History {
         for (&partition, records) in &all.0 {
             let mut places: BTreeMap<Value, Vec<i64>> = BTreeMap::new();
             let mut last: BTreeMap<u32, (u64, Value)> = BTreeMap::new();
-            for (&offset, &value) in records {
+            for (&offset, &(value, _)) in records {
                 let Some(send) = self.sends.get(&value).filter(|send| send.partition == partition) else {
                     breaches.push(Breach::Invented { partition, offset, value });
                     continue;
@@ -268,6 +319,30 @@ impl History {
                 if offsets.len() > 1 && self.sends.get(&value).is_some_and(|send| send.idempotent) {
                     breaches.push(Breach::Repeated { value, partition, offsets });
                 }
+            }
+        }
+    }
+
+    /// What the partitions hold at the end judges earlier searches too: nothing that could be read then is gone now, and what
+    /// came later stands behind it.
+    fn check_searches(&self, all: &Contents, breaches: &mut Vec<Breach>) {
+        for &(partition, sought, found) in &self.searches {
+            let Some(records) = all.0.get(&partition) else { continue };
+            let start = self.start_of(partition);
+            let right = match sought {
+                Sought::From(offset) if offset < start => continue,
+                Sought::From(offset) => records.range(offset..).next(),
+                // What is found may be the marker of a transaction, which no consumer is given.
+                Sought::Since(time) => records
+                    .range(start..)
+                    .find(|(offset, record)| record.1 >= time && **offset <= found)
+                    .or_else(|| records.range(found..).next()),
+            };
+            let exact = records.contains_key(&found) || matches!(sought, Sought::From(_));
+            let Some((&right, record)) = right else { continue };
+            let too_early = matches!(sought, Sought::Since(time) if right == found && record.1 < time);
+            if (exact && right != found) || right < found || too_early {
+                breaches.push(Breach::Misled { partition, sought, found, right });
             }
         }
     }
@@ -297,22 +372,22 @@ impl History {
     }
 }
 
-/// What partitions hold, by offset.
+/// What partitions hold, by offset: values with their timestamps in milliseconds.
 #[derive(Clone, Debug, Default)]
-pub struct Contents(BTreeMap<Partition, BTreeMap<i64, Value>>);
+pub struct Contents(BTreeMap<Partition, BTreeMap<i64, (Value, i64)>>);
 
 impl Contents {
     /// Puts in one record.
-    pub fn put(&mut self, partition: Partition, offset: i64, value: Value) {
-        self.0.entry(partition).or_default().insert(offset, value);
+    pub fn put(&mut self, partition: Partition, offset: i64, value: Value, timestamp_ms: i64) {
+        self.0.entry(partition).or_default().insert(offset, (value, timestamp_ms));
     }
 
     fn at(&self, partition: Partition, offset: i64) -> Option<Value> {
-        self.0.get(&partition)?.get(&offset).copied()
+        self.0.get(&partition)?.get(&offset).map(|(value, _)| *value)
     }
 
     fn iter(&self) -> impl Iterator<Item = (Partition, i64, Value)> + '_ {
-        self.0.iter().flat_map(|(p, records)| records.iter().map(move |(o, v)| (*p, *o, *v)))
+        self.0.iter().flat_map(|(p, records)| records.iter().map(move |(o, (v, _))| (*p, *o, *v)))
     }
 }
 
@@ -327,7 +402,7 @@ mod tests {
     fn contents(records: &[(i64, Value)]) -> Contents {
         let mut all = Contents::default();
         for (offset, value) in records {
-            all.put(0, *offset, *value);
+            all.put(0, *offset, *value, 1000 + *offset);
         }
         all
     }
@@ -364,6 +439,13 @@ mod tests {
             h.answered("g", 0, h.floor("g", 0), 4);
         };
         assert_eq!(check(back, &[], &[]), ["went back"]);
+        let search = |sought: Sought, found: i64| {
+            let misled = check(|h| h.searched(0, sought, found), &whole, &whole);
+            misled.first().map(|name| name.as_str() == "misled").unwrap_or_default()
+        };
+        assert!(!search(Sought::From(1), 1) && search(Sought::From(1), 2) && search(Sought::From(1), 0));
+        assert!(!search(Sought::Since(1001), 1) && search(Sought::Since(1001), 2));
+        assert!(search(Sought::Since(1001), 0) && !search(Sought::Since(1002), 2));
         let gone = |h: &mut History| {
             h.acked(0, 0);
             h.log_start(0, 1);

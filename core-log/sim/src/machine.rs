@@ -14,6 +14,8 @@ use crate::plan::Fault;
 pub const ADDRESS: (&str, u16) = ("node", 9092);
 /// How often a condition of the schedule is looked at, in virtual time.
 const LOOK: Duration = Duration::from_millis(20);
+/// A disk this slow has work open whenever somebody looks.
+const SLOW: Duration = Duration::from_millis(800);
 /// How long the schedule waits for a fault to strike before it goes on.
 const STRIKE_MAX: Duration = Duration::from_secs(5);
 
@@ -133,6 +135,20 @@ impl Machine {
                 self.until(move || disk.injected().full > 0).await;
                 self.again(false).await;
             }
+            Fault::RetryThenPowerLoss(after) => {
+                if let Some(owner) = self.state.lock().owner {
+                    self.sim.slow_jobs(owner, SLOW);
+                }
+                self.wait(LOOK).await;
+                while self.sim.drop_connection() {}
+                self.wait(after).await;
+                self.again(true).await;
+            }
+            Fault::PowerLossAgain(after) => {
+                self.again(true).await;
+                self.wait(after).await;
+                self.again(true).await;
+            }
             Fault::ReadErrors(once_in) => {
                 self.disk.set_faults(Faults { read_error_in: once_in, ..Faults::default() });
                 self.wait(Duration::from_secs(1)).await;
@@ -187,5 +203,7 @@ fn fault_number(fault: Fault) -> u64 {
         Fault::SyncError => 8,
         Fault::FullDisk => 9,
         Fault::ReadErrors(_) => 10,
+        Fault::RetryThenPowerLoss(_) => 11,
+        Fault::PowerLossAgain(_) => 12,
     }
 }

@@ -27,6 +27,11 @@ pub enum Fault {
     FullDisk,
     /// Reads fail once in n calls until the next restart.
     ReadErrors(u64),
+    /// The disk is slow, all connections are cut so that every client sends again what is not durable yet, and after this
+    /// the power goes.
+    RetryThenPowerLoss(Duration),
+    /// Two power losses, the second one this long after the boot that follows the first.
+    PowerLossAgain(Duration),
 }
 
 /// One world.
@@ -50,6 +55,12 @@ pub struct Plan {
     pub records: u64,
     /// `log.roll.ms`: short, so that segments roll.
     pub roll_ms: u64,
+    /// Readers that search by offset and time.
+    pub wanderers: u32,
+    /// `log.index.interval.bytes`: short, so that small logs have an index.
+    pub index_interval_bytes: u64,
+    /// `log.flush.offset.checkpoint.interval.ms`.
+    pub checkpoint_ms: u64,
     /// Faults, each after a wait.
     pub faults: Vec<(Duration, Fault)>,
     /// Bits are flipped on the stopped node's disk: then data may be refused, never wrong.
@@ -62,7 +73,7 @@ impl Plan {
         let flip_bits = if random.one_in(8) { 1 + random.below(3) } else { 0 };
         let count = random.below(6);
         let faults = (0..count).map(|_| (wait(random), fault(random))).collect();
-        Self {
+        let mut plan = Self {
             partitions: 1 + random.below(3) as u32,
             idempotent: 1 + random.below(2) as u32,
             unsafe_producers: random.below(2) as u32,
@@ -72,8 +83,29 @@ impl Plan {
             topic_changes: random.one_in(4),
             records: 20 + random.below(80),
             roll_ms: 50 + random.below(3_000),
+            wanderers: 0,
+            index_interval_bytes: 4096,
+            checkpoint_ms: 60_000,
             faults,
             flip_bits,
+        };
+        plan.add_later_ideas(random);
+        plan
+    }
+
+    /// What came to the simulator later is drawn last, so that a seed's older part stays as it was.
+    fn add_later_ideas(&mut self, random: &mut Random) {
+        self.wanderers = random.below(3) as u32;
+        self.index_interval_bytes = 100 + random.below(3_000);
+        self.checkpoint_ms = 100 + random.below(5_000);
+        for fault in [
+            Fault::RetryThenPowerLoss(Duration::from_millis(50 + random.below(400))),
+            Fault::PowerLossAgain(Duration::from_millis(random.below(200))),
+        ] {
+            if random.one_in(4) {
+                let at = random.below(self.faults.len() as u64 + 1) as usize;
+                self.faults.insert(at, (wait(random), fault));
+            }
         }
     }
 }

@@ -67,7 +67,7 @@ impl World {
             Ok(failures) => failures,
             Err(stuck) => vec![format!("the world is stuck: {stuck:?}")],
         };
-        let (sent, acked) = scene.history.lock().counts();
+        let did = scene.history.lock().counts();
         let injected = machine.disk().injected();
         let outcome = Outcome {
             failures,
@@ -75,8 +75,13 @@ impl World {
             virtual_time: sim.elapsed(),
             steps: sim.steps(),
             counts: BTreeMap::from([
-                ("records sent", sent as u64),
-                ("records acknowledged", acked as u64),
+                ("records sent", did.sent),
+                ("records acknowledged", did.acked),
+                ("records read", did.reads),
+                ("transactions committed", did.committed),
+                ("transactions aborted", did.aborted),
+                ("group offset commits", did.offset_commits),
+                ("searches", did.searches),
                 ("node starts", machine.restarts()),
                 ("power losses", injected.power_losses),
                 ("sectors torn", injected.torn),
@@ -149,6 +154,9 @@ impl World {
             reader::follow(scene(), partitions, IsolationLevel::ReadUncommitted).boxed(),
             reader::follow(scene(), partitions, IsolationLevel::ReadCommitted).boxed(),
         ];
+        for _ in 0..self.plan.wanderers {
+            work.push(reader::wander(scene(), partitions).boxed());
+        }
         for _ in 0..self.plan.members {
             work.push(group::member(scene(), partitions).boxed());
         }
@@ -232,9 +240,13 @@ fn node_config(plan: &Plan) -> millstream_node::Result<NodeConfig> {
     let mut config = NodeConfig::new("/data");
     let listener = format!("PLAINTEXT://{}:{}", ADDRESS.0, ADDRESS.1);
     let roll_ms = plan.roll_ms.to_string();
+    let index_interval_bytes = plan.index_interval_bytes.to_string();
+    let checkpoint_ms = plan.checkpoint_ms.to_string();
     for (key, value) in [
         ("listeners", listener.as_str()),
         ("log.roll.ms", roll_ms.as_str()),
+        ("log.index.interval.bytes", index_interval_bytes.as_str()),
+        ("log.flush.offset.checkpoint.interval.ms", checkpoint_ms.as_str()),
         ("offsets.topic.num.partitions", "1"),
         ("transaction.state.log.num.partitions", "1"),
         ("group.initial.rebalance.delay.ms", "0"),

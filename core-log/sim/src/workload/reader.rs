@@ -1,12 +1,14 @@
 //! Readers of whole partitions: one that follows all through the run, and the final reading that is judged.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use millstream_client::{Client, ClientError, Consumer, ConsumerConfig, IsolationLevel, OffsetReset};
-use millstream_record::TopicPartition;
+use millstream_record::{Offset, TopicPartition};
 
 use super::{GARBLED, Scene, TOPIC, value_of};
-use crate::history::{Contents, Partition};
+use crate::executor::EPOCH;
+use crate::history::{Contents, Partition, Sought};
 
 /// A poll waits so long.
 const POLL: Duration = Duration::from_millis(300);
@@ -54,6 +56,49 @@ pub async fn follow(scene: Scene, partitions: u32, isolation: IsolationLevel) {
     }
 }
 
+/// Reads here and there, by offset and by time, until the scene is over: what the sparse indexes are for.
+pub async fn wander(scene: Scene, partitions: u32) {
+    let (env, client) = scene.client("wanderer");
+    let mut consumer = consumer(&client, IsolationLevel::ReadUncommitted);
+    while !scene.is_over() {
+        let number = scene.sim.below(u64::from(partitions)) as Partition;
+        if let Err(error) = look(&scene, &mut consumer, number).await {
+            tracing::debug!(%error, "a search failed");
+        }
+        scene.dither(&env, 300).await;
+    }
+}
+
+/// One search.
+async fn look(scene: &Scene, consumer: &mut Consumer, number: Partition) -> Result<(), ClientError> {
+    let partition = TopicPartition::new(TOPIC, number as i32);
+    let only = std::slice::from_ref(&partition);
+    if scene.sim.below(3) == 0 {
+        let ago_ms = scene.sim.below(1 + scene.sim.elapsed().as_millis() as u64) as i64;
+        let time = EPOCH.plus_ms(ago_ms);
+        let found = consumer.offsets_for_times(&BTreeMap::from([(partition.clone(), time)])).await?;
+        if let Some(found) = found.get(&partition) {
+            scene.history.lock().searched(number, Sought::Since(time.0), found.offset.0);
+        }
+        return Ok(());
+    }
+    let end = consumer.end_offsets(only).await?.get(&partition).copied().unwrap_or_default();
+    let from = Offset(scene.sim.below(end.0.unsigned_abs()) as i64);
+    consumer.assign(vec![partition.clone()])?;
+    consumer.seek(&partition, from)?;
+    let batches = consumer.poll(POLL).await?;
+    let mut history = scene.history.lock();
+    let records: Vec<_> = batches.iter().flat_map(|batch| &batch.records).collect();
+    if let Some(first) = records.first() {
+        history.searched(number, Sought::From(from.0), first.offset.0);
+    }
+    for record in records {
+        let value = record.value.as_deref().and_then(value_of).unwrap_or(GARBLED);
+        history.read(number, record.offset.0, value, false);
+    }
+    Ok(())
+}
+
 /// Reads partitions from their beginning to their end. `numbers` maps topic and partition to the history's number. With
 /// `tolerant`, a partition that cannot be read is left where the error struck (after bit rot).
 pub async fn read_all(
@@ -90,7 +135,6 @@ async fn read_one(
     let only = std::slice::from_ref(partition);
     let start = consumer.beginning_offsets(only).await?.get(partition).copied().unwrap_or_default();
     let end = consumer.end_offsets(only).await?.get(partition).copied().unwrap_or_default();
-    scene.history.lock().log_start(number, start.0);
     consumer.assign(vec![partition.clone()])?;
     consumer.seek(partition, start)?;
     let mut position = start;
@@ -98,10 +142,13 @@ async fn read_one(
         for batch in consumer.poll(POLL).await? {
             for record in &batch.records {
                 let value = record.value.as_deref().and_then(value_of).unwrap_or(GARBLED);
-                contents.put(number, record.offset.0, value);
+                contents.put(number, record.offset.0, value, record.timestamp.0);
             }
-            position = batch.next_offset;
         }
+        // Where the consumer stands, not where the last batch ended: retention may have taken what was left meanwhile.
+        position = consumer.position(partition).await?;
     }
+    let start = consumer.beginning_offsets(only).await?.get(partition).copied().unwrap_or_default();
+    scene.history.lock().log_start(number, start.0);
     Ok(())
 }
