@@ -229,10 +229,11 @@ impl Log {
                 break;
             }
             excess = excess.saturating_sub(oldest.bytes);
-            if self.segments.len() == 1 {
+            let is_last = self.segments.len() == 1;
+            if is_last {
                 self.roll_now(now)?; // the log goes on, empty, at its end
             }
-            if deleted == 0 {
+            if is_last || deleted == 0 {
                 self.keep_next_name()?;
             }
             self.delete_oldest(now)?;

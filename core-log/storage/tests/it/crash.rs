@@ -234,13 +234,15 @@ fn retention_never_takes_the_last_name_that_tells_where_the_log_ends() {
     for seed in 0..64 {
         let disk = CrashDisk::default();
         let (_dir, mut log, _) = open_dir(Arc::new(disk.clone()), config()).unwrap();
-        for _ in 0..5 {
-            log.append(&plain(1, 10), AppendOrigin::Leader { epoch: LeaderEpoch(0) }, NOW).unwrap();
+        let segments = 1 + seed as usize % 3;
+        for _ in 0..segments {
+            log.roll_now(NOW).unwrap();
+            log.append(&plain(5, 10), AppendOrigin::Leader { epoch: LeaderEpoch(0) }, NOW).unwrap();
         }
         let end = log.flush_blocking().unwrap();
         log.set_config(LogConfig { retention_ms: 0, ..config() });
-        // The only segment is rolled and deleted in one go: nobody has flushed the new one's name before.
-        assert_eq!(log.retention(Millis(NOW.0 + 1), end).unwrap(), 1);
+        // The last segment is rolled and deleted in one go: nobody has flushed the new one's name before.
+        assert_eq!(log.retention(Millis(NOW.0 + 1), end).unwrap(), segments);
         let after: Arc<dyn Disk> = Arc::new(disk.after_power_loss(seed));
         let (_dir, log, _) = open_dir(after, config()).unwrap();
         assert_eq!(log.end_offset(), end, "seed {seed}: offsets would be given out a second time");
