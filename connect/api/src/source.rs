@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arrow::array::{Int8Array, RecordBatch, StringArray, TimestampMillisecondArray};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use futures::future::BoxFuture;
 
+use crate::types::UTC;
 use crate::{Config, ConfigDef, Result, TableSchema, TaskContext};
 
 /// Where a source stands, by source partition (a file, a replication slot, a shard). Names and values are the connector's;
@@ -147,4 +149,17 @@ pub struct BadRecord {
     pub reason: String,
     /// The input itself, cut at the connector's bound.
     pub raw: Vec<u8>,
+}
+
+/// Columns of a dead letter: `connector`, `origin` (file, or topic and partition), `line` (or offset), `reason`, `raw` (the input as
+/// text; bytes that are no UTF-8 are replaced) and `at`.
+pub fn bad_record_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("connector", DataType::Utf8, false),
+        Field::new("origin", DataType::Utf8, false),
+        Field::new("line", DataType::UInt64, true),
+        Field::new("reason", DataType::Utf8, false),
+        Field::new("raw", DataType::Utf8, false),
+        Field::new("at", DataType::Timestamp(TimeUnit::Millisecond, Some(UTC.into())), false),
+    ]))
 }

@@ -3,26 +3,12 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMillisecondArray, UInt64Array};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use millstream_connect_api::convert::{Converter, JsonConverter};
 use millstream_connect_api::types::UTC;
-use millstream_connect_api::{BadRecord, Result};
+use millstream_connect_api::{BadRecord, Result, bad_record_schema};
 use millstream_record::Millis;
 
 use crate::log::{NewRecord, Placement};
-
-/// Columns of a dead letter: `connector`, `origin` (file, or topic and partition), `line` (or offset), `reason`, `raw` (the input as
-/// text; bytes that are no UTF-8 are replaced) and `at`.
-pub fn bad_record_schema() -> SchemaRef {
-    Arc::new(Schema::new(vec![
-        Field::new("connector", DataType::Utf8, false),
-        Field::new("origin", DataType::Utf8, false),
-        Field::new("line", DataType::UInt64, true),
-        Field::new("reason", DataType::Utf8, false),
-        Field::new("raw", DataType::Utf8, false),
-        Field::new("at", DataType::Timestamp(TimeUnit::Millisecond, Some(UTC.into())), false),
-    ]))
-}
 
 /// Dead letters as rows of [`bad_record_schema`].
 pub fn bad_record_columns(connector: &str, bad: &[BadRecord], at: Millis) -> RecordBatch {

@@ -1,6 +1,7 @@
 //! What can go wrong in a worker.
 
-use millstream_connect_api::ConnectError;
+use millstream_connect_api::config::line_column;
+use millstream_connect_api::{ConnectError, Problem};
 
 /// Result of the worker's calls.
 pub type Result<T, E = RuntimeError> = std::result::Result<T, E>;
@@ -48,13 +49,15 @@ pub enum RuntimeError {
         /// Name of the source.
         connector: String,
     },
-    /// The daemon's file is wrong.
-    #[error("{file}: {}", problems.join("; "))]
+    /// The daemon's file is wrong. As text each problem is `line:column: message (help)`.
+    #[error("{file}: {}", problems.iter().map(|problem| describe(text, problem)).collect::<Vec<_>>().join("; "))]
     Config {
         /// The file.
         file: String,
-        /// Each problem as `line:column: message (help)`.
-        problems: Vec<String>,
+        /// What is written in it.
+        text: String,
+        /// Everything that is wrong with it.
+        problems: Vec<Problem>,
     },
 }
 
@@ -76,4 +79,14 @@ impl RuntimeError {
             Self::BadRecord { .. } | Self::Fenced { .. } | Self::Config { .. } => false,
         }
     }
+}
+
+/// `line:column: message (help)`.
+fn describe(text: &str, problem: &Problem) -> String {
+    let place = problem.span.map(|span| {
+        let (line, column) = line_column(text, span.start);
+        format!("{line}:{column}: ")
+    });
+    let help = problem.help.as_ref().map(|help| format!(" ({help})"));
+    format!("{}{}{}", place.unwrap_or_default(), problem.message, help.unwrap_or_default())
 }

@@ -82,7 +82,7 @@ pub enum OnError {
     Fail,
     /// It is counted and logged.
     Skip,
-    /// It is kept in this topic, in the form of [`crate::bad_record_schema`] as JSON.
+    /// It is kept in this topic, in the form of [`millstream_connect_api::bad_record_schema`] as JSON.
     DeadLetters(String),
 }
 

@@ -63,7 +63,8 @@ async fn run(folder: &Path, env: &Env, node: &Embedded, text: &str) -> Result<Ve
     let worker = WorkerEnv { env: env.clone(), log, namespace: daemon.name().to_owned() };
     let (_stopper, stop) = stop_signal();
     daemon.run(worker, stop).await?;
-    Ok(daemon.statuses().iter().map(|(_, status)| status.counts().rows).collect())
+    let statuses = daemon.source_statuses().chain(daemon.sink_statuses());
+    Ok(statuses.map(|(_, status)| status.counts().rows).collect())
 }
 
 /// All lines of the files in a folder, in the order of their names; only final names may be there.

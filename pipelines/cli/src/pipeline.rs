@@ -1,21 +1,21 @@
-//! From a pipeline file to a plan: the connectors that this program has, the environment, the secrets.
+//! From a file to a plan or a daemon: the connectors that this program has, the environment, the secrets.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use millstream_connect_api::config::Reference;
-use millstream_connect_api::{Registry, TableSchema, TaskContext};
-use millstream_connect_runtime::bad_record_schema;
+use millstream_connect_api::{Registry, TableSchema, TaskContext, bad_record_schema};
+use millstream_connect_runtime::{Daemon, RuntimeError};
 use millstream_connector_file::{FileSink, FileSource};
 use millstream_connector_postgres::PostgresSink;
 use millstream_env::Env;
-use millstream_plan::{Plan, Platform, compile};
+use millstream_plan::{Diagnostic, Diagnostics, Plan, Platform, compile};
 
-/// A pipeline file.
+/// A file in TOML.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct FileArgs {
-    /// The pipeline: a TOML file
+    /// The TOML file
     pub(crate) file: PathBuf,
 
     /// A folder with a file for each secret; without one, { secret = "a.b" } is $MILLSTREAM_SECRET_A_B
@@ -31,9 +31,7 @@ pub(crate) fn registry() -> Registry {
 impl FileArgs {
     /// Checks the file and makes a plan of it. `known` are the tables that earlier runs fixed, by source.
     pub(crate) async fn plan(&self, env: &Env, known: &BTreeMap<String, Vec<TableSchema>>) -> Result<Plan> {
-        let shown = self.file.display().to_string();
-        let text = std::fs::read_to_string(&self.file).with_context(|| format!("reading {shown}"))?;
-        let folder = self.file.canonicalize().with_context(|| format!("finding {shown}"))?;
+        let (shown, text, place) = self.read()?;
         let registry = registry();
         let secrets = self.secrets.clone();
         let lookup = move |reference: &Reference| look_up(reference, secrets.as_deref());
@@ -42,12 +40,34 @@ impl FileArgs {
             registry: &registry,
             lookup: &lookup,
             known,
-            base: folder.parent(),
+            base: place.parent(),
             context: &context,
             dead_letters: bad_record_schema(),
         };
         Ok(compile(&shown, &text, &platform).await?)
     }
+
+    /// Checks the file as one of `[worker]`, sources and sinks.
+    pub(crate) fn daemon(&self) -> Result<Daemon> {
+        let (_, text, place) = self.read()?;
+        let lookup = |reference: &Reference| look_up(reference, self.secrets.as_deref());
+        Daemon::parse(&place, &text, &registry(), &lookup).map_err(|error| drawable(error, self))
+    }
+
+    /// Its name to show, its text, and where it is.
+    fn read(&self) -> Result<(String, String, PathBuf)> {
+        let shown = self.file.display().to_string();
+        let text = std::fs::read_to_string(&self.file).with_context(|| format!("reading {shown}"))?;
+        let place = self.file.canonicalize().with_context(|| format!("finding {shown}"))?;
+        Ok((shown, text, place))
+    }
+}
+
+/// What is wrong with a daemon's file, in the form that is drawn on it; other errors as they are.
+pub(crate) fn drawable(error: RuntimeError, file: &FileArgs) -> anyhow::Error {
+    let RuntimeError::Config { text, problems, .. } = error else { return error.into() };
+    let list = problems.into_iter().map(|problem| Diagnostic::from_problem("config", problem, &(0..0)));
+    Diagnostics::new(file.file.display().to_string(), text, list.collect()).into()
 }
 
 fn look_up(reference: &Reference, secrets: Option<&Path>) -> Result<Option<String>, String> {

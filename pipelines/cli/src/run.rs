@@ -34,7 +34,7 @@ use crate::screen;
 use crate::signal::{Signals, give_up};
 use jobs::{Done, Job, Jobs};
 use print::PrintSink;
-use progress::Progress;
+pub(crate) use progress::Progress;
 pub(crate) use report::Report;
 use topics::Topics;
 
@@ -45,6 +45,9 @@ const CONVERTER: &str = "json";
 const SESSION_TIMEOUT_MS: i32 = 6_000;
 /// How often sinks are asked to make rows durable.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+/// What the first Ctrl-C is answered with.
+pub(crate) const STOPPING: &str =
+    "stopping after a commit; the same command goes on from here (Ctrl-C again ends at once)";
 
 /// The tables that earlier runs of `plan` fixed, by source.
 pub(crate) async fn known_tables(door: &Door, plan: &Plan) -> Result<BTreeMap<String, Vec<TableSchema>>> {
@@ -58,7 +61,8 @@ pub(crate) async fn known_tables(door: &Door, plan: &Plan) -> Result<BTreeMap<St
     Ok(known)
 }
 
-fn client_log(door: &Door) -> ClientLog {
+/// The log behind `door`, for connectors.
+pub(crate) fn client_log(door: &Door) -> ClientLog {
     ClientLog::new(door.client("millstream-connect"), door.env.clone())
 }
 
@@ -135,7 +139,7 @@ impl<'a> Runner<'a> {
         for sources in &tables {
             self.start_source(running, sources)?;
         }
-        progress.watch(&running.statuses, None);
+        progress.watch(running.statuses.iter().map(named), None);
         let mut stopped = self.until(running, signals, Running::tables_are_in).await?;
         if !stopped {
             for sources in &streams {
@@ -146,7 +150,7 @@ impl<'a> Runner<'a> {
                 self.start_sink(running, sink)?;
             }
             self.end_topic_sources(running, topics).await?;
-            progress.watch(&running.statuses, running.control.clone());
+            progress.watch(running.statuses.iter().map(named), running.control.clone());
             stopped = self.until(running, signals, |running| running.jobs.is_empty()).await?;
         }
         self.until(running, signals, |running| running.jobs.is_empty()).await?;
@@ -170,9 +174,7 @@ impl<'a> Runner<'a> {
                 if self.stop.is_stopping() {
                     give_up();
                 }
-                screen::note(
-                    "stopping after a commit; the same command goes on from here (Ctrl-C again ends at once)",
-                );
+                screen::note(STOPPING);
                 self.ask_to_stop(running);
                 continue;
             };
@@ -383,6 +385,10 @@ impl Running {
             }
         }
     }
+}
+
+fn named<'a>((name, status): (&'a String, &'a Status)) -> (&'a str, &'a Status) {
+    (name, status)
 }
 
 fn tell(control: &StreamsControl, ends: &Ends) {

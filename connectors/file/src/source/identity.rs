@@ -35,12 +35,19 @@ impl FileId {
 }
 
 /// How a file begins: a hash of its first bytes, as many as there were.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Prefix {
     /// Count of bytes hashed.
     pub(crate) length: u64,
     /// FNV-1a, 64 bits: stable for ever, and nobody attacks it here.
     pub(crate) hash: u64,
+}
+
+impl Default for Prefix {
+    /// The prefix of a file of which nothing was read: every file begins so.
+    fn default() -> Self {
+        Self { length: 0, hash: fnv(&[]) }
+    }
 }
 
 impl Prefix {
@@ -107,6 +114,7 @@ mod tests {
         std::fs::write(&path, "help").unwrap();
         assert!(!prefix.matches(&file).unwrap());
         assert_eq!(Prefix::read(&file, 0).unwrap(), Prefix { length: 0, hash: 0xcbf2_9ce4_8422_2325 });
+        assert!(Prefix::default().matches(&file).unwrap(), "a file that was never read was not truncated");
     }
 
     /// Stored in topics: a change forgets where every file was.

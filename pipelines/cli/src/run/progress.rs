@@ -1,6 +1,5 @@
 //! One line that tells how far a run is, on a terminal.
 
-use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,17 +13,18 @@ use parking_lot::Mutex;
 /// How often the line is drawn.
 const TICK: Duration = Duration::from_millis(100);
 
-type Watched = (BTreeMap<String, Status>, Option<StreamsControl>);
+type Watched = (Vec<(String, Status)>, Option<StreamsControl>);
 
 /// Draws until it is finished; nothing where nobody looks.
-pub(super) struct Progress {
+pub(crate) struct Progress {
     bar: ProgressBar,
     watched: Arc<Mutex<Watched>>,
     task: Option<Task>,
 }
 
 impl Progress {
-    pub(super) fn start(env: &Env) -> Self {
+    /// Starts to draw, if standard error is a terminal.
+    pub(crate) fn start(env: &Env) -> Self {
         let watched: Arc<Mutex<Watched>> = Arc::default();
         if !std::io::stderr().is_terminal() {
             return Self { bar: ProgressBar::hidden(), watched, task: None };
@@ -46,11 +46,17 @@ impl Progress {
     }
 
     /// Shows these counters from now on.
-    pub(super) fn watch(&self, statuses: &BTreeMap<String, Status>, control: Option<StreamsControl>) {
-        *self.watched.lock() = (statuses.clone(), control);
+    pub(crate) fn watch<'a>(
+        &self,
+        statuses: impl IntoIterator<Item = (&'a str, &'a Status)>,
+        control: Option<StreamsControl>,
+    ) {
+        let statuses = statuses.into_iter().map(|(name, status)| (name.to_owned(), status.clone()));
+        *self.watched.lock() = (statuses.collect(), control);
     }
 
-    pub(super) fn finish(self) {
+    /// Takes the line away.
+    pub(crate) fn finish(self) {
         if let Some(task) = &self.task {
             task.abort();
         }

@@ -29,6 +29,20 @@ struct Node {
     bytes: Option<u64>,
 }
 
+impl Node {
+    fn connector(name: &str, kind: &'static str, counts: &Counts) -> Self {
+        Self {
+            name: name.to_owned(),
+            kind,
+            rows_in: counts.rows + counts.bad,
+            rows_out: counts.rows,
+            late: 0,
+            bad: counts.bad,
+            bytes: Some(counts.bytes),
+        }
+    }
+}
+
 impl Report {
     /// Gathers the counters of the nodes of `plan`.
     pub(crate) fn new(
@@ -46,15 +60,8 @@ impl Report {
             let from_log = of(section);
             // A topic that others write is read by the steps themselves.
             let found = counts(section).unwrap_or(Counts { rows: from_log.rows_out, ..Counts::default() });
-            nodes.push(Node {
-                name: (*section).to_owned(),
-                kind: "source",
-                rows_in: found.rows + found.bad,
-                rows_out: found.rows,
-                late: 0,
-                bad: found.bad + from_log.bad,
-                bytes: Some(found.bytes),
-            });
+            let node = Node::connector(section, "source", &found);
+            nodes.push(Node { bad: found.bad + from_log.bad, ..node });
         }
         for step in &plan.steps {
             let names = lowered.nodes.get(&step.name).map(Vec::as_slice).unwrap_or_default();
@@ -76,17 +83,20 @@ impl Report {
                 SinkKind::Topic { .. } => Counts { rows: written.rows_in, ..Counts::default() },
                 _ => counts(&sink.name).unwrap_or_default(),
             };
-            nodes.push(Node {
-                name: sink.name.clone(),
-                kind: "sink",
-                rows_in: found.rows + found.bad,
-                rows_out: found.rows,
-                late: 0,
-                bad: found.bad,
-                bytes: Some(found.bytes),
-            });
+            nodes.push(Node::connector(&sink.name, "sink", &found));
         }
         Self { nodes, stopped }
+    }
+
+    /// Gathers the counters of connectors that run without steps.
+    pub(crate) fn of_connectors<'a>(
+        sources: impl Iterator<Item = (&'a str, &'a Status)>,
+        sinks: impl Iterator<Item = (&'a str, &'a Status)>,
+        stopped: bool,
+    ) -> Self {
+        let node =
+            |kind| move |(name, status): (&str, &Status)| Node::connector(name, kind, &status.counts());
+        Self { nodes: sources.map(node("source")).chain(sinks.map(node("sink"))).collect(), stopped }
     }
 
     /// Whether nothing was read and nothing was written.
