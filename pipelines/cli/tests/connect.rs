@@ -1,0 +1,144 @@
+//! `millstream connect run` as a user runs it: file to topic to file, in a log of its own and on a broker, killed on the way.
+
+mod support;
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use support::{Broker, Folder, lines_of, wait_until};
+
+/// Rows of the input; every thousandth is bad.
+const ROWS: usize = 60_000;
+
+const DAEMON: &str = "
+[worker]
+name = 'people'
+commit_interval = '50ms'
+
+[source.people]
+type = 'file'
+include = 'in/*.csv'
+format = 'csv'
+read = 'once'
+batch_bytes = '4KiB'
+max_line = '1KiB'
+columns = { id = 'int64', name = 'string' }
+on_error = 'dlq:bad'
+
+[sink.out]
+type = 'file'
+topic = 'people'
+path = 'out/{seq}.ndjson'
+roll = { size = '64KiB' }
+
+[sink.bad]
+type = 'file'
+topic = 'bad'
+path = 'bad/{seq}.ndjson'
+";
+
+fn is_bad(id: usize) -> bool {
+    id % 1000 == 999
+}
+
+fn daemon() -> Folder {
+    let folder = Folder::new();
+    let mut text = String::from("id,name\n");
+    for id in 0..ROWS {
+        let shown = if is_bad(id) { "oops".to_owned() } else { id.to_string() };
+        writeln!(text, "{shown},name {id}").unwrap();
+    }
+    folder.write("in/people.csv", &text);
+    folder.write("daemon.toml", DAEMON);
+    folder
+}
+
+fn check_output(folder: &Path) {
+    let expected: Vec<_> = (0..ROWS)
+        .filter(|id| !is_bad(*id))
+        .map(|id| format!("{{\"id\":{id},\"name\":\"name {id}\"}}"))
+        .collect();
+    assert!(lines_of(&folder.join("out")) == expected, "the rows are not exactly those of the file");
+    let bad = lines_of(&folder.join("bad"));
+    assert_eq!(bad.len(), ROWS / 1000);
+    assert!(bad[0].contains("\"line\":1001") && bad[0].contains("'oops' is not a int64"), "{}", bad[0]);
+}
+
+/// Kills the command once a part of its output is there, and runs it to its end twice.
+fn check_killed_and_continued(command: &[&str]) {
+    let folder = daemon();
+    let mut process = folder.spawn(command);
+    wait_until("a part of the output", || !lines_of(&folder.path().join("out")).is_empty());
+    process.kill();
+    assert!(lines_of(&folder.path().join("out")).len() < ROWS, "it was done before it could be killed");
+    folder.succeed(command);
+    check_output(folder.path());
+    let again = folder.succeed(command);
+    assert!(again.starts_with("nothing new"), "{again}");
+    check_output(folder.path());
+}
+
+#[test]
+fn killed_on_the_way_it_goes_on_in_its_own_log() {
+    check_killed_and_continued(&["connect", "run", "daemon.toml"]);
+}
+
+#[test]
+fn killed_on_the_way_it_goes_on_on_a_broker() {
+    let broker = Broker::start();
+    check_killed_and_continued(&["connect", "run", "daemon.toml", "--bootstrap", broker.address()]);
+}
+
+#[test]
+fn the_summary_counts_rows_of_each_connector() {
+    let folder = daemon();
+    let screen = folder.succeed(&["connect", "run", "daemon.toml", "--data", "data"]);
+    check_output(folder.path());
+    assert!(folder.path().join("data/log").is_dir(), "--data says where the log is");
+    for expected in
+        [["people", "source", "60000", "59940", "0", "60"], ["out", "sink", "59940", "59940", "0", "0"]]
+    {
+        let line = screen.lines().find(|line| line.split_whitespace().next() == Some(expected[0])).unwrap();
+        assert_eq!(line.split_whitespace().take(6).collect::<Vec<_>>(), expected, "{screen}");
+    }
+}
+
+#[test]
+fn a_daemon_that_follows_commits_and_stops_when_interrupted() {
+    let folder = daemon();
+    folder.write("daemon.toml", &DAEMON.replace("'once'", "'follow'"));
+    let mut process = folder.spawn(&["connect", "run", "daemon.toml"]);
+    wait_until("most of the output", || lines_of(&folder.path().join("out")).len() > ROWS * 9 / 10);
+    process.interrupt();
+    let screen = process.succeed(Duration::from_secs(60));
+    assert!(screen.contains("stopped in"), "{screen}");
+    // What was read is in the log; what is in the log and not in files yet comes with the next run.
+    folder.write("daemon.toml", DAEMON);
+    folder.succeed(&["connect", "run", "daemon.toml"]);
+    check_output(folder.path());
+}
+
+#[test]
+fn mistakes_in_the_file_are_told_with_their_places() {
+    let folder = daemon();
+    let wrong = DAEMON.replace("topic = 'bad'", "topc = 'bad'").replace("csv'\nread", "csx'\nread");
+    folder.write("daemon.toml", &wrong);
+    let said = folder.fail(&["connect", "run", "daemon.toml"]);
+    for expected in [
+        "daemon.toml:9:10: ",
+        "daemon.toml:22:1: 'topic' is missing",
+        "daemon.toml:24:1: unknown key 'topc'",
+        "did you mean 'topic'?",
+    ] {
+        assert!(said.contains(expected), "{expected} is not in: {said}");
+    }
+}
+
+#[test]
+fn what_only_the_log_can_tell_is_told_too() {
+    let folder = daemon();
+    folder.write("daemon.toml", &DAEMON.replace("topic = 'people'", "topic = 'peple'"));
+    let said = folder.fail(&["connect", "run", "daemon.toml"]);
+    assert!(said.contains("topic peple has none stored"), "{said}");
+}
