@@ -17,7 +17,7 @@ pub struct Client {
 impl Client {
     /// A client that reaches brokers through `dial`. Nothing is asked yet.
     pub fn new(env: Env, dial: Arc<dyn Dial>, config: ClientConfig) -> Self {
-        Self { cluster: Arc::new(Cluster::new(env, dial, config)) }
+        Self { cluster: Cluster::new(env, dial, config) }
     }
 
     /// A producer.

@@ -1,10 +1,12 @@
 //! The cluster, as all users of one client share it: metadata, coordinators, and links for short questions.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytestring::ByteString;
+use futures::FutureExt;
+use futures::future::{BoxFuture, WeakShared};
 use millstream_env::Env;
 use millstream_protocol::messages::find_coordinator::{FindCoordinatorRequest, FindCoordinatorResponse};
 use millstream_protocol::messages::metadata::{MetadataRequest, MetadataRequestTopic};
@@ -30,9 +32,13 @@ pub(crate) struct Cluster {
     /// For questions that are answered at once.
     pub(crate) links: Links,
     metadata: watch::Sender<Arc<Metadata>>,
-    refreshing: tokio::sync::Mutex<()>,
+    refreshing: Mutex<Option<WeakShared<Refreshing>>>,
     state: Mutex<State>,
+    me: Weak<Self>,
 }
+
+/// Driven by whoever waits for it: a caller that is no longer polled must not hold up the others.
+type Refreshing = BoxFuture<'static, Result<Arc<Metadata>>>;
 
 #[derive(Default)]
 struct State {
@@ -45,17 +51,18 @@ struct State {
 }
 
 impl Cluster {
-    pub(crate) fn new(env: Env, dial: Arc<dyn Dial>, config: ClientConfig) -> Self {
+    pub(crate) fn new(env: Env, dial: Arc<dyn Dial>, config: ClientConfig) -> Arc<Self> {
         let timeout = Duration::from_millis(config.request_timeout_ms);
         let links = Links::new(env.clone(), dial, config.client_id.clone(), timeout);
-        Self {
+        Arc::new_cyclic(|me| Self {
             env,
             config: Arc::new(config),
             links,
             metadata: watch::Sender::new(Arc::new(Metadata::default())),
-            refreshing: tokio::sync::Mutex::default(),
+            refreshing: Mutex::default(),
             state: Mutex::default(),
-        }
+            me: Weak::clone(me),
+        })
     }
 
     /// What is known now.
@@ -84,10 +91,23 @@ impl Cluster {
 
     /// Asks again, unless somebody else has since `seen`. Concurrent callers share one question; repeated ones are a backoff apart.
     pub(crate) async fn refresh(&self, seen: u64) -> Result<Arc<Metadata>> {
-        let _one_at_a_time = self.refreshing.lock().await;
-        if self.metadata.borrow().version > seen {
-            return Ok(self.metadata());
-        }
+        let refreshing = {
+            let mut slot = self.refreshing.lock();
+            if self.metadata.borrow().version > seen {
+                return Ok(self.metadata());
+            }
+            let under_way = slot.as_ref().and_then(WeakShared::upgrade);
+            under_way.filter(|refreshing| refreshing.peek().is_none()).unwrap_or_else(|| {
+                let me = self.me.upgrade().expect("whoever calls holds it");
+                let refreshing = async move { me.ask_again().await }.boxed().shared();
+                *slot = refreshing.downgrade();
+                refreshing
+            })
+        };
+        refreshing.await
+    }
+
+    async fn ask_again(&self) -> Result<Arc<Metadata>> {
         let (pause, topics) = {
             let state = self.state.lock();
             let since = state.refreshed_at.map(|at| self.env.elapsed().saturating_sub(at));

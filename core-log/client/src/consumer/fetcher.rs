@@ -171,7 +171,7 @@ impl Fetcher {
             };
             let answer =
                 shared.cluster.env.timeout(timeout, receipt).await.unwrap_or(Err(CallError::TimedOut));
-            let link = keep_link(&shared, &endpoint, link, &answer).await;
+            let link = keep_link(&shared, &endpoint, link, &answer);
             Answered { node, link, questions, answer: read_answer::<FetchRequest>(&endpoint, answer) }
         };
         self.in_flight.push(answered.boxed());
@@ -303,14 +303,14 @@ fn request(shared: &Shared, questions: &Questions, metadata: &Metadata) -> Fetch
     }
 }
 
-async fn keep_link(
+fn keep_link(
     shared: &Shared,
     endpoint: &Endpoint,
     link: Arc<dyn Link>,
     answer: &Result<millstream_protocol::Response, CallError>,
 ) -> Option<Arc<dyn Link>> {
     if matches!(answer, Err(error) if error.is_retriable()) {
-        shared.fetch_links.forget(endpoint, &link).await;
+        shared.fetch_links.forget(endpoint, &link);
         return None;
     }
     Some(link)

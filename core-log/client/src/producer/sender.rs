@@ -27,7 +27,6 @@ enum Event {
     Linked { node: i32, link: Result<Arc<dyn Link>> },
     Answered { node: i32, endpoint: Endpoint, link: Arc<dyn Link>, batches: Vec<(Slot, u64)>, answer: Answer },
     Refreshed,
-    Forgotten,
     Identified(Result<Identity>),
     Added(BTreeSet<TopicPartition>, Result<()>),
 }
@@ -294,7 +293,6 @@ impl Sender {
         let shared = Arc::clone(&self.shared);
         match event {
             Event::Refreshed => self.refreshing = false,
-            Event::Forgotten => {}
             Event::Identified(identity) => {
                 self.identifying = false;
                 shared.identified(identity);
@@ -319,13 +317,7 @@ impl Sender {
                 let broken = matches!(&answer, Err(error) if error.is_retriable());
                 if broken && node.link.as_ref().is_some_and(|open| Arc::ptr_eq(open, &link)) {
                     node.link = None;
-                    let forget = Arc::clone(&shared);
-                    let endpoint = endpoint.clone();
-                    let forgotten = async move {
-                        forget.links.forget(&endpoint, &link).await;
-                        Event::Forgotten
-                    };
-                    self.events.push(forgotten.boxed());
+                    shared.links.forget(&endpoint, &link);
                     shared.cluster.mark_stale();
                 }
                 shared.landed(&endpoint, &batches, answer);
