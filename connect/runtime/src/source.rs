@@ -161,10 +161,12 @@ impl Attempt<'_> {
                 }
                 Polled::Idle(wait) => {
                     self.commit(task, writer, &mut open, backoff).await?;
+                    self.status.set_caught_up();
                     self.stop.or(self.worker.env.sleep(wait)).await;
                 }
                 Polled::End => {
                     self.commit(task, writer, &mut open, backoff).await?;
+                    self.status.set_caught_up();
                     return Ok(Outcome::Drained);
                 }
             }

@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use millstream_record::{Offset, TopicPartition};
 use parking_lot::Mutex;
+use tokio::sync::watch;
 
 /// The end offset of each partition that a finite source has written.
 pub type Ends = BTreeMap<TopicPartition, Offset>;
@@ -37,6 +40,7 @@ struct Inner {
     commits: AtomicU64,
     retries: AtomicU64,
     last_error: Mutex<Option<String>>,
+    caught_up: watch::Sender<bool>,
 }
 
 /// A snapshot of [`Status`].
@@ -74,6 +78,26 @@ impl Status {
             retries: self.0.retries.load(Ordering::Relaxed),
             last_error: self.0.last_error.lock().clone(),
         }
+    }
+
+    /// Completes once a source has made durable all that was there when it was started: it found nothing new, or has ended.
+    pub fn caught_up(&self) -> BoxFuture<'static, ()> {
+        let mut hears = self.0.caught_up.subscribe();
+        let keeps = self.clone(); // else the sender may go first
+        async move {
+            let _ = hears.wait_for(|caught_up| *caught_up).await; // an error would mean that the sender is gone
+            drop(keeps);
+        }
+        .boxed()
+    }
+
+    /// Whether [`Status::caught_up`] has completed.
+    pub fn has_caught_up(&self) -> bool {
+        *self.0.caught_up.borrow()
+    }
+
+    pub(crate) fn set_caught_up(&self) {
+        self.0.caught_up.send_if_modified(|caught_up| !std::mem::replace(caught_up, true));
     }
 
     pub(crate) fn committed(&self, rows: u64, bytes: u64, bad: u64) {

@@ -382,12 +382,12 @@ fn a_source_that_is_asked_to_stop_commits_and_ends() {
     let (stopper, stop) = stop_signal();
     let status = Status::new();
     let run = run_source(world.source(50, false), world.worker.clone(), stop, status.clone(), send);
+    assert!(!status.has_caught_up());
     let stopping = async {
-        let deadline = world.worker.env.elapsed() + Duration::from_secs(20);
-        while status.counts().rows < 45 && world.worker.env.elapsed() < deadline {
-            world.worker.env.sleep(Duration::from_millis(1)).await;
-        }
+        let caught_up = world.worker.env.timeout(Duration::from_secs(20), status.caught_up()).await;
+        let rows = status.counts().rows;
         stopper.stop();
+        assert_eq!((caught_up, rows), (Ok(()), 45), "it has caught up once all there was is durable");
     };
     let (outcome, ()) = world.runtime.block_on(async { futures::join!(run, stopping) });
     assert_eq!((outcome.unwrap(), ends.borrow().clone()), (Outcome::Stopped, None));

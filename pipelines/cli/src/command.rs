@@ -31,7 +31,7 @@ pub(crate) enum Command {
     Reset(reset::Args),
     /// Run a broker that speaks Kafka's protocol
     Broker(broker::Args),
-    /// List, create, describe and delete topics
+    /// List, create, describe, alter and delete topics
     Topics(topics::Args),
     /// Write lines of standard input to a topic
     Produce(produce::Args),

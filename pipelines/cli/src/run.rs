@@ -1,7 +1,7 @@
 //! Running a plan: connectors and the streams app on one log, from start to the ends of all inputs.
 //!
-//! Order: topics are made; tables are read in by their connectors before any step starts, so that no row is joined too early;
-//! then everything runs at once. Ends pass on by offsets: a drained source says where its topics end, the app is done when it has
+//! Order: topics are made; tables are read in by their connectors before any step starts, so that no row is joined too early (one
+//! that is followed: what there was at the start); then everything runs at once. Ends pass on by offsets: a drained source says where its topics end, the app is done when it has
 //! consumed up to there, which fixes where the steps' topics end, and so the sinks finish. A stop asks everybody to commit what
 //! they have; the same command goes on from there.
 
@@ -17,7 +17,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use futures::future::{Either, select};
+use futures::FutureExt;
+use futures::future::{BoxFuture, Either, join_all, pending, select};
 use millstream_connect_api::TableSchema;
 use millstream_connect_runtime::{
     ClientLog, Ends, OnError, RetryPolicy, SinkSpec, SourceSpec, Status, Stop, Stopper, TableTopic,
@@ -140,7 +141,12 @@ impl<'a> Runner<'a> {
             self.start_source(running, sources)?;
         }
         progress.watch(running.statuses.iter().map(named), None);
-        let mut stopped = self.until(running, signals, Running::tables_are_in).await?;
+        let endless = tables.iter().filter_map(|sources| sources.first()).filter(|source| !is_finite(source));
+        let followed: Vec<&str> = endless.map(|source| source.section.as_str()).collect();
+        let caught_up = running.statuses.iter().filter(|(name, _)| followed.contains(&name.as_str()));
+        let caught_up = join_all(caught_up.map(|(_, status)| status.caught_up())).map(drop).boxed();
+        let are_in = |running: &Running| running.tables_are_in(&followed);
+        let mut stopped = self.until(running, signals, caught_up, are_in).await?;
         if !stopped {
             for sources in &streams {
                 self.start_source(running, sources)?;
@@ -151,24 +157,28 @@ impl<'a> Runner<'a> {
             }
             self.end_topic_sources(running, topics).await?;
             progress.watch(running.statuses.iter().map(named), running.control.clone());
-            stopped = self.until(running, signals, |running| running.jobs.is_empty()).await?;
+            stopped = self.until(running, signals, never(), |running| running.jobs.is_empty()).await?;
         }
-        self.until(running, signals, |running| running.jobs.is_empty()).await?;
+        self.until(running, signals, never(), |running| running.jobs.is_empty()).await?;
         Ok(stopped)
     }
 
-    /// Waits for jobs and passes ends on until `enough`. True when a stop was asked for.
+    /// Waits for jobs and passes ends on until `enough`, which `wake` may change. True when a stop was asked for.
     async fn until(
         &self,
         running: &mut Running,
         signals: &mut Signals,
+        wake: BoxFuture<'static, ()>,
         enough: impl Fn(&Running) -> bool,
     ) -> Result<bool> {
         let mut failure = None;
+        let mut wake = wake.fuse();
         while !enough(running) || failure.is_some() {
-            let next = match select(running.jobs.next(), Box::pin(signals.wait())).await {
+            let outside = select(Box::pin(signals.wait()), &mut wake);
+            let next = match select(running.jobs.next(), outside).await {
                 Either::Left((done, _)) => Some(done),
-                Either::Right(_) => None,
+                Either::Right((Either::Left(_), _)) => None,
+                Either::Right((Either::Right(_), _)) => continue,
             };
             let Some(done) = next else {
                 if self.stop.is_stopping() {
@@ -256,7 +266,9 @@ impl<'a> Runner<'a> {
         };
         let mut config = StreamsConfig::new(self.plan.name.as_str(), &self.state);
         config.session_timeout_ms = SESSION_TIMEOUT_MS;
-        config.finite_inputs = self.plan.sources.iter().map(|source| source.topic.clone()).collect();
+        // The others are read on for ever: a table among them is open once it is read to the end that its topic has now.
+        let finite = self.plan.sources.iter().filter(|source| is_finite(source));
+        config.finite_inputs = finite.map(|source| source.topic.clone()).collect();
         config.finite_inputs.retain(|topic| {
             topology.source_of(&millstream_streams_core::TopicName::User(topic.as_str().into())).is_some()
         });
@@ -356,8 +368,13 @@ impl<'a> Runner<'a> {
 }
 
 impl Running {
-    fn tables_are_in(&self) -> bool {
-        self.jobs.is_empty()
+    /// Whether every table has been brought; one that is `followed` has no end, so what there was at the start is enough.
+    fn tables_are_in(&self, followed: &[&str]) -> bool {
+        let is_in = |(name, status): (&String, &Status)| {
+            !self.jobs.is_running(&Job::Source(name.clone()))
+                || (followed.contains(&name.as_str()) && status.has_caught_up())
+        };
+        self.statuses.iter().all(is_in)
     }
 
     fn source_ended(&mut self, name: String, ends: Ends) {
@@ -385,6 +402,10 @@ impl Running {
             }
         }
     }
+}
+
+fn never() -> BoxFuture<'static, ()> {
+    pending().boxed()
 }
 
 fn named<'a>((name, status): (&'a String, &'a Status)) -> (&'a str, &'a Status) {

@@ -41,7 +41,8 @@ pub struct StreamsConfig {
     /// The broker aborts transactions that are older: how long a lost process holds up readers of its outputs.
     pub transaction_timeout_ms: i32,
     /// Topics that end: the app waits for [`crate::StreamsControl::end_input`] for each, and once all inputs of all tasks are
-    /// consumed to their ends, [`crate::StreamsApp::run`] returns. Empty: the app runs until it is stopped.
+    /// consumed to their ends, [`crate::StreamsApp::run`] returns. Empty: the app runs until it is stopped. A bootstrap input is read
+    /// first: a finite one up to its end, another up to where its topic ends when its task starts.
     pub finite_inputs: Vec<String>,
     /// Topics of the user, with their partitions, that the app creates at its start where they are missing.
     pub create_topics: Vec<(String, i32)>,

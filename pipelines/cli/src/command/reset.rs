@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use millstream_env::Env;
+use millstream_plan::plan::{Sink, SinkKind};
 
 use crate::pipeline::FileArgs;
 use crate::screen;
@@ -19,6 +20,28 @@ pub(crate) struct Args {
     /// Where the pipeline keeps its log and state [default: .millstream/<name>]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+}
+
+/// How to go on where an earlier run of `sink` wrote: the next run's rows come from another log, so sinks refuse to mix them with
+/// the old ones. Those are not removed here, since they may be all that is left of the input.
+fn in_the_way(pipeline: &str, sink: &Sink) -> Option<String> {
+    let SinkKind::Connector { connector, config } = &sink.kind else { return None };
+    match connector.as_str() {
+        "file" => Some(format!(
+            "the next run refuses to add to its files, {}; move or remove them, or choose another path",
+            config.str_opt("path")?
+        )),
+        "postgres" => {
+            let table = config.str_opt("table")?;
+            let schema = table.split_once('.').map_or("public", |(schema, _)| schema);
+            let name = &sink.name;
+            Some(format!(
+                "the next run refuses to add to its table; to begin anew run: TRUNCATE {table}; \
+                 DELETE FROM {schema}._millstream_progress WHERE connector = '{pipeline}.{name}';"
+            ))
+        }
+        _ => None,
+    }
 }
 
 /// Removes the data of a pipeline on the embedded log. What its sinks wrote elsewhere stays.
@@ -40,9 +63,11 @@ pub(crate) async fn execute(args: Args, env: Env) -> Result<ExitCode> {
         }
     }
     let _ = std::fs::remove_dir(&data); // something of another's is in it: that stays
-    screen::line(format_args!(
-        "{}: removed; what sinks wrote stays, and is in the way of the next run until it is moved",
-        data.display()
-    ));
+    screen::line(format_args!("{}: removed; what sinks wrote stays", data.display()));
+    for sink in &plan.sinks {
+        if let Some(text) = in_the_way(&plan.name, sink) {
+            screen::line(format_args!("sink '{}': {text}", sink.name));
+        }
+    }
     Ok(ExitCode::SUCCESS)
 }

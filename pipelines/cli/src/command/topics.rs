@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
-use millstream_client::{Admin, ConfigResource, IsolationLevel, NewTopic, OffsetSpec};
+use millstream_client::{Admin, AlterConfig, ConfigResource, IsolationLevel, NewTopic, OffsetSpec};
 use millstream_env::Env;
 use millstream_record::TopicPartition;
 
@@ -50,6 +50,20 @@ enum Action {
         /// Its name
         topic: String,
     },
+    /// Change settings of a topic, or give it more partitions
+    Alter {
+        /// Its name
+        topic: String,
+        /// How many partitions it shall have; never fewer than it has
+        #[arg(long, short)]
+        partitions: Option<i32>,
+        /// A setting, such as retention.ms=86400000
+        #[arg(long, value_name = "KEY=VALUE")]
+        set: Vec<String>,
+        /// A setting that goes back to its default
+        #[arg(long, value_name = "KEY")]
+        unset: Vec<String>,
+    },
     /// Delete topics and all of their records
     Delete {
         /// Their names
@@ -65,6 +79,9 @@ pub(crate) async fn execute(args: Args, env: Env) -> Result<ExitCode> {
         Action::List { internal } => list(&admin, internal).await,
         Action::Create { topic, partitions, replication_factor, set } => {
             create(&admin, &topic, partitions, replication_factor, &set).await
+        }
+        Action::Alter { topic, partitions, set, unset } => {
+            alter(&admin, &topic, partitions, &set, unset).await
         }
         Action::Describe { topic } => describe(&admin, &topic).await,
         Action::Delete { topics } => delete(&admin, &topics).await,
@@ -100,20 +117,44 @@ async fn create(
     replication_factor: Option<i16>,
     set: &[String],
 ) -> Result<()> {
-    let configs = set.iter().map(|text| {
-        let (key, value) = text.split_once('=').with_context(|| format!("'{text}' is not key=value"))?;
-        Ok((key.trim().to_owned(), value.trim().to_owned()))
-    });
-    let new = NewTopic {
-        name: topic.into(),
-        partitions,
-        replication_factor,
-        configs: configs.collect::<Result<_>>()?,
-    };
+    let new = NewTopic { name: topic.into(), partitions, replication_factor, configs: settings(set)? };
     for (name, outcome) in admin.create_topics(&[new]).await? {
         let id = outcome.with_context(|| format!("creating {name}"))?;
         screen::line(format_args!("{name}: created, id {id}"));
     }
+    Ok(())
+}
+
+/// Reads `key=value` texts.
+fn settings(texts: &[String]) -> Result<BTreeMap<String, String>> {
+    let setting = |text: &String| {
+        let (key, value) = text.split_once('=').with_context(|| format!("'{text}' is not key=value"))?;
+        Ok((key.trim().to_owned(), value.trim().to_owned()))
+    };
+    texts.iter().map(setting).collect()
+}
+
+async fn alter(
+    admin: &Admin,
+    topic: &str,
+    partitions: Option<i32>,
+    set: &[String],
+    unset: Vec<String>,
+) -> Result<()> {
+    let set = settings(set)?.into_iter().map(|(key, value)| AlterConfig::Set(key, value));
+    let changes: Vec<_> = set.chain(unset.into_iter().map(AlterConfig::Delete)).collect();
+    if changes.is_empty() && partitions.is_none() {
+        bail!("there is nothing to change: give --set, --unset or --partitions");
+    }
+    if !changes.is_empty() {
+        let resource = ConfigResource::Topic(topic.into());
+        let changed = admin.incremental_alter_configs(&resource, &changes).await;
+        changed.with_context(|| format!("changing {topic}"))?;
+    }
+    if let Some(count) = partitions {
+        admin.create_partitions(topic, count).await.with_context(|| format!("changing {topic}"))?;
+    }
+    screen::line(format_args!("{topic}: changed"));
     Ok(())
 }
 

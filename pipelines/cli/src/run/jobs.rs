@@ -93,6 +93,11 @@ impl Jobs {
         self.running.is_empty()
     }
 
+    /// Whether `job` has not ended.
+    pub(super) fn is_running(&self, job: &Job) -> bool {
+        self.running.contains(job)
+    }
+
     /// Whether all that runs are sinks for which `allowed` holds.
     pub(super) fn only_sinks(&self, allowed: impl Fn(&str) -> bool) -> bool {
         self.running.iter().all(|job| matches!(job, Job::Sink(name) if allowed(name)))

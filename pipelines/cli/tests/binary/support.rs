@@ -60,6 +60,12 @@ impl Folder {
         std::fs::write(path, text).unwrap();
     }
 
+    /// Adds to a file below the folder, as a logger does.
+    pub(crate) fn append(&self, name: &str, text: &str) {
+        let mut file = std::fs::File::options().append(true).open(self.path().join(name)).unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+    }
+
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_millstream"));
         command.args(args).current_dir(self.path()).stdin(Stdio::null());

@@ -1,12 +1,10 @@
 //! `millstream connect run` as a user runs it: file to topic to file, in a log of its own and on a broker, killed on the way.
 
-mod support;
-
 use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use support::{Broker, Folder, lines_of, wait_until};
+use crate::support::{Broker, Folder, lines_of, wait_until};
 
 /// Rows of the input; every thousandth is bad.
 const ROWS: usize = 60_000;

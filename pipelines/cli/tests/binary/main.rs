@@ -1,0 +1,7 @@
+//! The binary as a user runs it, in a folder of its own, against a log of its own or `millstream broker`.
+
+mod connect;
+mod follow;
+mod log_commands;
+mod sinks;
+mod support;
