@@ -1,0 +1,103 @@
+//! Everything that the README shows is run: its files are written, its commands executed, in its order, in a folder of their own.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+const README: &str = include_str!("../../../README.md");
+/// The port that the README names; the test takes a free one instead, so that it can run beside others.
+const PORT: &str = "9092";
+
+#[derive(Debug, PartialEq)]
+enum Block {
+    File(String, String),
+    Run(String),
+    Background(String),
+}
+
+/// The fenced blocks that follow a `<!-- file: NAME -->`, `<!-- run -->` or `<!-- run in the background -->`.
+fn blocks(text: &str) -> Vec<Block> {
+    let mut found = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let Some(order) = line.strip_prefix("<!-- ").and_then(|rest| rest.strip_suffix(" -->")) else {
+            continue;
+        };
+        assert!(lines.next().is_some_and(|fence| fence.starts_with("```")), "no block behind {line:?}");
+        let body: String =
+            lines.by_ref().take_while(|line| *line != "```").map(|line| format!("{line}\n")).collect();
+        found.push(match order {
+            "run" => Block::Run(body),
+            "run in the background" => Block::Background(body),
+            other => Block::File(other.strip_prefix("file: ").expect("an order we know").to_owned(), body),
+        });
+    }
+    found
+}
+
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn shell(dir: &Path, script: &str) -> Command {
+    let bin = Path::new(env!("CARGO_BIN_EXE_millstream")).parent().expect("a binary is in a folder");
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").expect("a PATH"));
+    let mut command = Command::new("bash");
+    command.args(["-euo", "pipefail", "-c", script]).current_dir(dir).env("PATH", path);
+    command
+}
+
+#[test]
+fn all_that_the_readme_shows_works() {
+    let dir = tempfile::tempdir().unwrap();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let mut servers = Vec::new();
+    let (mut ran, mut shown) = (0, String::new());
+    for block in blocks(&README.replace(PORT, &port)) {
+        match block {
+            Block::File(name, text) => fs::write(dir.path().join(name), text).unwrap(),
+            Block::Background(script) => {
+                let mut child =
+                    shell(dir.path(), &format!("exec {script}")).stdout(Stdio::piped()).spawn().unwrap();
+                let mut first = String::new();
+                BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+                servers.push(Server(child));
+                assert!(first.contains(&port), "the server says where it listens: {first:?}");
+            }
+            Block::Run(script) => {
+                let output = shell(dir.path(), &script).output().unwrap();
+                let text = String::from_utf8_lossy(&output.stdout).into_owned();
+                let errors = String::from_utf8_lossy(&output.stderr);
+                assert!(output.status.success(), "{script}\nprinted\n{text}\n{errors}");
+                shown.push_str(&text);
+                ran += 1;
+            }
+        }
+    }
+    assert_eq!(ran, 3);
+    for expected in ["\"WARN\"", "hello", "greetings", "Grace", "flowchart"] {
+        assert!(shown.contains(expected), "{expected} is missing in\n{shown}");
+    }
+    assert!(!shown.contains("\"INFO\""), "the filter let a row through:\n{shown}");
+}
+
+#[test]
+fn blocks_are_found_by_their_orders() {
+    let text = "a\n<!-- file: x.toml -->\n```toml\nb = 1\n```\n<!-- run -->\n```sh\nls\nls\n```\n```sh\nnot this\n```\n";
+    assert_eq!(blocks(text), [Block::File("x.toml".into(), "b = 1\n".into()), Block::Run("ls\nls\n".into())]);
+}
+
+#[test]
+fn the_example_in_the_readme_is_the_one_in_the_application() {
+    let app = include_str!("../../../examples/wordcount/src/main.rs");
+    let shown = README.split("```rust\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let squeeze = |text: &str| text.split_whitespace().collect::<String>();
+    assert!(squeeze(app).contains(&squeeze(shown)), "the README's wordcount is not the application's");
+}
