@@ -19,15 +19,15 @@ use crate::random::Random;
 /// What a device writes in one piece.
 const SECTOR: usize = 512;
 
-/// Which faults the disk injects from now on; each is "once in n calls", 0 is never.
+/// Which faults the disk injects from now on; a number is "once in n calls", 0 is never.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
     /// A read fails.
     pub read_error_in: u64,
     /// A write fails, having written part of its bytes.
     pub write_error_in: u64,
-    /// A sync fails and drops what it should have written.
-    pub sync_error_in: u64,
+    /// The next sync fails and drops what it should have written; those after it succeed.
+    pub sync_error: bool,
     /// Bytes that fit on the disk; beyond them a write fails as on a full disk. 0 is no bound.
     pub capacity: u64,
     /// After this many more calls every call fails, as if the process had died inside one. 0 is never.
@@ -331,6 +331,19 @@ impl Content {
         self.dirty.clear();
     }
 
+    /// Clean sectors are read from the platter again.
+    fn forget_clean(&mut self) {
+        let (now, durable, dirty) = (&mut self.now, &self.durable, &self.dirty);
+        for (sector, bytes) in
+            now.chunks_mut(SECTOR).enumerate().filter(|(sector, _)| !dirty.contains(sector))
+        {
+            let known = durable.get(sector * SECTOR..).unwrap_or_default();
+            let kept = known.len().min(bytes.len());
+            bytes[..kept].copy_from_slice(&known[..kept]);
+            bytes[kept..].fill(0);
+        }
+    }
+
     fn lose_power(&mut self, random: &mut Random) -> u64 {
         let (old, new) = (self.durable.len(), self.now.len());
         let len = match random.below(3) {
@@ -568,11 +581,19 @@ impl DiskFile for SimFile {
 
     fn sync(&self) -> io::Result<()> {
         self.disk.step("disk.sync")?;
-        if self.fail(|f| f.sync_error_in, |i| &mut i.sync_errors) {
+        let fails = std::mem::take(&mut self.disk.inner.lock().faults.sync_error);
+        if fails {
+            self.disk.inner.lock().injected.sync_errors += 1;
             self.content.lock().drop_dirty();
             return Err(self.error("sync"));
         }
         self.content.lock().sync();
+        Ok(())
+    }
+
+    fn forget_clean(&self) -> io::Result<()> {
+        self.disk.step("disk.forget")?;
+        self.content.lock().forget_clean();
         Ok(())
     }
 }
@@ -628,10 +649,13 @@ mod tests {
         let disk = SimDisk::new(&sim);
         let file = write(&disk, "/a", &[7; 600]);
         disk.sync_dir(Path::new("/")).unwrap();
-        disk.set_faults(Faults { sync_error_in: 1, ..Faults::default() });
+        disk.set_faults(Faults { sync_error: true, ..Faults::default() });
         assert!(file.sync().is_err());
         disk.set_faults(Faults::default());
         file.sync().unwrap();
+        assert_eq!(read(&disk, "/a").unwrap(), [7; 600]);
+        file.forget_clean().unwrap();
+        assert_eq!(read(&disk, "/a").unwrap(), [0; 600]);
         disk.power_loss();
         assert_eq!(read(&disk, "/a").unwrap(), [0; 600]);
     }

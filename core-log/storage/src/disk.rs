@@ -1,6 +1,6 @@
 //! The one door to a disk: [`Disk`] names files and directories, [`DiskFile`] reads and writes one of them.
 //!
-//! Everything durable in Millstream goes through these thirteen calls, so a simulated disk that forgets unsynced sectors,
+//! Everything durable in Millstream goes through these fourteen calls, so a simulated disk that forgets unsynced sectors,
 //! undoes unsynced names or flips bits needs to implement nothing else. What the rest of storage relies on:
 //!
 //! - [`DiskFile::sync`] makes a file's bytes and length durable, [`Disk::sync_dir`] its name. Neither implies the other.
@@ -79,6 +79,12 @@ pub trait DiskFile: Send + Sync {
     fn truncate(&self, len: u64) -> io::Result<()>;
     /// Makes the file's bytes and length durable (`fdatasync`).
     fn sync(&self) -> io::Result<()>;
+    /// Has the next reads come from the device, as far as the file's cached bytes are not waiting to be written: a process that
+    /// died after a failed [`DiskFile::sync`] leaves bytes in the cache that will never reach the device, yet count as
+    /// written there. A hint where a disk has no cache.
+    fn forget_clean(&self) -> io::Result<()> {
+        Ok(())
+    }
     /// Whether the file has no bytes.
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)

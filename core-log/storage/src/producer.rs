@@ -269,7 +269,8 @@ impl ProducerStates {
     pub(crate) fn expire(&mut self, now: Millis, expiration_ms: i64) {
         let Silences(noticed) = &mut self.silences;
         let alive = |id: &i64, state: &mut ProducerState| {
-            let wrote = (state.epoch, state.batches.back().map(|batch| batch.last_offset), state.last_timestamp);
+            let wrote =
+                (state.epoch, state.batches.back().map(|batch| batch.last_offset), state.last_timestamp);
             let silence = noticed.entry(*id).or_insert((wrote, now));
             if silence.0 != wrote {
                 *silence = (wrote, now);

@@ -365,6 +365,7 @@ impl Recovery {
             Shutdown::Crash { recovery_point } if !log.config.cleanup_compact => recovery_point,
             _ => Offset(i64::MAX),
         };
+        old.open()?.forget_clean().map_err(old.io())?;
         let mut scanner = old.scan_from(base)?.dense_from(dense_from);
         let interval = log.config.index_interval_bytes;
         let bad = loop {

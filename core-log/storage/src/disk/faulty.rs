@@ -182,6 +182,9 @@ impl DiskFile for FaultyFile {
         self.disk.check(Op::Sync, &self.path)?;
         self.file.sync()
     }
+    fn forget_clean(&self) -> io::Result<()> {
+        self.file.forget_clean()
+    }
 }
 
 fn flip(bytes: &mut [u8]) {

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{Advice, FlockOperation};
 use rustix::io::ReadWriteFlags;
 
 use super::{DirEntry, DirLock, Disk, DiskFile, OpenMode};
@@ -127,6 +127,14 @@ impl DiskFile for RealFile {
 
     fn sync(&self) -> io::Result<()> {
         Ok(rustix::fs::fdatasync(&self.0)?)
+    }
+
+    fn forget_clean(&self) -> io::Result<()> {
+        match rustix::fs::fadvise(&self.0, 0, None, Advice::DontNeed) {
+            // A file system that keeps no such promise (or no cache): what it gives is all there is.
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => Ok(()),
+            other => Ok(other?),
+        }
     }
 }
 
