@@ -534,6 +534,9 @@ impl DiskFile for SimFile {
 
     fn read_at_nowait(&self, buf: &mut [u8], at: u64) -> io::Result<usize> {
         self.disk.step("disk.readnow")?;
+        if self.fail(|f| f.read_error_in, |i| &mut i.read_errors) {
+            return Err(self.error("read"));
+        }
         if self.disk.inner.lock().random.one_in(4) {
             return Err(io::ErrorKind::WouldBlock.into()); // not in the page cache
         }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use millstream_node::{Node, NodeConfig};
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use crate::disk::{Faults, SimDisk};
 use crate::executor::{Owner, Sim};
@@ -16,6 +17,8 @@ pub const ADDRESS: (&str, u16) = ("node", 9092);
 const LOOK: Duration = Duration::from_millis(20);
 /// A disk this slow has work open whenever somebody looks.
 const SLOW: Duration = Duration::from_millis(800);
+/// How long a node works on what it recovered before the power goes.
+const AFTERMATH: Duration = Duration::from_millis(500);
 /// How long the schedule waits for a fault to strike before it goes on.
 const STRIKE_MAX: Duration = Duration::from_secs(5);
 
@@ -34,6 +37,8 @@ struct State {
     up: bool,
     refused: Option<String>,
     restarts: u64,
+    clean_stops: u64,
+    asked_to_stop: Arc<Notify>,
 }
 
 impl Machine {
@@ -52,6 +57,11 @@ impl Machine {
         self.state.lock().restarts
     }
 
+    /// Incarnations that closed in order.
+    pub fn clean_stops(&self) -> u64 {
+        self.state.lock().clean_stops
+    }
+
     /// Why the present incarnation did not start, if it did not.
     pub fn refused(&self) -> Option<String> {
         self.state.lock().refused.clone()
@@ -66,17 +76,19 @@ impl Machine {
     pub fn boot(&self) {
         self.disk.reopen();
         let (owner, env) = self.sim.process();
+        let asked_to_stop = Arc::new(Notify::new());
         {
             let mut state = self.state.lock();
             state.owner = Some(owner);
             state.up = false;
             state.refused = None;
             state.restarts += 1;
+            state.asked_to_stop = Arc::clone(&asked_to_stop);
         }
         let (state, disk, config) = (Arc::clone(&self.state), self.disk.clone(), self.config.clone());
         env.clone().spawn("node", async move {
             let started = Node::start(env, Arc::new(disk.clone()), config).await;
-            let _alive = match started {
+            let node = match started {
                 Ok(node) => {
                     state.lock().up = true;
                     node
@@ -88,7 +100,11 @@ impl Machine {
                     return;
                 }
             };
-            std::future::pending::<()>().await;
+            asked_to_stop.notified().await;
+            match node.shutdown().await {
+                Ok(()) => state.lock().clean_stops += 1,
+                Err(error) => tracing::debug!(%error, "the node did not close in order"),
+            }
         });
     }
 
@@ -123,10 +139,7 @@ impl Machine {
                 }
             }
             Fault::SyncError => {
-                let before = self.disk.injected().sync_errors;
-                self.disk.set_faults(Faults { sync_error_in: 1, ..Faults::default() });
-                let disk = self.disk.clone();
-                self.until(move || disk.injected().sync_errors > before).await;
+                self.fail_a_sync().await;
                 self.again(true).await;
             }
             Fault::FullDisk => {
@@ -144,6 +157,21 @@ impl Machine {
                 self.wait(after).await;
                 self.again(true).await;
             }
+            Fault::CleanRestartThenPowerLoss(after) => {
+                let before = self.clean_stops();
+                self.state.lock().asked_to_stop.notify_one();
+                let me = self.clone();
+                self.until(move || me.clean_stops() > before).await;
+                self.again(false).await;
+                self.wait(after).await;
+                self.again(true).await;
+            }
+            Fault::SyncErrorThenCrash => {
+                self.fail_a_sync().await;
+                self.again(false).await;
+                self.wait(AFTERMATH).await;
+                self.again(true).await;
+            }
             Fault::PowerLossAgain(after) => {
                 self.again(true).await;
                 self.wait(after).await;
@@ -155,6 +183,13 @@ impl Machine {
                 self.again(false).await;
             }
         }
+    }
+
+    async fn fail_a_sync(&self) {
+        let before = self.disk.injected().sync_errors;
+        self.disk.set_faults(Faults { sync_error: true, ..Faults::default() });
+        let disk = self.disk.clone();
+        self.until(move || disk.injected().sync_errors > before).await;
     }
 
     async fn again(&self, power: bool) {
@@ -205,5 +240,7 @@ fn fault_number(fault: Fault) -> u64 {
         Fault::ReadErrors(_) => 10,
         Fault::RetryThenPowerLoss(_) => 11,
         Fault::PowerLossAgain(_) => 12,
+        Fault::SyncErrorThenCrash => 13,
+        Fault::CleanRestartThenPowerLoss(_) => 14,
     }
 }

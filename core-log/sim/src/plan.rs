@@ -30,6 +30,10 @@ pub enum Fault {
     /// The disk is slow, all connections are cut so that every client sends again what is not durable yet, and after this
     /// the power goes.
     RetryThenPowerLoss(Duration),
+    /// The next sync fails and drops its pages, the process is started again on the same page cache, and later the power goes.
+    SyncErrorThenCrash,
+    /// An orderly shutdown and a start, which believes what the shutdown left; the power goes this long after it.
+    CleanRestartThenPowerLoss(Duration),
     /// Two power losses, the second one this long after the boot that follows the first.
     PowerLossAgain(Duration),
 }
@@ -79,7 +83,7 @@ impl Plan {
             unsafe_producers: random.below(2) as u32,
             transactional: random.below(3) as u32,
             members: random.below(3) as u32,
-            retention: random.one_in(4),
+            retention: random.one_in(2),
             topic_changes: random.one_in(4),
             records: 20 + random.below(80),
             roll_ms: 50 + random.below(3_000),
@@ -101,6 +105,8 @@ impl Plan {
         for fault in [
             Fault::RetryThenPowerLoss(Duration::from_millis(50 + random.below(400))),
             Fault::PowerLossAgain(Duration::from_millis(random.below(200))),
+            Fault::SyncErrorThenCrash,
+            Fault::CleanRestartThenPowerLoss(Duration::from_millis(100 + random.below(1_500))),
         ] {
             if random.one_in(4) {
                 let at = random.below(self.faults.len() as u64 + 1) as usize;
@@ -115,7 +121,7 @@ fn wait(random: &mut Random) -> Duration {
 }
 
 fn fault(random: &mut Random) -> Fault {
-    match random.below(12) {
+    match random.below(13) {
         0 => Fault::Crash,
         1 | 2 => Fault::CrashInside(1 + random.below(60)),
         3 | 4 => Fault::PowerLoss,
@@ -124,7 +130,7 @@ fn fault(random: &mut Random) -> Fault {
         8 => Fault::CutConnection,
         9 => Fault::SlowDisk(Duration::from_millis(1 + random.below(500))),
         10 => Fault::SyncError,
-        _ if random.one_in(2) => Fault::FullDisk,
-        _ => Fault::ReadErrors(20 + random.below(200)),
+        11 => Fault::FullDisk,
+        _ => Fault::ReadErrors(2 + random.below(30)),
     }
 }

@@ -83,6 +83,7 @@ impl World {
                 ("group offset commits", did.offset_commits),
                 ("searches", did.searches),
                 ("node starts", machine.restarts()),
+                ("clean stops", machine.clean_stops()),
                 ("power losses", injected.power_losses),
                 ("sectors torn", injected.torn),
                 ("names undone", injected.names_undone),
@@ -167,7 +168,7 @@ impl World {
         let (_env, client) = self.scene.client("setup");
         let topics = [
             NewTopic::new(TOPIC, self.plan.partitions as i32),
-            NewTopic::new(SHORT.0, 1).with_config("retention.ms", "2000").with_config("segment.ms", "300"),
+            NewTopic::new(SHORT.0, 1).with_config("retention.ms", "600").with_config("segment.ms", "200"),
         ];
         let failed = |error| format!("the world's topics cannot be created: {error}");
         let created = client.admin().create_topics(&topics).await.map_err(failed)?;
@@ -251,7 +252,7 @@ fn node_config(plan: &Plan) -> millstream_node::Result<NodeConfig> {
         ("transaction.state.log.num.partitions", "1"),
         ("group.initial.rebalance.delay.ms", "0"),
         ("auto.create.topics.enable", "false"),
-        ("log.retention.check.interval.ms", "1000"),
+        ("log.retention.check.interval.ms", "300"),
     ] {
         config.set(key, value)?;
     }
