@@ -282,7 +282,7 @@ mod tests {
         assert_eq!(
             problems("[worker]\nname = '../x'\n[source.'A b']\ntype = 'file'\n"),
             [
-                "d.toml: 2:8: '../x' is no name: use 1 to 60 of a-z, 0-9, _ and -",
+                "d.toml: 2:8: 'name': '../x' is no name: use 1 to 60 of a-z, 0-9, _ and -",
                 "3:9: 'A b' is no name: use 1 to 60 of a-z, 0-9, _ and -",
                 "4:8: there is no source of type 'file' (types are )",
             ]
