@@ -50,10 +50,9 @@ impl Controller {
                 }
                 continue;
             }
-            match self.create_topic(&scratch, topic, new_ids, MAX_PARTITIONS_PER_REQUEST - partitions) {
+            match self.create_topic(&mut scratch, topic, new_ids, MAX_PARTITIONS_PER_REQUEST - partitions) {
                 Ok((facts, result)) => {
                     partitions += facts.iter().filter(|fact| matches!(fact, Record::Partition(_))).count();
-                    assume(&mut scratch, &facts);
                     records.extend(facts);
                     results.push(result);
                 }
@@ -67,9 +66,10 @@ impl Controller {
         Decision { records, response }
     }
 
+    /// The records of a topic, which `image` has taken up, and the answer.
     fn create_topic(
         &self,
-        image: &Image,
+        image: &mut Image,
         topic: &CreatableTopic,
         new_ids: NewIds<'_>,
         max_partitions: usize,
@@ -100,7 +100,8 @@ impl Controller {
             }));
         }
         records.extend(partition_records(image, id, 0, &assignment)?);
-        let result = self.created(image, topic, id, &assignment, &records);
+        assume(image, &records);
+        let result = self.created(image, topic, id, &assignment);
         Ok((records, result))
     }
 
@@ -139,11 +140,8 @@ impl Controller {
         topic: &CreatableTopic,
         id: Uuid,
         assignment: &Assignment,
-        records: &[Record],
     ) -> CreatableTopicResult {
-        let mut after = image.clone();
-        assume(&mut after, records);
-        let effective = Effective::new(&after, NodeId(-1), &self.statics);
+        let effective = Effective::new(image, NodeId(-1), &self.statics);
         let configs = effective.describe_topic(&topic.name).into_iter().map(|entry| CreatableTopicConfigs {
             name: entry.definition.name.into(),
             value: entry.value.map(ByteString::from),
