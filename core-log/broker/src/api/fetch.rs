@@ -43,7 +43,6 @@ pub(super) fn handle(broker: &Broker, ctx: Ctx, request: FetchRequest) -> Receip
 fn foreign_session(request: &FetchRequest) -> Option<ErrorCode> {
     match (request.session_id, request.session_epoch) {
         (_, 0 | FINAL_EPOCH) => None, // opens a session, or closes one and fetches in full
-        (0, _) => Some(ErrorCode::InvalidFetchSessionEpoch),
         _ => Some(ErrorCode::FetchSessionIdNotFound),
     }
 }

@@ -15,7 +15,7 @@ use millstream_protocol::messages::produce::{
 };
 use millstream_protocol::messages::{ProduceRequest, ProduceResponse};
 use millstream_protocol::{Ctx, ErrorCode, Receipt};
-use millstream_record::{BatchHeader, Compression};
+use millstream_record::{BatchHeader, Compression, RecordError};
 use millstream_storage::{AppendInfo, validate_for_append};
 
 use super::transactions;
@@ -106,8 +106,8 @@ impl Produce<'_> {
     /// What must hold of any batch that a client sends; needs no lock.
     fn check(&self, partition: &Partition, records: &Bytes) -> Result<BatchHeader, Refusal> {
         let invalid = |why: &'static str| Refusal::new(ErrorCode::InvalidRecord, why);
-        let header = BatchHeader::peek(records)
-            .map_err(|error| Refusal::new(ErrorCode::InvalidRecord, error.to_string()))?;
+        let header =
+            BatchHeader::peek(records).map_err(|error| Refusal::new(code_of(&error), error.to_string()))?;
         if header.size_bytes() < records.len() {
             return Err(invalid("a request may hold one record batch for each partition"));
         }
@@ -203,4 +203,12 @@ fn fill(slot: &mut PartitionProduceResponse, info: &AppendInfo, outcome: Outcome
         Outcome::Overloaded => ErrorCode::NotEnoughReplicasAfterAppend,
     };
     slot.error_code = code.code();
+}
+
+/// As Kafka: what claims another format is taken for damaged, what is too short for wrong.
+fn code_of(error: &RecordError) -> ErrorCode {
+    match error {
+        RecordError::Magic { .. } => ErrorCode::CorruptMessage,
+        _ => ErrorCode::InvalidRecord,
+    }
 }

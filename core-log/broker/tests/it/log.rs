@@ -168,7 +168,7 @@ fn fetch_refuses_wrong_offsets_epochs_and_sessions() {
     for (id, epoch, expected) in [
         (0, 0, ErrorCode::None),
         (0, -1, ErrorCode::None),
-        (0, 3, ErrorCode::InvalidFetchSessionEpoch),
+        (0, 3, ErrorCode::FetchSessionIdNotFound),
         (5, 1, ErrorCode::FetchSessionIdNotFound),
     ] {
         let request = FetchRequest { session_id: id, session_epoch: epoch, ..fetch_request("t", 0, 0) };

@@ -87,7 +87,9 @@ impl Coordinator {
 
     pub(super) fn leave(&mut self, waiter: Waiter, request: &LeaveGroupRequest) {
         if let Err(error) = self.group_of_member(&request.group_id) {
-            self.core.answer(waiter, Answer::Leave(refusal::leave(error)));
+            let is_unknown = error == ErrorCode::UnknownMemberId && !request.members.is_empty();
+            let answer = if is_unknown { none_left(request) } else { refusal::leave(error) };
+            self.core.answer(waiter, Answer::Leave(answer));
             return;
         }
         let alone = MemberIdentity { member_id: request.member_id.clone(), ..MemberIdentity::default() };
@@ -197,5 +199,18 @@ impl Rebalance<'_> {
             group_instance_id: member.group_instance_id.clone(),
             error_code: error.code(),
         }
+    }
+}
+
+/// The answer where there is no such group: as with a group that knows none of them, each member is told for itself.
+fn none_left(request: &LeaveGroupRequest) -> LeaveGroupResponse {
+    let unknown = |member: &MemberIdentity| MemberResponse {
+        member_id: member.member_id.clone(),
+        group_instance_id: member.group_instance_id.clone(),
+        error_code: ErrorCode::UnknownMemberId.code(),
+    };
+    LeaveGroupResponse {
+        members: request.members.iter().map(unknown).collect(),
+        ..LeaveGroupResponse::default()
     }
 }
