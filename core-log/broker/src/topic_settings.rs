@@ -26,7 +26,8 @@ impl TopicSettings {
             retention_ms: config.retention_ms,
             retention_bytes: config.retention_bytes,
             cleanup_delete: config.cleanup.delete,
-            cleanup_compact: config.cleanup.compact,
+            // Nothing here compacts yet, so a hole in a log's offsets is damage whatever the policy says, or said before.
+            cleanup_compact: false,
             max_message_bytes: bytes(config.max_message_bytes),
             message_timestamp_type: match config.timestamp_type {
                 TimestampType::CreateTime => millstream_record::TimestampType::CreateTime,
