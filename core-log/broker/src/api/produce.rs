@@ -205,10 +205,10 @@ fn fill(slot: &mut PartitionProduceResponse, info: &AppendInfo, outcome: Outcome
     slot.error_code = code.code();
 }
 
-/// As Kafka: what claims another format is taken for damaged, what is too short for wrong.
+/// As Kafka: a format that never was is damage, an older one is only refused.
 fn code_of(error: &RecordError) -> ErrorCode {
     match error {
-        RecordError::Magic { .. } => ErrorCode::CorruptMessage,
+        RecordError::Magic { magic, .. } if !(0..=1).contains(magic) => ErrorCode::CorruptMessage,
         _ => ErrorCode::InvalidRecord,
     }
 }

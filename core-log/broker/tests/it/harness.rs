@@ -75,15 +75,27 @@ impl Harness {
 
     /// Stops the broker in order and starts it again.
     pub(crate) fn restart(&mut self) {
+        self.restart_after(|_| ());
+    }
+
+    /// Stops the broker in order, does something to its directory, and starts it again.
+    pub(crate) fn restart_after(&mut self, change: impl FnOnce(&std::path::Path)) {
         let broker = self.broker.take().unwrap();
         self.runtime.block_on(broker.shutdown()).unwrap();
         drop(broker);
+        change(self.dir.path());
         self.open();
     }
 
     /// Drops the broker as a crash of the process would, and starts it again.
     pub(crate) fn crash(&mut self) {
+        self.crash_after(|| ());
+    }
+
+    /// Crashes, does something to the files, and starts again.
+    pub(crate) fn crash_after(&mut self, change: impl FnOnce()) {
         self.broker = None;
+        change();
         self.open();
     }
 

@@ -276,3 +276,21 @@ fn what_is_not_served_is_refused_by_name() {
     let refused = node.wait::<ElectLeadersRequest>(node.send(ElectLeadersRequest::default())).unwrap_err();
     assert!(refused.to_string().contains("ElectLeaders"), "{refused}");
 }
+
+#[test]
+fn a_hole_in_the_offsets_is_damage_also_where_the_policy_says_compact() {
+    let mut node = Harness::start();
+    node.create("t", 1, &[("cleanup.policy", "compact")]);
+    for (value, offset) in ["a", "b", "c"].into_iter().zip(0..) {
+        assert_eq!(node.put("t", 0, &[value]), offset);
+    }
+    let file = node.dir().join("t-0/00000000000000000000.log");
+    node.crash_after(|| {
+        let mut bytes = std::fs::read(&file).unwrap();
+        let last = bytes.windows(8).rposition(|eight| eight == 2i64.to_be_bytes()).unwrap();
+        bytes[last..last + 8].copy_from_slice(&100i64.to_be_bytes()); // the CRC does not cover the offset
+        std::fs::write(&file, bytes).unwrap();
+    });
+    assert_eq!(node.values("t", 0, 0), ["a", "b"]);
+    assert_eq!(node.offset("t", 0, -1), (ErrorCode::None, 2));
+}
