@@ -101,6 +101,11 @@ impl Fetched {
         }))
     }
 
+    /// Whether everything in it was given, so that what follows may be fetched.
+    pub(super) fn is_done(&self) -> bool {
+        self.rest.is_empty() && self.batches.clone().next().is_none()
+    }
+
     /// Reads the next batch into `rest`; `false` when there is none.
     fn read_batch(&mut self) -> Result<bool, RecordError> {
         let mut ahead = self.batches.clone();
@@ -276,6 +281,11 @@ mod tests {
     fn polls_are_cut_at_the_limit_and_lose_nothing() {
         let polls = read(fetched(mixed(), 0, true, &[(1, 0)]), 3);
         assert_eq!(polls, [("2=c 3=d 6=e".to_owned(), 7), ("8=f".to_owned(), 9)]);
+        let mut three = fetched(log(&[data(-1, &["x", "y", "z"])]), 0, false, &[]);
+        three.take(2).unwrap();
+        assert!(!three.is_done(), "z is left");
+        three.take(2).unwrap();
+        assert!(three.is_done());
         let one = read(fetched(log(&[data(-1, &["x", "y", "z"])]), 1, false, &[]), 1);
         assert_eq!(one, [("1=y".to_owned(), 2), ("2=z".to_owned(), 3)]);
     }

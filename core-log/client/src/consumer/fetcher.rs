@@ -78,7 +78,9 @@ impl Fetcher {
                     assigned.standing = Standing::At(fetched.position);
                     left -= records.records.len().min(left);
                     taken.push(records);
-                    kept.push_back(fetched);
+                    if !fetched.is_done() {
+                        kept.push_back(fetched); // else what follows can be asked for while the caller works
+                    }
                 }
                 Ok(None) => {}
                 Err(source) => {
@@ -96,7 +98,8 @@ impl Fetcher {
         Ok(taken)
     }
 
-    /// Asks every idle leader for the partitions that have nothing buffered. Tells when to look again, for partitions that have to
+    /// Asks every idle leader for its partitions, once nothing of it is buffered that poll could return (as Kafka's consumer does
+    /// since KAFKA-17182). Tells when to look again, for partitions that have to
     /// wait, and whether a leader is not known.
     pub(super) fn ask(&mut self, shared: &Arc<Shared>) -> (Duration, bool) {
         let now = shared.cluster.env.elapsed();
@@ -109,6 +112,14 @@ impl Fetcher {
         });
         let mut excluded: BTreeSet<&TopicPartition> = self.busy.values().flatten().collect();
         excluded.extend(self.buffered.iter().map(|fetched| &fetched.partition));
+        let unread = self.buffered.iter().filter(|fetched| {
+            subscription.partitions.get(&fetched.partition).is_some_and(|assigned| !assigned.paused)
+        });
+        // An answer for the other partitions alone may be long in coming, and would hold these up once they are read.
+        let unread: BTreeSet<i32> = unread
+            .filter_map(|Fetched { partition, .. }| metadata.leader(&partition.topic, partition.partition))
+            .map(|leader| leader.node)
+            .collect();
         for (partition, assigned) in &mut subscription.partitions {
             let Standing::At(position) = assigned.standing else { continue };
             if assigned.paused || excluded.contains(partition) {
@@ -130,7 +141,7 @@ impl Fetcher {
                     continue;
                 }
             }
-            if self.busy.contains_key(&leader.node) {
+            if self.busy.contains_key(&leader.node) || unread.contains(&leader.node) {
                 continue;
             }
             let asked = Asked { version: assigned.version, position, leader_epoch: leader.epoch };
