@@ -135,7 +135,7 @@ impl Worker {
         let interval = Duration::from_millis(self.shared.config.commit_interval_ms);
         if stopping || engine.is_commit_due() || now.saturating_sub(self.last_commit) >= interval {
             engine.commit(&self.consumer).await?;
-            self.last_commit = now;
+            self.last_commit = self.shared.env.elapsed(); // else slow commits would follow each other, with a poll's rows each
             self.failures = 0;
         }
         let (full, free) = engine.pressure();
