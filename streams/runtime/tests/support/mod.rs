@@ -31,6 +31,9 @@ pub(crate) struct Cluster {
     _embedded: Option<Embedded>,
 }
 
+/// Between two looks at a topic.
+const LOOK: Duration = Duration::from_millis(5);
+
 /// Runs `test` on the embedded broker, and on the peer where there is one.
 pub(crate) fn on_every_door(test: impl AsyncFn(Cluster)) {
     let (runtime, env) = HostRuntime::start("streams-test", 2).unwrap();
@@ -142,6 +145,8 @@ impl Cluster {
 
     /// Every committed record of a topic, by partition in order.
     pub(crate) async fn read(&self, topic: &str) -> Vec<ConsumerRecord> {
+        // A log in this process answers at once, so a test that reads until something is there might never let the others run.
+        self.env.sleep(LOOK).await;
         let ends = self.ends(topic).await;
         let mut consumer = self.client().consumer(Self::reader()).unwrap();
         consumer.assign(ends.keys().cloned()).unwrap();
