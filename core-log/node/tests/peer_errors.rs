@@ -1,5 +1,5 @@
-//! What bad requests are answered with: our node and Apache Kafka give the same error codes. Our node is always asked; Apache
-//! Kafka where `MILLSTREAM_PEER` says where it listens.
+//! What bad requests are answered with: our node and Apache Kafka give the same error codes. Our node is always asked, and held
+//! against `peer_errors.txt`, the codes of the last comparison; Apache Kafka is asked too where `PEER_DIR` says that it is there.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -459,22 +459,18 @@ fn bad_requests_are_answered_with_kafkas_codes() {
     runtime.block_on(async {
         let node = embedded(EmbeddedConfig::new(dir.path())).await.unwrap();
         let ours = Asked::new(&env, node.dial(), node.bootstrap()[0].clone(), &name).await;
-        let theirs = match std::env::var("MILLSTREAM_PEER") {
-            Ok(peer) => {
-                let dial = Arc::new(TcpDial::new(env.clone()));
-                Some(Asked::new(&env, dial, Endpoint::parse(&peer).unwrap(), &name).await)
-            }
-            Err(_) => {
-                let _ = writeln!(
-                    std::io::stderr(),
-                    "not run: Apache Kafka's codes (set MILLSTREAM_PEER to host:port)"
-                );
-                None
-            }
+        let theirs = if std::env::var_os("PEER_DIR").is_some() {
+            let dial = Arc::new(TcpDial::new(env.clone()));
+            Some(Asked::new(&env, dial, Endpoint::new("127.0.0.1", 19092), &name).await)
+        } else {
+            let _ = writeln!(std::io::stderr(), "not run: bad requests to Apache Kafka (set PEER_DIR)");
+            None
         };
+        let mut answers = String::new();
         let mut wrong = Vec::new();
         for (case, request) in cases(&ours.topic, ours.topic_id) {
             let got = ours.codes(request).await;
+            answers.push_str(&format!("{case}: {got:?}\n"));
             let Some(peer) = &theirs else { continue };
             let (_, same) = cases(&peer.topic, peer.topic_id)
                 .into_iter()
@@ -494,6 +490,10 @@ fn bad_requests_are_answered_with_kafkas_codes() {
                 .unwrap();
         }
         assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        for (got, known) in answers.lines().zip(include_str!("peer_errors.txt").lines()) {
+            assert_eq!(got, known, "our answer differs from the one that was held against Kafka's");
+        }
+        assert_eq!(answers.lines().count(), include_str!("peer_errors.txt").lines().count(), "\n{answers}");
         node.shutdown().await.unwrap();
     });
 }
