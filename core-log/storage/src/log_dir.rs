@@ -250,7 +250,7 @@ impl LogDir {
     }
 
     /// Forgets the checkpoints of a deleted partition and takes its directory out of sight, durably; its bytes go with
-    /// [`LogDir::remove_deleted_log`], or when the directory is opened next. `unique` tells it from others of its name. Forget
+    /// [`DeletedLog::remove`], or when the directory is opened next. `unique` tells it from others of its name. Forget
     /// the partition's [`Log`] first.
     ///
     /// # Errors

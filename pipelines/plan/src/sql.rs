@@ -1,8 +1,8 @@
 //! From the SQL of a step to a [`Query`]: a short list of stages that an operator can run.
 //!
 //! Text is parsed and refused outside of the accepted set ([`accept`]), names are resolved against the relations it
-//! reads, all unknown ones at once ([`names`]), DataFusion plans and coerces types, and the logical plan becomes
-//! stages ([`query`]).
+//! reads, all unknown ones at once (`names`), DataFusion plans and coerces types, and the logical plan becomes
+//! stages (`query`).
 
 mod accept;
 mod functions;

@@ -17,7 +17,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     file: FileArgs,
 
-    /// Where the pipeline keeps its log and state [default: .millstream/<name>]
+    /// Where the pipeline keeps its log and state [default: .millstream/NAME]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
 }

@@ -19,7 +19,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(super) file: FileArgs,
 
-    /// Where the log and the state are kept [default: .millstream/<name>]
+    /// Where the log and the state are kept [default: .millstream/NAME]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
 
