@@ -167,6 +167,7 @@ def transactions_commit_whole_and_abort_unseen():
         producer.begin_transaction()
         for partition in range(2):
             producer.produce(where, value=f"{number}", partition=partition)
+        equal(producer.flush(20), 0, "unsent")  # an abort drops what was not sent yet, and it shall be in the log
         producer.send_offsets_to_transaction([TopicPartition(source, 0, number + 1)], reader.consumer_group_metadata(), 20)
         if number % 2 == 0:
             producer.commit_transaction(30)
