@@ -1,4 +1,10 @@
-//! What the fuzz target does with its bytes. The ordinary tests run the same body on a bounded number of made-up inputs.
+//! # The fuzz target's body
+//!
+//! What is done with bytes from the fuzzer: they are read as whole frames and as single messages, written again, and read once
+//! more. Nothing may panic, and what was read must come back the same. The ordinary tests run this body on a bounded number of
+//! made-up inputs, so it also holds where no nightly compiler is; `../run` lets libFuzzer look for more.
+//!
+//! Deliberately absent: record batches (their own room tests them) and sockets.
 
 #![allow(unreachable_pub)] // the ordinary tests include this file as a module
 
