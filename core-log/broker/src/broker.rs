@@ -21,6 +21,7 @@ use crate::flusher::Flusher;
 use crate::metadata::{LocalLog, Metadata};
 use crate::partition::Context;
 use crate::partitions::{CLUSTER_METADATA, Partitions};
+use crate::replication::Copying;
 use crate::shared::Shared;
 use crate::steady::SteadyClock;
 use crate::timers::Timers;
@@ -68,7 +69,10 @@ impl Broker {
             env: env.clone(),
             timers: Arc::clone(&timers),
             flusher: Arc::clone(&flusher),
+            copying: Copying::new(),
+            proposals: Arc::default(),
             node: config.node_id,
+            lag_max_ms: config.number("replica.lag.time.max.ms"),
         });
         let image = Arc::new(ArcSwap::from_pointee(Image::default()));
         let partitions = Partitions::new(context, dir, config.properties.clone());
@@ -91,8 +95,8 @@ impl Broker {
         };
         let groups = Groups::of(&config, premises.clone());
         let transactions = Transactions::of(&config, premises, &groups);
-        groups.load_all();
-        transactions.load_all();
+        groups.refresh();
+        transactions.refresh();
         let shared = Arc::new(Shared {
             cluster_id: ByteString::from(identity.cluster_id),
             config,
@@ -103,7 +107,6 @@ impl Broker {
             transactions,
             producer_ids: Default::default(),
             parking: Shared::parking(),
-            watchers: Default::default(),
             env,
         });
         tasks.spawn("housekeeping", housekeeping::run(Arc::clone(&shared), Arc::clone(&metadata_log)));

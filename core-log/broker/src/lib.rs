@@ -51,6 +51,7 @@ mod metadata;
 mod partition;
 mod partitions;
 mod refusal;
+mod replication;
 mod shared;
 mod steady;
 mod timers;

@@ -1,19 +1,22 @@
-//! The partitions that this broker leads, kept as the metadata says.
+//! The replicas that are on this broker, kept as the metadata says.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use arc_swap::ArcSwap;
 use futures::future::join_all;
 use millstream_env::Pool;
 use millstream_machine::config::{Effective, Static};
-use millstream_machine::metadata::{ConfigScope, Image, Record, Topic};
+use millstream_machine::metadata::{ConfigScope, Image, Partition as Known, Record, Topic};
 use millstream_protocol::ErrorCode;
 use millstream_record::{LeaderEpoch, Offset, TopicId, TopicPartition, Uuid};
 use millstream_storage::{DeletedLog, Log, LogConfig, LogDir, Offsets, StorageError};
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 
-use crate::partition::{Checkpointed, Context, Partition};
+use crate::partition::{Assigned, Checkpointed, Context, Leadership, Partition};
+use crate::refusal::Refusal;
 use crate::topic_settings::TopicSettings;
 
 /// Logs that are opened one after the other in one job; many jobs run at once.
@@ -21,7 +24,7 @@ const LOGS_PER_JOB: usize = 16;
 /// The topic under whose name the metadata log lies; no topic to clients.
 pub(crate) const CLUSTER_METADATA: &str = "__cluster_metadata";
 
-/// The partitions that this broker leads. Handlers look them up; only the metadata's shell changes what is there.
+/// The replicas that are on this broker. Handlers look them up; only the metadata's shell changes what is there.
 pub(crate) struct Partitions {
     context: Arc<Context>,
     dir: Arc<RwLock<LogDir>>,
@@ -29,17 +32,27 @@ pub(crate) struct Partitions {
     /// Whether start-up found everything closed in order.
     was_clean: bool,
     table: RwLock<FxHashMap<TopicId, Vec<Slot>>>,
-    /// Logs that start-up opened, until the partition is led.
+    /// Logs that start-up opened, until the metadata's first image is taken up.
     opened: Mutex<BTreeMap<TopicPartition, Log>>,
+    /// The image whose partitions the replicas here play.
+    taken_up: ArcSwap<Image>,
+    watchers: AtomicU64,
 }
 
 #[derive(Clone)]
 enum Slot {
     /// Not this broker's.
     Elsewhere,
-    Leading(Arc<Partition>),
+    Here(Arc<Partition>),
     /// Its log could not be opened; the others go on.
     Broken,
+}
+
+/// A partition of which an image says something new.
+struct Change<'a> {
+    topic: &'a Arc<Topic>,
+    index: i32,
+    partition: &'a Arc<Known>,
 }
 
 /// A log to open.
@@ -58,6 +71,8 @@ impl Partitions {
             statics,
             table: RwLock::default(),
             opened: Mutex::default(),
+            taken_up: ArcSwap::from_pointee(Image::default()),
+            watchers: AtomicU64::new(0),
         })
     }
 
@@ -68,17 +83,22 @@ impl Partitions {
     pub(crate) fn get(&self, topic_id: TopicId, index: i32) -> Result<Arc<Partition>, ErrorCode> {
         let index = usize::try_from(index).map_err(|_| ErrorCode::UnknownTopicOrPartition)?;
         match self.table.read().get(&topic_id).and_then(|slots| slots.get(index)) {
-            Some(Slot::Leading(partition)) => Ok(Arc::clone(partition)),
+            Some(Slot::Here(partition)) => Ok(Arc::clone(partition)),
             Some(Slot::Broken) => Err(ErrorCode::KafkaStorageError),
             Some(Slot::Elsewhere) | None => Err(ErrorCode::NotLeaderOrFollower),
         }
     }
 
-    /// Every partition that is led.
+    /// A key that no other watcher of partitions has.
+    pub(crate) fn next_watcher(&self) -> u64 {
+        self.watchers.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Every replica that is here.
     pub(crate) fn all(&self) -> Vec<Arc<Partition>> {
         let table = self.table.read();
         let leading = |slot: &Slot| match slot {
-            Slot::Leading(partition) => Some(Arc::clone(partition)),
+            Slot::Here(partition) => Some(Arc::clone(partition)),
             Slot::Elsewhere | Slot::Broken => None,
         };
         table.values().flatten().filter_map(leading).collect()
@@ -90,7 +110,9 @@ impl Partitions {
     /// # Errors
     /// When the directory itself cannot be used. A single log that cannot be opened is reported, and only it is not served.
     pub(crate) async fn open_all(&self, image: &Image) -> Result<(), StorageError> {
-        let wanted: Vec<Wanted> = image.topics().flat_map(|topic| self.wanted(image, topic)).collect();
+        let empty = Image::default();
+        let mine = changes(&empty, image).filter(|change| self.is_here(change.partition));
+        let wanted: Vec<Wanted> = mine.map(|change| self.wanted(image, change.topic, change.index)).collect();
         let known: BTreeSet<TopicPartition> = wanted.iter().map(|wanted| wanted.at.clone()).collect();
         self.delete_unknown(image, &known).await?;
         let logs = self.open_logs(wanted).await;
@@ -98,16 +120,13 @@ impl Partitions {
         self.dir.write().begin_use()
     }
 
-    /// Makes the logs that `next` wants here, before clients learn of them.
+    /// Takes up what `next` says of partitions, where that is new, before clients learn of it: opens the logs of new replicas and
+    /// has each replica play the part it is given.
     pub(crate) async fn before_publishing(&self, next: &Image) {
-        let grown: Vec<&Arc<Topic>> = {
-            let table = self.table.read();
-            let is_new = |topic: &&Arc<Topic>| {
-                table.get(&topic.id).is_none_or(|slots| slots.len() < topic.partitions.len())
-            };
-            next.topics().filter(is_new).collect()
-        };
-        let wanted = grown.iter().flat_map(|topic| self.wanted(next, topic));
+        let before = self.taken_up.load_full();
+        let changes: Vec<Change<'_>> = changes(&before, next).collect();
+        let wanted = changes.iter().filter(|change| self.is_new_here(change));
+        let wanted = wanted.map(|change| self.wanted(next, change.topic, change.index));
         let (ready, missing): (Vec<_>, Vec<_>) =
             wanted.partition(|wanted| self.opened.lock().contains_key(&wanted.at));
         let mut logs = self.open_logs(missing).await;
@@ -115,13 +134,67 @@ impl Partitions {
             let log = self.opened.lock().remove(&wanted.at);
             logs.insert(wanted.at, log);
         }
-        for topic in grown {
-            self.lead(next, topic, &mut logs);
+        for change in &changes {
+            self.take_up(next, change, &mut logs);
+        }
+        self.taken_up.store(Arc::new(next.clone()));
+    }
+
+    fn is_here(&self, partition: &Known) -> bool {
+        partition.replicas.contains(&self.context.node)
+    }
+
+    fn slot(&self, topic_id: TopicId, index: i32) -> Option<Slot> {
+        self.table.read().get(&topic_id)?.get(usize::try_from(index).ok()?).cloned()
+    }
+
+    fn is_new_here(&self, change: &Change<'_>) -> bool {
+        let slot = self.slot(change.topic.id, change.index);
+        self.is_here(change.partition) && !matches!(slot, Some(Slot::Here(_) | Slot::Broken))
+    }
+
+    fn take_up(&self, next: &Image, change: &Change<'_>, logs: &mut BTreeMap<TopicPartition, Option<Log>>) {
+        let at = TopicPartition::new(Arc::clone(&change.topic.name), change.index);
+        let known = self.slot(change.topic.id, change.index);
+        let slot = match (known, logs.remove(&at)) {
+            (Some(Slot::Here(partition)), _) => Slot::Here(partition),
+            (_, Some(Some(log))) => {
+                let settings = self.settings(next, &change.topic.name);
+                let was_clean = self.was_clean || log.end_offset() == Offset(0);
+                let mark = self.dir.read().checkpointed_high_watermark(&at).unwrap_or_default();
+                Slot::Here(Partition::new(&self.context, at, log, settings, mark, was_clean))
+            }
+            _ if self.is_here(change.partition) => Slot::Broken,
+            _ => Slot::Elsewhere,
+        };
+        if let Slot::Here(partition) = &slot {
+            self.assume(partition, change.partition);
+        }
+        let mut table = self.table.write();
+        let slots = table.entry(change.topic.id).or_default();
+        if slots.len() < change.topic.partitions.len() {
+            slots.resize(change.topic.partitions.len(), Slot::Elsewhere);
+        }
+        if let Some(place) = usize::try_from(change.index).ok().and_then(|index| slots.get_mut(index)) {
+            *place = slot;
         }
     }
 
-    /// Does what clients need not wait for: forgets what is gone, takes up changed configurations.
+    /// Has a replica play its part, and has it copied from its leader where it follows one.
+    fn assume(&self, partition: &Arc<Partition>, known: &Known) {
+        if !self.is_here(known) {
+            return; // it is given up once the image is published
+        }
+        match partition.assume(&Assigned::from(known)) {
+            Leadership::Unchanged => {}
+            Leadership::Leads => self.context.copying.forget(partition),
+            Leadership::Follows => self.context.copying.copy(partition, known.leader, known.leader_epoch),
+        }
+    }
+
+    /// Does what clients need not wait for: gives up what is gone, takes up changed configurations.
     pub(crate) async fn after_publishing(&self, before: &Image, next: &Image, records: &[Record]) {
+        self.give_up(before, next).await;
         for record in records {
             match record {
                 Record::RemoveTopic(removed) => self.forget(before, removed.topic_id).await,
@@ -139,6 +212,27 @@ impl Partitions {
         }
     }
 
+    /// Gives up replicas that a reassignment took from this broker.
+    async fn give_up(&self, before: &Image, next: &Image) {
+        let mut gone = Vec::new();
+        for change in changes(before, next).filter(|change| !self.is_here(change.partition)) {
+            let mut table = self.table.write();
+            let slots = table.get_mut(&change.topic.id);
+            let place = slots.and_then(|slots| slots.get_mut(usize::try_from(change.index).ok()?));
+            match place.map(|place| std::mem::replace(place, Slot::Elsewhere)) {
+                Some(Slot::Here(partition)) => {
+                    drop(table);
+                    self.context.copying.forget(&partition);
+                    partition.resign();
+                }
+                Some(Slot::Broken) => {}
+                Some(Slot::Elsewhere) | None => continue,
+            }
+            gone.push(TopicPartition::new(Arc::clone(&change.topic.name), change.index));
+        }
+        self.delete(gone).await;
+    }
+
     fn settings(&self, image: &Image, topic: &str) -> TopicSettings {
         let effective = Effective::new(image, self.context.node, &self.statics);
         let expiration_ms = effective.broker_number("producer.id.expiration.ms", 86_400_000);
@@ -149,28 +243,18 @@ impl Partitions {
         let settings = self.settings(image, &topic.name);
         let slots = self.table.read().get(&topic.id).cloned().unwrap_or_default();
         for slot in slots {
-            if let Slot::Leading(partition) = slot {
+            if let Slot::Here(partition) = slot {
                 partition.configure(settings.clone());
             }
         }
     }
 
-    /// The logs of `topic` that belong here and are not led yet.
-    fn wanted(&self, image: &Image, topic: &Topic) -> Vec<Wanted> {
-        let have = self.table.read().get(&topic.id).map_or(0, Vec::len);
-        let config = self.settings(image, &topic.name).log;
-        let mine = topic
-            .partitions
-            .iter()
-            .zip(0..)
-            .skip(have)
-            .filter(|(p, _)| p.replicas.contains(&self.context.node));
-        mine.map(|(_, index)| Wanted {
+    fn wanted(&self, image: &Image, topic: &Topic, index: i32) -> Wanted {
+        Wanted {
             at: TopicPartition::new(Arc::clone(&topic.name), index),
             topic_id: topic.id,
-            config: config.clone(),
-        })
-        .collect()
+            config: self.settings(image, &topic.name).log,
+        }
     }
 
     /// Opens logs on many threads. Those that cannot be opened are `None`, and logged.
@@ -191,26 +275,6 @@ impl Partitions {
         join_all(jobs).await.into_iter().flatten().flatten().collect()
     }
 
-    fn lead(&self, image: &Image, topic: &Topic, logs: &mut BTreeMap<TopicPartition, Option<Log>>) {
-        let settings = self.settings(image, &topic.name);
-        let have = self.table.read().get(&topic.id).map_or(0, Vec::len);
-        let slot = |(partition, index): (&Arc<millstream_machine::metadata::Partition>, i32)| {
-            let at = TopicPartition::new(Arc::clone(&topic.name), index);
-            match logs.remove(&at) {
-                Some(Some(log)) => {
-                    let epoch: LeaderEpoch = partition.leader_epoch;
-                    let was_clean = self.was_clean || log.end_offset() == Offset(0);
-                    Slot::Leading(Partition::lead(&self.context, at, log, epoch, settings.clone(), was_clean))
-                }
-                Some(None) => Slot::Broken,
-                None if partition.replicas.contains(&self.context.node) => Slot::Broken,
-                None => Slot::Elsewhere,
-            }
-        };
-        let new: Vec<Slot> = topic.partitions.iter().zip(0..).skip(have).map(slot).collect();
-        self.table.write().entry(topic.id).or_default().extend(new);
-    }
-
     /// Gives up the partitions of a deleted topic. Their directories go out of sight at once, their bytes later.
     async fn forget(&self, before: &Image, topic_id: TopicId) {
         let slots = self.table.write().remove(&topic_id).unwrap_or_default();
@@ -218,7 +282,10 @@ impl Partitions {
         let mut gone = Vec::new();
         for (slot, index) in slots.into_iter().zip(0..) {
             match slot {
-                Slot::Leading(partition) => partition.resign(),
+                Slot::Here(partition) => {
+                    self.context.copying.forget(&partition);
+                    partition.resign();
+                }
                 Slot::Broken => {}
                 Slot::Elsewhere => continue,
             }
@@ -285,16 +352,48 @@ impl Partitions {
     /// # Errors
     /// Those of the disk; the older checkpoints then still hold.
     pub(crate) fn checkpoint(&self, metadata: Checkpointed) -> Result<(), StorageError> {
+        let mut dir = self.dir.write(); // before anything is looked at, see `cut`
         let (mut recovery, mut starts, mut marks) = (Offsets::new(), Offsets::new(), Offsets::new());
         for one in self.all().iter().map(|partition| partition.checkpointed()).chain([metadata]) {
             recovery.insert(one.at.clone(), one.recovery_point);
             starts.insert(one.at.clone(), one.start);
             marks.insert(one.at, one.high_watermark);
         }
-        self.dir.write().checkpoint(recovery, starts, marks)
+        dir.checkpoint(recovery, starts, marks)
     }
 
-    /// Leads no more, and leaves every log so that the next open need not scan it. Nothing may be flushing any more.
+    /// Cuts a follower's log at `target`, with its recovery point lowered first. Blocks, and keeps checkpoints out meanwhile: one
+    /// that was taken before and written after would take what was cut for lost.
+    ///
+    /// # Errors
+    /// As for [`Partition::cut`].
+    pub(crate) fn cut(
+        &self,
+        partition: &Arc<Partition>,
+        epoch: LeaderEpoch,
+        target: Offset,
+    ) -> Result<(), Refusal> {
+        let mut dir = self.dir.write();
+        dir.lower_recovery_point(partition.at(), target)?;
+        partition.cut(epoch, target)
+    }
+
+    /// Has a follower's log begin anew at `start`. Blocks, as [`Partitions::cut`] does.
+    ///
+    /// # Errors
+    /// As for [`Partition::begin_anew`].
+    pub(crate) fn begin_anew(
+        &self,
+        partition: &Partition,
+        epoch: LeaderEpoch,
+        start: Offset,
+    ) -> Result<(), Refusal> {
+        let mut dir = self.dir.write();
+        dir.lower_recovery_point(partition.at(), Offset(0))?;
+        partition.begin_anew(epoch, start)
+    }
+
+    /// Plays no part any more, and leaves every log so that the next open need not scan it. Nothing may be flushing any more.
     ///
     /// # Errors
     /// Those of the disk, or a job that was lost; the next start then recovers as after a crash.
@@ -326,6 +425,21 @@ impl Partitions {
         }
         self.table.write().clear();
     }
+}
+
+/// The partitions of which `next` says something that `before` did not. What two images share is not looked into.
+fn changes<'a>(before: &'a Image, next: &'a Image) -> impl Iterator<Item = Change<'a>> {
+    next.topics().flat_map(|topic| {
+        let known = before.topic_by_id(topic.id);
+        let is_same = known.is_some_and(|known| Arc::ptr_eq(known, topic));
+        let partitions = if is_same { &[] } else { topic.partitions.as_slice() };
+        partitions.iter().enumerate().filter_map(move |(at, partition)| {
+            let old = known.and_then(|known| known.partitions.get(at));
+            let index = i32::try_from(at).ok()?;
+            let is_new = old.is_none_or(|old| !Arc::ptr_eq(old, partition));
+            is_new.then_some(Change { topic, index, partition })
+        })
+    })
 }
 
 fn report(

@@ -1,7 +1,6 @@
 //! What every handler needs.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use bytestring::ByteString;
@@ -36,17 +35,11 @@ pub(crate) struct Shared {
     pub(crate) producer_ids: Mutex<ProducerIds>,
     /// A place for each fetch that waits.
     pub(crate) parking: Arc<Semaphore>,
-    pub(crate) watchers: AtomicU64,
 }
 
 impl Shared {
     pub(crate) fn parking() -> Arc<Semaphore> {
         Arc::new(Semaphore::new(MAX_PARKED_FETCHES))
-    }
-
-    /// A key that no other watcher of partitions has.
-    pub(crate) fn next_watcher(&self) -> u64 {
-        self.watchers.fetch_add(1, Ordering::Relaxed)
     }
 
     /// A producer id that nobody has, if the broker was granted some.

@@ -45,6 +45,7 @@ pub use config::{
 };
 pub use consumer::{Consumer, ConsumerHandle, RebalanceListener};
 pub use error::ClientError;
+pub use links::Links;
 pub use producer::{Delivery, Producer, murmur2, partition_for_key};
 pub use types::{
     AlterConfig, BrokerInfo, ClusterDescription, ConfigEntry, ConfigResource, ConsumerRecord,

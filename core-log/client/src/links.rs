@@ -15,7 +15,7 @@ use crate::{ClientError, Result};
 
 /// Links of one user, at most one to each broker. Requests on a link are answered in order, so who waits long (a fetch, a
 /// join) has links of its own.
-pub(crate) struct Links {
+pub struct Links {
     env: Env,
     dial: Arc<dyn Dial>,
     client_id: ByteString,
@@ -34,12 +34,15 @@ struct Slot {
 type Dialling = BoxFuture<'static, Result<Arc<dyn Link>, DialError>>;
 
 impl Links {
-    pub(crate) fn new(env: Env, dial: Arc<dyn Dial>, client_id: ByteString, timeout: Duration) -> Self {
+    /// No link is open yet. Nobody waits for an answer longer than `timeout`, unless asked to.
+    #[must_use]
+    pub fn new(env: Env, dial: Arc<dyn Dial>, client_id: ByteString, timeout: Duration) -> Self {
         Self { env, dial, client_id, timeout, open: Arc::default() }
     }
 
     /// Links to the same brokers, apart from these.
-    pub(crate) fn fork(&self) -> Self {
+    #[must_use]
+    pub fn fork(&self) -> Self {
         Self::new(self.env.clone(), Arc::clone(&self.dial), self.client_id.clone(), self.timeout)
     }
 
@@ -96,12 +99,18 @@ impl Links {
     }
 
     /// Asks and awaits the answer, at most `request.timeout.ms`.
-    pub(crate) async fn call<R: Rpc>(&self, endpoint: &Endpoint, request: R) -> Result<R::Response> {
+    ///
+    /// # Errors
+    /// When the broker cannot be reached, does not know the request, or does not answer in time.
+    pub async fn call<R: Rpc>(&self, endpoint: &Endpoint, request: R) -> Result<R::Response> {
         self.call_within(endpoint, self.timeout, request).await
     }
 
     /// Asks and awaits the answer, at most `timeout`.
-    pub(crate) async fn call_within<R: Rpc>(
+    ///
+    /// # Errors
+    /// As for [`Links::call`].
+    pub async fn call_within<R: Rpc>(
         &self,
         endpoint: &Endpoint,
         timeout: Duration,

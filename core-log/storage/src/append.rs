@@ -95,6 +95,21 @@ pub fn validate_for_append(batches: &[u8], config: &LogConfig, now: Millis) -> R
     Ok(summary)
 }
 
+/// Checks what a leader sent to its follower: whole batches whose CRCs hold. All else was checked where they were appended
+/// first.
+///
+/// # Errors
+/// [`StorageError::MalformedBatch`].
+pub fn validate_for_follower(batches: &[u8]) -> Result<()> {
+    for found in parse(batches)? {
+        if !batch::crc_holds(&found.header, found.bytes) {
+            let what = "the CRC is wrong";
+            return Err(StorageError::MalformedBatch { what, position: found.position });
+        }
+    }
+    Ok(())
+}
+
 fn check_timestamp(timestamp: Millis, config: &LogConfig, now: Millis) -> Result<()> {
     let behind_ms = now.since_ms(timestamp);
     let limit_ms = match behind_ms {

@@ -72,7 +72,7 @@ mod segment;
 #[cfg_attr(not(test), warn(clippy::indexing_slicing))]
 mod snapshot;
 
-pub use append::{AppendInfo, AppendOrigin, AppendSummary, validate_for_append};
+pub use append::{AppendInfo, AppendOrigin, AppendSummary, validate_for_append, validate_for_follower};
 pub use checkpoint::Offsets;
 pub use config::LogConfig;
 pub use disk::{DirEntry, Disk, DiskFile, FaultyDisk, MemoryDisk, OpenMode, RealDisk};

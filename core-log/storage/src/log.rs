@@ -144,6 +144,19 @@ impl Log {
             .map_or(high_watermark, |first| first.min(high_watermark))
     }
 
+    /// Transactions by first offset that are open, or whose marker (the second offset) was not below the mark when
+    /// [`Log::high_watermark_moved`] was called last: what a new leader's machine has to know.
+    #[must_use]
+    pub fn unstable(&self) -> Vec<(Offset, Option<Offset>)> {
+        self.producers.unstable()
+    }
+
+    /// The epoch of the last record; `None` for an empty log.
+    #[must_use]
+    pub fn last_epoch(&self) -> Option<LeaderEpoch> {
+        if self.end > self.start { self.epochs.epoch_at(self.end.plus(-1)) } else { None }
+    }
+
     /// Lets go of what is only kept for transactions that end below `high_watermark`. Call it when the mark moves.
     pub fn high_watermark_moved(&mut self, high_watermark: Offset) {
         self.producers.decided_below(high_watermark);

@@ -251,6 +251,13 @@ impl ProducerStates {
         [open, undecided].into_iter().flatten().min()
     }
 
+    /// Every transaction that is open, or decided and not forgotten yet, by first offset, with its marker's offset.
+    pub(crate) fn unstable(&self) -> Vec<(Offset, Option<Offset>)> {
+        let open = self.open.keys().map(|&first| (first, None));
+        let undecided = self.undecided.iter().map(|(&first, &marker)| (first, Some(marker)));
+        open.chain(undecided).collect()
+    }
+
     /// The last stable offset that the log will have once everything up to the marker of `completed` is replicated.
     pub(crate) fn stable_after(&self, completed: &Completed) -> Offset {
         self.open.keys().next().copied().unwrap_or(completed.last_offset.plus(1))

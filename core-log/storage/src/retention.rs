@@ -61,7 +61,11 @@ impl Log {
     /// # Errors
     /// As for [`Log::cut_point`]; [`StorageError::Offline`] when the disk failed half way.
     pub fn truncate_to(&mut self, target: Offset, now: Millis) -> Result<Offset> {
-        let Some(cut) = self.find_cut(target)? else { return Ok(self.end) };
+        let Some(cut) = self.find_cut(target)? else {
+            // An epoch that was begun at the end and never written in goes all the same.
+            self.flush.epochs |= self.epochs.truncate_from_end(target);
+            return Ok(self.end);
+        };
         // From the first change on an error leaves the log in between.
         let dir = self.dir.clone();
         self.cut_end(&cut, target, now)

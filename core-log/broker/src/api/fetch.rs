@@ -9,16 +9,17 @@ use std::time::Duration;
 
 use millstream_env::Pool;
 use millstream_protocol::messages::fetch::{
-    AbortedTransaction, FetchPartition, FetchableTopicResponse, LeaderIdAndEpoch, PartitionData,
+    AbortedTransaction, EpochEndOffset, FetchPartition, FetchableTopicResponse, LeaderIdAndEpoch,
+    PartitionData,
 };
 use millstream_protocol::messages::{FetchRequest, FetchResponse};
 use millstream_protocol::{Ctx, ErrorCode, Receipt};
-use millstream_record::{BatchHeader, Compression, LeaderEpoch, Offset};
+use millstream_record::{BatchHeader, Compression, LeaderEpoch, NodeId, Offset};
 use millstream_storage::{ReadPlan, ReadSlices, StorageError};
 use tokio::sync::Notify;
 
 use crate::Broker;
-use crate::partition::{Isolation, Marks, Partition, Sought};
+use crate::partition::{FollowerState, Isolation, Marks, Partition, Reader, Sought};
 use crate::refusal::Refusal;
 use crate::shared::Shared;
 
@@ -47,6 +48,16 @@ fn foreign_session(request: &FetchRequest) -> Option<ErrorCode> {
     }
 }
 
+/// The replica that fetches, and its broker epoch: none for consumers. Until version 14 a replica did not tell its epoch.
+fn replica(request: &FetchRequest) -> Option<(NodeId, i64)> {
+    let state = &request.replica_state;
+    match (state.replica_id, request.replica_id) {
+        (id, _) if id >= 0 => Some((NodeId(id), state.replica_epoch)),
+        (_, id) if id >= 0 => Some((NodeId(id), -1)),
+        _ => None,
+    }
+}
+
 /// Whether reads may wait for the disk.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Access {
@@ -59,7 +70,9 @@ struct Fetch {
     shared: Arc<Shared>,
     ctx: Ctx,
     request: FetchRequest,
-    isolation: Isolation,
+    reader: Reader,
+    /// Which replica fetches, and in which broker epoch, where it is one.
+    replica: Option<(NodeId, i64)>,
     deadline: Duration,
 }
 
@@ -77,8 +90,10 @@ impl Fetch {
     fn new(shared: Arc<Shared>, ctx: Ctx, request: FetchRequest) -> Self {
         let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
         let deadline = shared.env.elapsed().saturating_add(wait);
+        let replica = replica(&request);
         let isolation = Isolation::from_code(request.isolation_level);
-        Self { shared, ctx, request, isolation, deadline }
+        let reader = replica.map_or(Reader::Consumer(isolation), |_| Reader::Follower);
+        Self { shared, ctx, request, reader, replica, deadline }
     }
 
     fn is_enough(&self, round: &Round) -> bool {
@@ -153,7 +168,7 @@ impl Fetch {
 
     fn read(
         &self,
-        partition: &Partition,
+        partition: &Arc<Partition>,
         asked: &FetchPartition,
         access: Access,
         round: &mut Round,
@@ -164,8 +179,11 @@ impl Fetch {
             offset: Offset(asked.fetch_offset),
             max_bytes: size(asked.partition_max_bytes).min(limit.saturating_sub(round.bytes)),
             at_least_one: round.bytes == 0, // a batch larger than the limits must not stick
-            isolation: self.isolation,
+            reader: self.reader,
         };
+        if let Some(answered) = self.hear(partition, asked) {
+            return answered;
+        }
         for _ in 0..MAX_REPLANS {
             let (plan, marks) = match partition.read_plan(sought, LeaderEpoch(asked.current_leader_epoch)) {
                 Ok(planned) => planned,
@@ -187,6 +205,35 @@ impl Fetch {
         self.refused(StorageError::Changed.into(), None)
     }
 
+    /// Takes note of a follower, and answers at once where its log has left this one.
+    fn hear(&self, partition: &Arc<Partition>, asked: &FetchPartition) -> Option<PartitionData> {
+        let (node, broker_epoch) = self.replica?;
+        let image = self.shared.image.load();
+        let follower = FollowerState {
+            node,
+            broker_epoch,
+            eligible: image.broker(node).is_some_and(|broker| {
+                broker.epoch == broker_epoch && !broker.fenced && !broker.in_controlled_shutdown
+            }),
+            last_epoch: LeaderEpoch(asked.last_fetched_epoch),
+            durable_end: Offset(asked.durable_end),
+        };
+        let known_epoch = LeaderEpoch(asked.current_leader_epoch);
+        match partition.hear_follower(&follower, Offset(asked.fetch_offset), known_epoch) {
+            Ok(None) => None,
+            Ok(Some(diverged)) => {
+                let diverging_epoch = EpochEndOffset { epoch: diverged.epoch.0, end_offset: diverged.end.0 };
+                let marks = partition.marks(known_epoch).ok()?;
+                Some(PartitionData {
+                    diverging_epoch,
+                    records: Some(bytes::Bytes::new()),
+                    ..self.marked(marks)
+                })
+            }
+            Err((refusal, marks)) => Some(self.refused(refusal, marks)),
+        }
+    }
+
     fn given(&self, slices: &ReadSlices, marks: &Marks) -> PartitionData {
         if !self.ctx.facts.zstd_allowed && begins_with_zstd(slices) {
             return self.refused(ErrorCode::UnsupportedCompressionType.into(), Some(*marks));
@@ -196,7 +243,8 @@ impl Fetch {
             first_offset: aborted.first_offset.0,
         });
         PartitionData {
-            aborted_transactions: (self.isolation == Isolation::Committed).then(|| aborted.collect()),
+            aborted_transactions: (self.reader == Reader::Consumer(Isolation::Committed))
+                .then(|| aborted.collect()),
             records: Some(slices.bytes.clone()),
             ..self.marked(*marks)
         }
@@ -226,7 +274,10 @@ impl Fetch {
             _ => LeaderIdAndEpoch::default(),
         };
         let base = match marks {
-            Some(marks) if code != ErrorCode::OffsetOutOfRange => self.marked(marks),
+            // A follower has to know where the log begins.
+            Some(marks) if code != ErrorCode::OffsetOutOfRange || self.replica.is_some() => {
+                self.marked(marks)
+            }
             _ => PartitionData {
                 high_watermark: -1,
                 last_stable_offset: -1,
@@ -262,7 +313,7 @@ struct Parked {
 impl Parked {
     fn new(fetch: &Fetch) -> Self {
         let notify = Arc::new(Notify::new());
-        let key = fetch.shared.next_watcher();
+        let key = fetch.shared.partitions.next_watcher();
         let topics = fetch.request.topics.iter();
         let named =
             topics.flat_map(|topic| topic.partitions.iter().map(move |asked| (topic, asked.partition)));
@@ -270,7 +321,7 @@ impl Parked {
             .filter_map(|(topic, index)| fetch.shared.partition(&topic.topic, topic.topic_id, index).ok())
             .collect();
         for partition in &partitions {
-            partition.watch(key, &notify);
+            partition.watch(fetch.reader, key, &notify);
         }
         notify.notify_one(); // what came between the first look and now
         Self { notify, key, partitions }

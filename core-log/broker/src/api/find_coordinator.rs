@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use bytestring::ByteString;
 use millstream_machine::metadata::InternalTopic;
+use millstream_machine::partition_for;
 use millstream_protocol::messages::find_coordinator::Coordinator;
 use millstream_protocol::messages::{FindCoordinatorRequest, FindCoordinatorResponse};
 use millstream_protocol::{Ctx, ErrorCode, Receipt};
@@ -23,12 +25,12 @@ pub(super) fn handle(broker: &Broker, ctx: Ctx, request: FindCoordinatorRequest)
     };
     let shared = Arc::clone(&broker.shared);
     if shared.image.load().topic(topic.name()).is_some() {
-        return super::now(respond(&shared, &ctx, &request));
+        return super::now(respond(&shared, &ctx, topic, &request));
     }
     broker.answer("create internal topic", async move {
         let failed = shared.metadata.auto_create(BTreeSet::from([topic.name().into()])).await;
         match failed.into_values().next() {
-            None => respond(&shared, &ctx, &request),
+            None => respond(&shared, &ctx, topic, &request),
             Some(code) => {
                 tracing::error!(topic = topic.name(), %code, "an internal topic cannot be created");
                 refused(&request, ErrorCode::CoordinatorNotAvailable)
@@ -37,29 +39,39 @@ pub(super) fn handle(broker: &Broker, ctx: Ctx, request: FindCoordinatorRequest)
     })
 }
 
-/// With one broker every coordinator is here.
-fn respond(shared: &Shared, ctx: &Ctx, request: &FindCoordinatorRequest) -> FindCoordinatorResponse {
-    let brokers = metadata::brokers(&shared.image.load(), &ctx.listener);
-    let Some(here) = brokers.iter().find(|broker| broker.node_id == shared.config.node_id.0) else {
-        return refused(request, ErrorCode::CoordinatorNotAvailable);
+/// The coordinator of a key is whoever leads the partition that the key belongs to.
+fn respond(
+    shared: &Shared,
+    ctx: &Ctx,
+    topic: InternalTopic,
+    request: &FindCoordinatorRequest,
+) -> FindCoordinatorResponse {
+    let image = shared.image.load();
+    let brokers = metadata::brokers(&image, &ctx.listener);
+    let partitions = image.topic(topic.name()).map_or(0, |topic| topic.partitions.len());
+    let coordinator = |key: &ByteString| {
+        let index = partition_for(key, i32::try_from(partitions).ok().filter(|count| *count > 0)?);
+        let leader = image.partition(topic.name(), index)?.leader?;
+        brokers.iter().find(|broker| broker.node_id == leader.0)
     };
-    let coordinators = request.coordinator_keys.iter().map(|key| Coordinator {
-        key: key.clone(),
-        node_id: here.node_id,
-        host: here.host.clone(),
-        port: here.port,
-        ..Coordinator::default()
+    let coordinators = request.coordinator_keys.iter().map(|key| match coordinator(key) {
+        Some(broker) => Coordinator {
+            key: key.clone(),
+            node_id: broker.node_id,
+            host: broker.host.clone(),
+            port: broker.port,
+            ..Coordinator::default()
+        },
+        None => unavailable(key, ErrorCode::CoordinatorNotAvailable),
     });
     FindCoordinatorResponse { coordinators: coordinators.collect(), ..FindCoordinatorResponse::default() }
 }
 
+fn unavailable(key: &ByteString, code: ErrorCode) -> Coordinator {
+    Coordinator { key: key.clone(), node_id: -1, port: -1, error_code: code.code(), ..Coordinator::default() }
+}
+
 fn refused(request: &FindCoordinatorRequest, code: ErrorCode) -> FindCoordinatorResponse {
-    let coordinators = request.coordinator_keys.iter().map(|key| Coordinator {
-        key: key.clone(),
-        node_id: -1,
-        port: -1,
-        error_code: code.code(),
-        ..Coordinator::default()
-    });
+    let coordinators = request.coordinator_keys.iter().map(|key| unavailable(key, code));
     FindCoordinatorResponse { coordinators: coordinators.collect(), ..FindCoordinatorResponse::default() }
 }

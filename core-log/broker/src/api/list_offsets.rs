@@ -95,7 +95,10 @@ fn find(
     let end = marks.readable_end(isolation);
     match asked.timestamp {
         special if special < ctx.facts.least_special_timestamp => Err(ErrorCode::UnsupportedVersion.into()),
-        LATEST => Ok(at(end, marks.epoch)),
+        LATEST => {
+            let settled = partition.settled_marks(LeaderEpoch(asked.current_leader_epoch))?;
+            Ok(at(settled.readable_end(isolation), settled.epoch))
+        }
         EARLIEST | EARLIEST_LOCAL | EARLIEST_PENDING_UPLOAD => {
             Ok(at(marks.start, partition.epoch_at(marks.start)))
         }

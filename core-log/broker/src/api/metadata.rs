@@ -10,6 +10,7 @@ use millstream_protocol::messages::metadata::{
 };
 use millstream_protocol::messages::{MetadataRequest, MetadataResponse};
 use millstream_protocol::{Ctx, ErrorCode, Receipt};
+use millstream_record::NodeId;
 
 use super::permissions;
 use crate::Broker;
@@ -49,7 +50,7 @@ fn respond(shared: &Shared, ctx: &Ctx, request: &MetadataRequest) -> MetadataRes
     let operations = asked(request.include_topic_authorized_operations, permissions::TOPIC);
     let topics = match &request.topics {
         Some(topics) => topics.iter().map(|topic| one(&image, topic, operations)).collect(),
-        None => image.topics().map(|topic| described(topic, operations)).collect(),
+        None => image.topics().map(|topic| described(&image, topic, operations)).collect(),
     };
     MetadataResponse {
         brokers: brokers(&image, &ctx.listener),
@@ -91,21 +92,22 @@ fn one(image: &Image, asked: &MetadataRequestTopic, operations: i32) -> Metadata
     };
     match (&asked.name, asked.topic_id.is_zero()) {
         (_, false) => match image.topic_by_id(asked.topic_id) {
-            Some(topic) => described(topic, operations),
+            Some(topic) => described(image, topic, operations),
             None => refused(ErrorCode::UnknownTopicId),
         },
         (None, true) => refused(ErrorCode::InvalidRequest),
         (Some(name), true) => match image.topic(name) {
-            Some(topic) => described(topic, operations),
+            Some(topic) => described(image, topic, operations),
             None if validate_topic_name(name).is_err() => refused(ErrorCode::InvalidTopicException),
             None => refused(ErrorCode::UnknownTopicOrPartition),
         },
     }
 }
 
-fn described(topic: &Topic, operations: i32) -> MetadataResponseTopic {
+fn described(image: &Image, topic: &Topic, operations: i32) -> MetadataResponseTopic {
+    let is_alive = |node: &NodeId| image.broker(*node).is_some_and(|broker| !broker.fenced);
     let partitions = topic.partitions.iter().zip(0..).map(|(partition, index)| {
-        let leader = partition.leader;
+        let leader = partition.leader.filter(is_alive);
         let error = if leader.is_none() { ErrorCode::LeaderNotAvailable } else { ErrorCode::None };
         MetadataResponsePartition {
             error_code: error.code(),
@@ -114,7 +116,12 @@ fn described(topic: &Topic, operations: i32) -> MetadataResponseTopic {
             leader_epoch: partition.leader_epoch.0,
             replica_nodes: partition.replicas.iter().map(|node| node.0).collect(),
             isr_nodes: partition.isr.iter().map(|node| node.0).collect(),
-            offline_replicas: Vec::new(),
+            offline_replicas: partition
+                .replicas
+                .iter()
+                .filter(|node| !is_alive(node))
+                .map(|node| node.0)
+                .collect(),
         }
     });
     MetadataResponseTopic {

@@ -21,7 +21,7 @@ use millstream_storage::{AppendInfo, validate_for_append};
 use super::transactions;
 use crate::gather::Gather;
 use crate::keys;
-use crate::partition::{Partition, Terms, Waiting};
+use crate::partition::{Appender, Partition, Terms, Waiting};
 use crate::refusal::Refusal;
 use crate::shared::Shared;
 
@@ -45,7 +45,7 @@ pub(super) fn handle(shared: &Arc<Shared>, ctx: &Ctx, request: ProduceRequest) -
         terms: Terms {
             acks,
             timeout: Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0)),
-            by_coordinator: false,
+            appender: Appender::Client,
         },
         pending: &pending,
     };

@@ -9,11 +9,11 @@ use millstream_machine::group::Replay;
 use millstream_machine::replica::{Acks, Outcome};
 use millstream_machine::{Ticket, Waiter};
 use millstream_protocol::ErrorCode;
-use millstream_record::{Millis, Offset};
+use millstream_record::{LeaderEpoch, Millis, Offset};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
-use crate::partition::{Deferred, Partition, Terms};
+use crate::partition::{Appender, Deferred, Partition, Terms};
 use crate::refusal::Refusal;
 use crate::steady::SteadyClock;
 use crate::timers::{Armed, Timed, Timers};
@@ -53,6 +53,8 @@ const APPEND_TIMEOUT: Duration = Duration::from_secs(60);
 /// One coordinator.
 pub(crate) struct Host<M: Machine> {
     partition: Arc<Partition>,
+    /// The epoch in which it was loaded; it never writes in another.
+    epoch: LeaderEpoch,
     clock: SteadyClock,
     timers: Arc<Timers>,
     runner: Box<dyn Fn(M::Errand) + Send + Sync>,
@@ -78,9 +80,9 @@ pub(crate) struct After<M: Machine> {
 }
 
 impl<M: Machine> Host<M> {
-    /// A coordinator whose machine has replayed the partition. `runner` does its errands.
+    /// A coordinator whose machine has replayed the partition, which is led in the epoch given. `runner` does its errands.
     pub(crate) fn new(
-        partition: Arc<Partition>,
+        (partition, epoch): (Arc<Partition>, LeaderEpoch),
         clock: SteadyClock,
         timers: Arc<Timers>,
         machine: M,
@@ -93,7 +95,7 @@ impl<M: Machine> Host<M> {
             armed: Armed::default(),
             appended: 0,
         };
-        Self { partition, clock, timers, runner, state: Mutex::new(state) }
+        Self { partition, epoch, clock, timers, runner, state: Mutex::new(state) }
     }
 
     /// The partition with the records.
@@ -200,7 +202,8 @@ impl<M: Machine> Host<M> {
     }
 
     fn append(self: &Arc<Self>, ticket: Ticket, batch: &Bytes) -> Result<Deferred, Refusal> {
-        let terms = Terms { acks: Acks::All, timeout: APPEND_TIMEOUT, by_coordinator: true };
+        let appender = Appender::Coordinator(self.epoch);
+        let terms = Terms { acks: Acks::All, timeout: APPEND_TIMEOUT, appender };
         let me = Arc::downgrade(self);
         let (_, deferred) = self
             .partition

@@ -7,7 +7,7 @@ use millstream_protocol::ErrorCode;
 use millstream_record::{Batch, Batches, ControlKind, DEFAULT_DECOMPRESSED_LIMIT_BYTES, LeaderEpoch, Offset};
 
 use super::Machine;
-use crate::partition::{Isolation, Partition, Sought};
+use crate::partition::{Isolation, Partition, Reader, Sought};
 use crate::refusal::Refusal;
 
 /// Bytes that are read at once.
@@ -28,7 +28,7 @@ pub(super) fn replay<M: Machine>(
             offset: next,
             max_bytes: READ_BYTES,
             at_least_one: true,
-            isolation: Isolation::Uncommitted,
+            reader: Reader::Consumer(Isolation::Uncommitted),
         };
         let (plan, marks) = partition.read_plan(sought, LeaderEpoch::NONE).map_err(|(refusal, _)| refusal)?;
         if next >= marks.high_watermark {

@@ -9,7 +9,7 @@ use millstream_env::{Pool, TaskGroup};
 use millstream_machine::metadata::{Image, InternalTopic};
 use millstream_machine::partition_for;
 use millstream_protocol::ErrorCode;
-use millstream_record::{LeaderEpoch, Offset, TopicId};
+use millstream_record::{LeaderEpoch, Offset};
 use millstream_storage::Disk;
 use parking_lot::Mutex;
 
@@ -49,18 +49,23 @@ pub(crate) struct Set<M: Machine> {
     slots: Mutex<BTreeMap<i32, Slot<M>>>,
 }
 
-enum Slot<M: Machine> {
-    Loading(TopicId),
+/// A coordinator, as long as its partition is led in the epoch in which it was loaded.
+struct Slot<M: Machine> {
+    partition: Arc<Partition>,
+    epoch: LeaderEpoch,
+    state: Loaded<M>,
+}
+
+enum Loaded<M: Machine> {
+    Loading,
     Ready(Arc<Host<M>>),
-    Failed(TopicId),
+    Failed,
 }
 
 impl<M: Machine> Slot<M> {
-    fn topic_id(&self) -> TopicId {
-        match self {
-            Self::Loading(id) | Self::Failed(id) => *id,
-            Self::Ready(host) => host.partition().topic_id(),
-        }
+    /// Whether it still is the coordinator: its partition was not made anew, and is led in the same epoch.
+    fn is_current(&self, partition: &Arc<Partition>) -> bool {
+        Arc::ptr_eq(&self.partition, partition) && self.epoch == partition.epoch() && partition.leads()
     }
 }
 
@@ -101,23 +106,28 @@ impl<M: Machine> Set<M> {
     pub(crate) fn host(self: &Arc<Self>, index: i32) -> Result<Arc<Host<M>>, ErrorCode> {
         let topic_id = self.premises.image.load().topic(self.topic.name()).map(|topic| topic.id);
         let topic_id = topic_id.ok_or(ErrorCode::NotCoordinator)?;
+        let found = self.premises.partitions.get(topic_id, index);
+        let partition = found.ok().filter(|partition| partition.leads()).ok_or(ErrorCode::NotCoordinator)?;
         {
             let mut slots = self.slots.lock();
             match slots.get(&index) {
-                Some(slot) if slot.topic_id() != topic_id => drop(slots.remove(&index)), // the topic was made anew
-                Some(Slot::Ready(host)) => return Ok(Arc::clone(host)),
-                Some(Slot::Loading(_)) => return Err(ErrorCode::CoordinatorLoadInProgress),
-                Some(Slot::Failed(_)) => return Err(ErrorCode::CoordinatorNotAvailable),
+                Some(slot) if !slot.is_current(&partition) => drop(slots.remove(&index)),
+                Some(Slot { state: Loaded::Ready(host), .. }) => return Ok(Arc::clone(host)),
+                Some(Slot { state: Loaded::Loading, .. }) => {
+                    return Err(ErrorCode::CoordinatorLoadInProgress);
+                }
+                Some(Slot { state: Loaded::Failed, .. }) => return Err(ErrorCode::CoordinatorNotAvailable),
                 None => {}
             }
         }
-        self.load(index, topic_id)
+        self.load(index, partition)
     }
 
-    /// Begins to load every coordinator whose partition is here.
-    pub(crate) fn load_all(self: &Arc<Self>) {
+    /// Begins to load every coordinator whose partition is led here, and forgets those that are led elsewhere now.
+    pub(crate) fn refresh(self: &Arc<Self>) {
         let image = self.premises.image.load_full();
         let partitions = image.topic(self.topic.name()).map_or(0, |topic| topic.partitions.len());
+        self.slots.lock().retain(|_, slot| slot.is_current(&Arc::clone(&slot.partition)));
         for index in (0..).take(partitions) {
             let _ = self.host(index); // who asks for it later is told how it went
         }
@@ -126,38 +136,60 @@ impl<M: Machine> Set<M> {
     /// Every coordinator, and whether one is still being loaded.
     pub(crate) fn ready(&self) -> (Vec<Arc<Host<M>>>, bool) {
         let slots = self.slots.lock();
-        let host = |slot: &Slot<M>| match slot {
-            Slot::Ready(host) => Some(Arc::clone(host)),
-            Slot::Loading(_) | Slot::Failed(_) => None,
+        let host = |slot: &Slot<M>| match &slot.state {
+            Loaded::Ready(host) => Some(Arc::clone(host)),
+            Loaded::Loading | Loaded::Failed => None,
         };
-        let loading = slots.values().any(|slot| matches!(slot, Slot::Loading(_)));
+        let loading = slots.values().any(|slot| matches!(slot.state, Loaded::Loading));
         (slots.values().filter_map(host).collect(), loading)
     }
 
-    fn load(self: &Arc<Self>, index: i32, topic_id: TopicId) -> Result<Arc<Host<M>>, ErrorCode> {
-        let partition =
-            self.premises.partitions.get(topic_id, index).map_err(|_| ErrorCode::NotCoordinator)?;
+    fn load(self: &Arc<Self>, index: i32, partition: Arc<Partition>) -> Result<Arc<Host<M>>, ErrorCode> {
+        let epoch = partition.epoch();
         if partition.end() == Offset(0) {
-            let machine =
-                (self.make)(partition.epoch().0, None).map_err(|_| ErrorCode::CoordinatorNotAvailable)?;
-            return Ok(self.install(index, partition, machine));
+            let machine = (self.make)(epoch.0, None).map_err(|_| ErrorCode::CoordinatorNotAvailable)?;
+            return self.install(index, partition, epoch, machine);
         }
-        self.slots.lock().insert(index, Slot::Loading(topic_id));
+        self.put(index, &partition, epoch, Loaded::Loading);
         let me = Arc::clone(self);
         self.premises
             .tasks
-            .spawn("load coordinator", async move { me.load_from_log(index, partition).await });
+            .spawn("load coordinator", async move { me.load_from_log(index, partition, epoch).await });
         Err(ErrorCode::CoordinatorLoadInProgress)
     }
 
-    async fn load_from_log(self: Arc<Self>, index: i32, partition: Arc<Partition>) {
+    fn put(&self, index: i32, partition: &Arc<Partition>, epoch: LeaderEpoch, state: Loaded<M>) {
+        let slot = Slot { partition: Arc::clone(partition), epoch, state };
+        self.slots.lock().insert(index, slot);
+    }
+
+    /// Whether the slot is still the one that is being loaded for `epoch`.
+    fn is_loading(&self, index: i32, partition: &Arc<Partition>, epoch: LeaderEpoch) -> bool {
+        let slots = self.slots.lock();
+        slots.get(&index).is_some_and(|slot| {
+            matches!(slot.state, Loaded::Loading) && slot.epoch == epoch && slot.is_current(partition)
+        })
+    }
+
+    async fn load_from_log(self: Arc<Self>, index: i32, partition: Arc<Partition>, epoch: LeaderEpoch) {
+        // What an earlier leader appended may be answered for only once it can no longer be taken back.
+        if !partition.settled().await {
+            let mut slots = self.slots.lock();
+            if slots.get(&index).is_some_and(|slot| slot.epoch == epoch) {
+                slots.remove(&index); // who asks next begins anew
+            }
+            return;
+        }
         let (me, source) = (Arc::clone(&self), Arc::clone(&partition));
         let loaded = self.premises.tasks.env().blocking(Pool::General, move || me.read_back(&source)).await;
+        if !self.is_loading(index, &partition, epoch) {
+            return; // it is led elsewhere, or anew
+        }
         match loaded {
-            Ok(Ok(machine)) => drop(self.install(index, partition, machine)),
+            Ok(Ok(machine)) => drop(self.install(index, partition, epoch, machine)),
             Ok(Err(refusal)) => {
                 tracing::error!(partition = %partition.at(), ?refusal, "a coordinator cannot be loaded");
-                self.slots.lock().insert(index, Slot::Failed(partition.topic_id()));
+                self.put(index, &partition, epoch, Loaded::Failed);
             }
             Err(_) => {} // the broker ends
         }
@@ -186,9 +218,16 @@ impl<M: Machine> Set<M> {
         Ok(machine)
     }
 
-    fn install(self: &Arc<Self>, index: i32, partition: Arc<Partition>, machine: M) -> Arc<Host<M>> {
+    fn install(
+        self: &Arc<Self>,
+        index: i32,
+        partition: Arc<Partition>,
+        epoch: LeaderEpoch,
+        machine: M,
+    ) -> Result<Arc<Host<M>>, ErrorCode> {
         let Premises { clock, timers, .. } = self.premises.clone();
         let run = Arc::clone(&self.run);
+        let at = Arc::clone(&partition);
         let host = Arc::new_cyclic(|me: &Weak<Host<M>>| {
             let me = Weak::clone(me);
             let runner = move |errand| {
@@ -196,17 +235,22 @@ impl<M: Machine> Set<M> {
                     run(&host, errand);
                 }
             };
-            Host::new(partition, clock, timers, machine, Box::new(runner))
+            Host::new((partition, epoch), clock, timers, machine, Box::new(runner))
         });
-        host.begin(M::loaded);
-        let mut slots = self.slots.lock();
-        if let Some(Slot::Ready(first)) = slots.get(&index)
-            && first.partition().topic_id() == host.partition().topic_id()
+        host.begin(M::loaded); // before anybody can ask it
         {
-            return Arc::clone(first); // two asked for an empty one at once
+            let mut slots = self.slots.lock();
+            match slots.get(&index) {
+                // Two asked for an empty one at once.
+                Some(Slot { state: Loaded::Ready(first), epoch: led, .. }) if *led >= epoch => {
+                    return Ok(Arc::clone(first));
+                }
+                Some(slot) if slot.epoch > epoch => return Err(ErrorCode::NotCoordinator),
+                _ => {}
+            }
+            slots.insert(index, Slot { partition: at, epoch, state: Loaded::Ready(Arc::clone(&host)) });
         }
-        slots.insert(index, Slot::Ready(Arc::clone(&host)));
-        host
+        Ok(host)
     }
 
     /// Writes the snapshots that are due. Each is written once everything in it is durable.
@@ -225,10 +269,12 @@ impl<M: Machine> Set<M> {
         }
     }
 
-    /// Writes every snapshot that the log has outgrown. Blocks; everything must be durable already.
+    /// Writes every snapshot that the log has outgrown, where all that is in it is below the mark. Blocks.
     pub(crate) fn snapshot_all(&self) {
         for host in self.ready().0 {
-            if let Some((state, offset)) = host.snapshot_if_due(0) {
+            let Some((state, offset)) = host.snapshot_if_due(0) else { continue };
+            let marks = host.partition().marks(LeaderEpoch::NONE);
+            if marks.is_ok_and(|marks| offset <= marks.high_watermark) {
                 self.write(host.partition(), Snapshot { offset, state });
             }
         }

@@ -18,7 +18,7 @@ use millstream_record::{
 use super::Groups;
 use super::host::{Host, Machine, Step};
 use super::set::{Premises, Set};
-use crate::partition::Terms;
+use crate::partition::{Appender, Terms};
 use crate::{BrokerConfig, batches};
 
 /// How long a marker may take to become durable; a disk that takes longer has failed.
@@ -179,7 +179,7 @@ impl Errand {
         let (id, epoch) = (self.marker.producer_id, self.marker.producer_epoch);
         let now = premises.tasks.env().now();
         let batch = BatchBuilder::end_txn_marker(now, id, epoch, marker);
-        let terms = Terms { acks: Acks::All, timeout: MARKER_TIMEOUT, by_coordinator: true };
+        let terms = Terms { acks: Acks::All, timeout: MARKER_TIMEOUT, appender: Appender::Marker };
         let (again, retry) = (self.clone(), (Arc::clone(groups), premises.clone()));
         let waiting = move |outcome| match outcome {
             Outcome::Done => self.written(),

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use millstream_machine::Waiter;
-use millstream_machine::replica::{Acks, Input, State as Leadership, TransactionChange};
+use millstream_machine::replica::{Acks, Input, Outcome, TransactionChange};
 use millstream_protocol::ErrorCode;
-use millstream_record::{BatchHeader, Offset, ProducerId};
+use millstream_record::{BatchHeader, LeaderEpoch, Offset, ProducerId};
 use millstream_storage::{AppendInfo, AppendOrigin, Log};
 
 use super::{Deferred, Partition, State, Waiting};
@@ -22,8 +22,18 @@ pub(crate) struct Terms {
     pub(crate) acks: Acks,
     /// How long the answer may wait for durability.
     pub(crate) timeout: Duration,
-    /// Whether a part of this broker appends, rather than a client.
-    pub(crate) by_coordinator: bool,
+    pub(crate) appender: Appender,
+}
+
+/// Who appends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Appender {
+    Client,
+    /// A transaction's end, on behalf of its coordinator.
+    Marker,
+    /// The coordinator that was loaded from this partition in that leader epoch. Led in another, even by this broker again, the
+    /// partition may have records that it does not know.
+    Coordinator(LeaderEpoch),
 }
 
 impl Partition {
@@ -60,11 +70,26 @@ impl Partition {
     pub(crate) fn when_durable(self: &Arc<Self>, end: Offset, waiting: Waiting) {
         let after = {
             let mut state = self.state.lock();
+            if state.role.leading().is_err() {
+                drop(state);
+                return waiting(Outcome::NotLeader);
+            }
             let waiter = state.expect(waiting);
             let deadline = self.now().plus_ms(as_ms(DURABLE_TIMEOUT));
             self.step(&mut state, Input::Await { end, waiter, deadline })
         };
         self.perform(after);
+    }
+
+    /// Waits until the mark is where the log ended when this was called: then all that an earlier leader left is replicated.
+    /// False when that did not happen in this leadership.
+    pub(crate) async fn settled(self: &Arc<Self>) -> bool {
+        let (send, outcome) = futures::channel::oneshot::channel();
+        let reply = move |outcome| {
+            let _ = send.send(outcome); // nobody waits when the broker ends
+        };
+        self.when_durable(self.end(), Box::new(reply));
+        outcome.await == Ok(Outcome::Done)
     }
 
     fn append_locked(
@@ -74,19 +99,17 @@ impl Partition {
         terms: Terms,
         waiting: impl FnOnce(&AppendInfo) -> Option<Waiting>,
     ) -> Result<(AppendInfo, Deferred), Refusal> {
-        match state.replica.state() {
-            Leadership::Leading => {}
-            Leadership::Resigned => return Err(ErrorCode::NotLeaderOrFollower.into()),
-            Leadership::Failed => return Err(ErrorCode::KafkaStorageError.into()),
-        }
-        if terms.acks == Acks::All && !state.replica.has_min_isr() {
+        let leader = state.role.leading()?;
+        if terms.acks == Acks::All && !leader.has_min_isr() {
             return Err(ErrorCode::NotEnoughReplicas.into());
         }
-        let epoch = state.replica.epoch();
-        let origin = if terms.by_coordinator {
-            AppendOrigin::Coordinator { epoch }
-        } else {
-            AppendOrigin::Leader { epoch }
+        let epoch = leader.epoch();
+        let origin = match terms.appender {
+            Appender::Client => AppendOrigin::Leader { epoch },
+            Appender::Coordinator(loaded) if loaded != epoch => {
+                return Err(ErrorCode::NotLeaderOrFollower.into());
+            }
+            Appender::Marker | Appender::Coordinator(_) => AppendOrigin::Coordinator { epoch },
         };
         let producer = BatchHeader::peek(batches).map_or(ProducerId(-1), |header| header.producer_id);
         let open_before = open_transaction(&state.log, producer);

@@ -1,8 +1,11 @@
-//! One partition: its log and its replica machine behind one short lock. What a step asks for happens after the lock is
-//! released; no lock is held across an fsync, a socket or a cold read.
+//! One replica of a partition: its log and its machine, the leader's or the follower's, behind one short lock. What a step
+//! asks for happens after the lock is released; no lock is held across an fsync, a socket or a cold read, but for one: a
+//! follower that cuts its log, which nobody reads or writes meanwhile.
 
 mod append;
+mod follow;
 mod read;
+mod role;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,17 +14,21 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use millstream_env::Env;
 use millstream_machine::Waiter;
-use millstream_machine::replica::{Effect, Input, Outcome, Replica, Start};
-use millstream_record::{LeaderEpoch, Millis, NodeId, Offset, TopicId, TopicPartition};
+use millstream_machine::replica::{Effect, Input, Outcome};
+use millstream_record::{Millis, NodeId, Offset, TopicId, TopicPartition};
 use millstream_storage::{FlushJob, FlushPoint, Log, StorageError};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
-pub(crate) use append::Terms;
-pub(crate) use read::{Isolation, Marks, Sought};
+pub(crate) use append::{Appender, Terms};
+pub(crate) use follow::{Fetched, Position};
+pub(crate) use read::{FollowerState, Isolation, Marks, Reader, Sought};
+use role::Role;
+pub(crate) use role::{Assigned, Leadership};
 
 use crate::flusher::Flusher;
+use crate::replication::{Copying, Proposals};
 use crate::timers::{Armed, Timed, Timers};
 use crate::topic_settings::TopicSettings;
 
@@ -42,10 +49,14 @@ pub(crate) struct Context {
     pub(crate) env: Env,
     pub(crate) timers: Arc<Timers>,
     pub(crate) flusher: Arc<Flusher>,
+    pub(crate) copying: Arc<Copying>,
+    pub(crate) proposals: Arc<Proposals>,
     pub(crate) node: NodeId,
+    /// `replica.lag.time.max.ms`
+    pub(crate) lag_max_ms: i64,
 }
 
-/// One partition that this broker leads.
+/// One replica of a partition, on this broker.
 pub(crate) struct Partition {
     at: TopicPartition,
     topic_id: TopicId,
@@ -56,11 +67,16 @@ pub(crate) struct Partition {
 
 struct State {
     log: Log,
-    replica: Replica,
+    role: Role,
     waiting: FxHashMap<Waiter, Waiting>,
     next_waiter: u64,
-    watchers: BTreeMap<u64, Arc<Notify>>,
+    /// Fetches of consumers, which wait for the marks to move.
+    consumers: BTreeMap<u64, Arc<Notify>>,
+    /// Fetches of followers, which wait for the log to grow.
+    followers: BTreeMap<u64, Arc<Notify>>,
     armed: Armed,
+    /// The flusher has this partition, or will be given it.
+    flushing: bool,
     /// Where the log ended when it was closed last, if it was found closed.
     closed_at: Option<Offset>,
 }
@@ -73,38 +89,32 @@ pub(crate) struct Deferred {
     call_at: Option<Duration>,
     answers: Vec<(Waiting, Outcome)>,
     woken: Vec<Arc<Notify>>,
+    /// The in-sync set to ask the controller for, and the partition epoch that it builds on.
+    proposal: Option<(Vec<(NodeId, i64)>, i32)>,
 }
 
 impl Partition {
-    /// Begins to lead `log` in `epoch`. Recovery has made all of the log durable.
-    pub(crate) fn lead(
+    /// The replica that `log` is, which plays no part yet: [`Partition::assume`] gives it one. `high_watermark` is what the last
+    /// checkpoint says of it.
+    pub(crate) fn new(
         context: &Arc<Context>,
         at: TopicPartition,
         mut log: Log,
-        epoch: LeaderEpoch,
         settings: TopicSettings,
+        high_watermark: Offset,
         was_clean: bool,
     ) -> Arc<Self> {
-        log.begin_epoch(epoch);
-        let open = log.producers().iter().filter_map(|(_, state)| state.open_transaction).collect();
-        let replica = Replica::new(Start {
-            node: context.node,
-            epoch,
-            isr: vec![context.node],
-            min_isr: settings.min_insync_replicas,
-            log_start: log.start_offset(),
-            end: log.end_offset(),
-            open_transactions: open,
-        });
         let (topic_id, end) = (log.topic_id(), log.end_offset());
         log.set_config(settings.log.clone());
         let state = State {
+            role: Role::none(&log, high_watermark),
             log,
-            replica,
             waiting: FxHashMap::default(),
             next_waiter: 0,
-            watchers: BTreeMap::new(),
+            consumers: BTreeMap::new(),
+            followers: BTreeMap::new(),
             armed: Armed::default(),
+            flushing: false,
             closed_at: was_clean.then_some(end),
         };
         Arc::new(Self {
@@ -149,23 +159,25 @@ impl Partition {
         self.perform(after);
     }
 
-    /// Wakes `notify` whenever more can be read, until [`Partition::unwatch`] with the same key.
-    pub(crate) fn watch(&self, key: u64, notify: &Arc<Notify>) {
-        self.state.lock().watchers.insert(key, Arc::clone(notify));
+    /// Wakes `notify` whenever `reader` could read more, until [`Partition::unwatch`] with the same key.
+    pub(crate) fn watch(&self, reader: Reader, key: u64, notify: &Arc<Notify>) {
+        let mut state = self.state.lock();
+        let watchers = match reader {
+            Reader::Consumer(_) => &mut state.consumers,
+            Reader::Follower => &mut state.followers,
+        };
+        watchers.insert(key, Arc::clone(notify));
     }
 
     pub(crate) fn unwatch(&self, key: u64) {
-        self.state.lock().watchers.remove(&key);
+        let mut state = self.state.lock();
+        state.consumers.remove(&key);
+        state.followers.remove(&key);
     }
 
-    /// Leads no more: the topic is gone, or the broker ends. Who waits is told to ask elsewhere.
+    /// Plays no part any more: the topic is gone, or the broker ends. Who waits is told to ask elsewhere.
     pub(crate) fn resign(self: &Arc<Self>) {
-        let after = {
-            let mut state = self.state.lock();
-            let mut after = self.step(&mut state, Input::Resigned);
-            after.woken.extend(std::mem::take(&mut state.watchers).into_values());
-            after
-        };
+        let after = self.resign_locked(&mut self.state.lock());
         self.perform(after);
     }
 
@@ -179,7 +191,7 @@ impl Partition {
     pub(crate) fn retain(self: &Arc<Self>) -> Result<(), StorageError> {
         let after = {
             let mut state = self.state.lock();
-            let mark = state.replica.high_watermark();
+            let mark = state.role.high_watermark();
             state.log.retention(self.context.env.now(), mark)?;
             let log_start = state.log.start_offset();
             self.step(&mut state, Input::LogStartMoved { log_start })
@@ -188,8 +200,8 @@ impl Partition {
         Ok(())
     }
 
-    /// Leads no more, and leaves the log so that the next open need not scan it. Blocks under the lock: nobody else is left.
-    /// A log that was closed before and has not been written to since is left as it is.
+    /// Plays no part any more, and leaves the log so that the next open need not scan it. Blocks under the lock: nobody else is
+    /// left. A log that was closed before and has not been written to since is left as it is.
     pub(crate) fn close(self: &Arc<Self>) -> Result<(), StorageError> {
         self.resign();
         let mut state = self.state.lock();
@@ -203,7 +215,7 @@ impl Partition {
             at: self.at.clone(),
             recovery_point: state.log.flushed_offset(),
             start: state.log.start_offset(),
-            high_watermark: state.replica.high_watermark(),
+            high_watermark: state.role.high_watermark(),
         }
     }
 
@@ -215,7 +227,7 @@ impl Partition {
                 return Some(job);
             }
             let point = state.log.flushed_offset();
-            self.step(&mut state, Input::Flushed { point })
+            self.flushed(&mut state, point)
         };
         self.perform(after);
         None
@@ -224,38 +236,65 @@ impl Partition {
     pub(crate) fn flush_done(self: &Arc<Self>, result: Result<FlushPoint, StorageError>) {
         let after = {
             let mut state = self.state.lock();
-            let input = match state.log.flush_done(result) {
-                Ok(point) => Input::Flushed { point },
+            match state.log.flush_done(result) {
+                Ok(point) => self.flushed(&mut state, point),
                 Err(error) => {
                     tracing::error!(partition = %self.at, %error, "a flush failed; the log directory goes offline");
-                    Input::FlushFailed
+                    self.flush_failed(&mut state)
                 }
-            };
-            self.step(&mut state, input)
+            }
         };
         self.perform(after);
+    }
+
+    /// Whoever plays which part learns how far the log is durable. What was appended meanwhile wants another flush.
+    fn flushed(&self, state: &mut State, point: Offset) -> Deferred {
+        state.flushing = false;
+        let mut after = self.step(state, Input::Flushed { point });
+        if let Role::Following(follower) = &mut state.role {
+            follower.flushed(point);
+            after.woken.extend(state.followers.values().cloned());
+            if point < state.log.end_offset() {
+                state.want_flush(&mut after);
+            }
+        }
+        after
+    }
+
+    fn flush_failed(&self, state: &mut State) -> Deferred {
+        state.flushing = false;
+        let mut after = self.step(state, Input::FlushFailed);
+        if let Role::Following(follower) = &state.role {
+            state.role = Role::Failed(follower.epoch());
+        }
+        after.woken.extend(state.followers.values().cloned());
+        after
     }
 
     fn now(&self) -> Millis {
         monotonic(&self.context.env)
     }
 
-    /// Lets the machine take one step and gathers what it asks for.
+    /// Lets the leader's machine, where there is one, take one step and gathers what it asks for.
     fn step(&self, state: &mut State, input: Input) -> Deferred {
         let mut after = Deferred::default();
-        for effect in state.replica.step(self.now(), input) {
+        let Role::Leading(leader) = &mut state.role else { return after };
+        let effects = leader.step(self.now(), input);
+        let next = leader.next_deadline();
+        for effect in effects {
             match effect {
-                Effect::Flush => after.flush = true,
+                Effect::Flush => state.want_flush(&mut after),
                 Effect::Answer { waiter, outcome } => {
                     after.answers.extend(state.waiting.remove(&waiter).map(|waiting| (waiting, outcome)));
                 }
                 Effect::Wake { high_watermark, .. } => {
                     state.log.high_watermark_moved(high_watermark);
-                    after.woken.extend(state.watchers.values().cloned());
+                    after.woken.extend(state.consumers.values().cloned());
                 }
+                Effect::WakeFollowers => after.woken.extend(state.followers.values().cloned()),
+                Effect::ProposeIsr { isr, partition_epoch } => after.proposal = Some((isr, partition_epoch)),
             }
         }
-        let next = state.replica.next_deadline();
         after.call_at = next.and_then(|deadline| state.armed.want(since_start(deadline)));
         after
     }
@@ -272,8 +311,21 @@ impl Partition {
             let me = Arc::downgrade(self);
             self.context.timers.at(at, me);
         }
+        if let Some((isr, partition_epoch)) = after.proposal {
+            self.context.proposals.submit(self, isr, partition_epoch);
+        }
         for (waiting, outcome) in after.answers {
             waiting(outcome);
+        }
+    }
+}
+
+impl State {
+    /// Has the flusher take this partition, unless it has it already: what is appended meanwhile goes along or is flushed after.
+    fn want_flush(&mut self, after: &mut Deferred) {
+        if !self.flushing {
+            self.flushing = true;
+            after.flush = true;
         }
     }
 }
@@ -296,7 +348,6 @@ pub(crate) fn monotonic(env: &Env) -> Millis {
     Millis(i64::try_from(env.elapsed().as_millis()).unwrap_or(i64::MAX))
 }
 
-/// The moment, in monotonic time, at which a machine's deadline has passed.
-pub(crate) fn since_start(deadline: Millis) -> Duration {
-    Duration::from_millis(u64::try_from(deadline.0).unwrap_or(0))
+fn since_start(at: Millis) -> Duration {
+    Duration::from_millis(u64::try_from(at.0).unwrap_or(0))
 }

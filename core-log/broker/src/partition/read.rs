@@ -1,7 +1,10 @@
 //! Reading from a partition: planned under the lock, done outside of it.
 
+use std::sync::Arc;
+
+use millstream_machine::replica::{Diverged, Input};
 use millstream_protocol::ErrorCode;
-use millstream_record::{LeaderEpoch, Millis, Offset};
+use millstream_record::{LeaderEpoch, Millis, NodeId, Offset};
 use millstream_storage::{LookupPlan, ReadPlan, ReadRequest};
 
 use super::{Partition, State};
@@ -22,13 +25,35 @@ impl Isolation {
     }
 }
 
-/// What a consumer wants to read.
+/// Who reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reader {
+    /// A client: up to a mark.
+    Consumer(Isolation),
+    /// A replica on another broker: up to the end.
+    Follower,
+}
+
+/// What somebody wants to read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sought {
     pub(crate) offset: Offset,
     pub(crate) max_bytes: usize,
     pub(crate) at_least_one: bool,
-    pub(crate) isolation: Isolation,
+    pub(crate) reader: Reader,
+}
+
+/// What a follower says of itself when it fetches.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FollowerState {
+    pub(crate) node: NodeId,
+    pub(crate) broker_epoch: i64,
+    /// Whether the metadata has this incarnation as one that may be in sync.
+    pub(crate) eligible: bool,
+    /// The epoch of the last record that it has; none for an empty log, which cannot have left ours.
+    pub(crate) last_epoch: LeaderEpoch,
+    /// End of what it has fsynced.
+    pub(crate) durable_end: Offset,
 }
 
 /// The marks of a partition at one moment.
@@ -48,6 +73,13 @@ impl Marks {
             Isolation::Committed => self.last_stable,
         }
     }
+
+    fn end_for(&self, reader: Reader, log_end: Offset) -> Offset {
+        match reader {
+            Reader::Consumer(isolation) => self.readable_end(isolation),
+            Reader::Follower => log_end,
+        }
+    }
 }
 
 impl Partition {
@@ -56,19 +88,36 @@ impl Partition {
     /// # Errors
     /// The epoch that the client knows is not the one led (KIP-320), or this broker does not lead any more.
     pub(crate) fn marks(&self, client_epoch: LeaderEpoch) -> Result<Marks, Refusal> {
-        let state = self.state.lock();
-        state.check_epoch(client_epoch)?;
-        Ok(state.marks())
+        self.state.lock().leading_marks(client_epoch)
     }
 
-    /// The epoch led.
+    /// The marks now, once they are where an earlier leader's may have been.
+    ///
+    /// # Errors
+    /// As for [`Partition::marks`]; OFFSET_NOT_AVAILABLE just after an election.
+    pub(crate) fn settled_marks(&self, client_epoch: LeaderEpoch) -> Result<Marks, Refusal> {
+        let state = self.state.lock();
+        let marks = state.leading_marks(client_epoch)?;
+        if state.role.leading()?.has_settled() {
+            Ok(marks)
+        } else {
+            Err(ErrorCode::OffsetNotAvailable.into())
+        }
+    }
+
+    /// The leader epoch in which this replica plays its part.
     pub(crate) fn epoch(&self) -> LeaderEpoch {
-        self.state.lock().replica.epoch()
+        self.state.lock().role.epoch()
+    }
+
+    /// Whether this replica leads.
+    pub(crate) fn leads(&self) -> bool {
+        self.state.lock().role.leading().is_ok()
     }
 
     /// The end of the log.
     pub(crate) fn end(&self) -> Offset {
-        self.state.lock().replica.end()
+        self.state.lock().log.end_offset()
     }
 
     /// Decides a read.
@@ -81,19 +130,48 @@ impl Partition {
         client_epoch: LeaderEpoch,
     ) -> Result<(ReadPlan, Marks), (Refusal, Option<Marks>)> {
         let state = self.state.lock();
-        state.check_epoch(client_epoch).map_err(|refusal| (refusal, None))?;
-        let marks = state.marks();
+        let marks = state.leading_marks(client_epoch).map_err(|refusal| (refusal, None))?;
         let request = ReadRequest {
             offset: sought.offset,
             max_bytes: sought.max_bytes,
-            upper_bound: marks.readable_end(sought.isolation),
+            upper_bound: marks.end_for(sought.reader, state.log.end_offset()),
             at_least_one: sought.at_least_one,
-            with_aborted: sought.isolation == Isolation::Committed,
+            with_aborted: sought.reader == Reader::Consumer(Isolation::Committed),
         };
         match state.log.read_plan(request) {
             Ok(plan) => Ok((plan, marks)),
             Err(error) => Err((error.into(), Some(marks))),
         }
+    }
+
+    /// Takes note of a follower that fetches from `from`, unless its log has left this one: then says where.
+    ///
+    /// # Errors
+    /// As for [`Partition::marks`]; an offset outside of the log, and an epoch of which this log knows nothing.
+    pub(crate) fn hear_follower(
+        self: &Arc<Self>,
+        follower: &FollowerState,
+        from: Offset,
+        client_epoch: LeaderEpoch,
+    ) -> Result<Option<Diverged>, (Refusal, Option<Marks>)> {
+        let after = {
+            let mut state = self.state.lock();
+            let marks = state.leading_marks(client_epoch).map_err(|refusal| (refusal, None))?;
+            match state.divergence(follower.last_epoch, from) {
+                Ok(None) => {}
+                Ok(Some(diverged)) => return Ok(Some(diverged)),
+                Err(refusal) => return Err((refusal, Some(marks))),
+            }
+            let input = Input::FollowerFetched {
+                node: follower.node,
+                broker_epoch: follower.broker_epoch,
+                durable_end: follower.durable_end.min(from),
+                eligible: follower.eligible,
+            };
+            self.step(&mut state, input)
+        };
+        self.perform(after);
+        Ok(None)
     }
 
     /// Where `epoch`, or the largest one below it, ends in this log (KIP-101, KIP-279).
@@ -106,7 +184,7 @@ impl Partition {
         client_epoch: LeaderEpoch,
     ) -> Result<Option<(LeaderEpoch, Offset)>, Refusal> {
         let state = self.state.lock();
-        state.check_epoch(client_epoch)?;
+        state.leading_marks(client_epoch)?;
         Ok(state.log.epoch_end_offset(epoch))
     }
 
@@ -127,28 +205,38 @@ impl Partition {
 }
 
 impl State {
-    fn marks(&self) -> Marks {
-        Marks {
-            start: self.log.start_offset(),
-            high_watermark: self.replica.high_watermark(),
-            last_stable: self.replica.last_stable(),
-            epoch: self.replica.epoch(),
+    /// The marks, if this replica leads in the epoch that the client takes it to.
+    fn leading_marks(&self, client_epoch: LeaderEpoch) -> Result<Marks, Refusal> {
+        let leader = self.role.leading()?;
+        match client_epoch {
+            LeaderEpoch::NONE => {}
+            older if older < leader.epoch() => return Err(ErrorCode::FencedLeaderEpoch.into()),
+            newer if newer > leader.epoch() => return Err(ErrorCode::UnknownLeaderEpoch.into()),
+            _ => {}
         }
+        Ok(Marks {
+            start: self.log.start_offset(),
+            high_watermark: leader.high_watermark(),
+            last_stable: leader.last_stable(),
+            epoch: leader.epoch(),
+        })
     }
 
-    fn check_epoch(&self, client_epoch: LeaderEpoch) -> Result<(), Refusal> {
-        use millstream_machine::replica::State as Leadership;
-        match self.replica.state() {
-            Leadership::Resigned => Err(ErrorCode::NotLeaderOrFollower.into()),
-            Leadership::Failed => Err(ErrorCode::KafkaStorageError.into()),
-            Leadership::Leading if client_epoch == LeaderEpoch::NONE => Ok(()),
-            Leadership::Leading if client_epoch < self.replica.epoch() => {
-                Err(ErrorCode::FencedLeaderEpoch.into())
-            }
-            Leadership::Leading if client_epoch > self.replica.epoch() => {
-                Err(ErrorCode::UnknownLeaderEpoch.into())
-            }
-            Leadership::Leading => Ok(()),
+    /// Where a log that ends at `end` with a record of `last_epoch` has left this one, if it has (KIP-595).
+    fn divergence(&self, last_epoch: LeaderEpoch, end: Offset) -> Result<Option<Diverged>, Refusal> {
+        if end < self.log.start_offset() {
+            return Err(ErrorCode::OffsetOutOfRange.into());
         }
+        if last_epoch == LeaderEpoch::NONE {
+            return if end > self.log.end_offset() {
+                Err(ErrorCode::OffsetOutOfRange.into())
+            } else {
+                Ok(None)
+            };
+        }
+        let known = self.log.epoch_end_offset(last_epoch);
+        let (epoch, known_end) = known.ok_or(ErrorCode::OffsetOutOfRange)?;
+        let diverged = epoch < last_epoch || known_end < end;
+        Ok(diverged.then_some(Diverged { epoch, end: known_end }))
     }
 }

@@ -1,9 +1,10 @@
-//! The replica machine itself.
+//! The leader's machine itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use millstream_record::{LeaderEpoch, Millis, NodeId, Offset};
 
+use super::insync::{InSync, Progress};
 use super::invariant;
 use super::unstable::Unstable;
 use crate::Waiter;
@@ -19,16 +20,47 @@ pub struct Start {
     pub node: NodeId,
     /// The epoch led.
     pub epoch: LeaderEpoch,
+    /// Every replica, this broker included.
+    pub replicas: Vec<NodeId>,
     /// The committed in-sync set, this broker included.
     pub isr: Vec<NodeId>,
+    /// Which change of the partition said so.
+    pub partition_epoch: i32,
     /// `min.insync.replicas` of the topic.
     pub min_isr: usize,
+    /// `replica.lag.time.max.ms`: a follower that has not caught up for so long leaves the in-sync set.
+    pub lag_max_ms: i64,
     /// First offset still in the log.
     pub log_start: Offset,
-    /// End of the log after recovery. Recovery fsyncs what it keeps, so all of it is durable here.
+    /// End of the log.
     pub end: Offset,
-    /// First offsets of the transactions that are open in the log.
-    pub open_transactions: Vec<Offset>,
+    /// End of what is fsynced here. After recovery that is all of the log; a follower that is elected may still be flushing.
+    pub durable_end: Offset,
+    /// The mark as far as this broker knew it when it was elected: from its last leader, or from a checkpoint.
+    pub high_watermark: Offset,
+    /// Transactions by first offset that are open in the log, or whose marker may not be below the mark yet.
+    pub unstable: Vec<(Offset, Option<Offset>)>,
+}
+
+impl Start {
+    /// How the only replica of a partition begins on a log that is durable, all of it.
+    #[must_use]
+    pub fn alone(node: NodeId, epoch: LeaderEpoch, log_start: Offset, end: Offset) -> Self {
+        Self {
+            node,
+            epoch,
+            replicas: vec![node],
+            isr: vec![node],
+            partition_epoch: 0,
+            min_isr: 1,
+            lag_max_ms: i64::MAX,
+            log_start,
+            end,
+            durable_end: end,
+            high_watermark: log_start,
+            unstable: Vec::new(),
+        }
+    }
 }
 
 /// How much durability a produce asks for.
@@ -92,22 +124,30 @@ pub enum Input {
     },
     /// An fsync failed. It is never retried: the pages may already be gone, and the next fsync would succeed wrongly.
     FlushFailed,
-    /// A follower reported how far it has fsynced.
-    FollowerReported {
+    /// A follower whose log is a prefix of this one fetched from its end, and said how far it has fsynced.
+    FollowerFetched {
         /// The follower.
         node: NodeId,
+        /// Which incarnation of it: its broker epoch.
+        broker_epoch: i64,
         /// End of what is durable on it.
         durable_end: Offset,
+        /// Whether the metadata has this incarnation as one that may be in sync: registered, not fenced, not shutting down.
+        eligible: bool,
     },
-    /// The controller committed an in-sync set.
-    IsrCommitted {
-        /// The new set, this broker included.
+    /// The controller committed a state of the partition in which this broker goes on leading in the same epoch.
+    Committed {
+        /// Every replica.
+        replicas: Vec<NodeId>,
+        /// The in-sync set, this broker included.
         isr: Vec<NodeId>,
+        /// Which change of the partition this is; an older one than is known is ignored.
+        partition_epoch: i32,
     },
-    /// This leader has proposed another in-sync set; until it is committed the mark is held by members of both.
-    IsrProposed {
-        /// The proposed set.
-        isr: Vec<NodeId>,
+    /// The controller has refused what [`Effect::ProposeIsr`] asked for, for good: it will not be committed.
+    IsrRefused {
+        /// The partition epoch that the proposal was made in.
+        partition_epoch: i32,
     },
     /// `min.insync.replicas` was changed.
     MinIsrChanged {
@@ -145,6 +185,16 @@ pub enum Effect {
         waiter: Waiter,
         /// With what.
         outcome: Outcome,
+    },
+    /// The log has grown: wake followers that wait for more. Only where there are any.
+    WakeFollowers,
+    /// Ask the controller for another in-sync set. Until that is committed or refused no other is asked for, and the mark is
+    /// held by the members of both sets.
+    ProposeIsr {
+        /// The set, each member with the broker epoch that it fetched in (KIP-903); -1 where it has not fetched yet.
+        isr: Vec<(NodeId, i64)>,
+        /// The partition epoch that it builds on.
+        partition_epoch: i32,
     },
     /// More can be read: wake fetchers, and let storage know both marks.
     Wake {
@@ -184,16 +234,17 @@ pub enum State {
 /// The leader of one partition in one epoch.
 #[derive(Debug)]
 pub struct Replica {
-    node: NodeId,
     epoch: LeaderEpoch,
     state: State,
     end: Offset,
     log_start: Offset,
+    /// Where the log ended when the epoch began; the mark is not to be shown before it has come there.
+    epoch_start: Offset,
     high_watermark: Offset,
     min_isr: usize,
-    isr: Vec<NodeId>,
-    proposed: Option<Vec<NodeId>>,
-    durable: BTreeMap<NodeId, Offset>,
+    in_sync: InSync,
+    /// End of what is fsynced here.
+    durable_end: Offset,
     flush_pending: bool,
     unstable: Unstable,
     waiting: BTreeMap<(Offset, Waiter), Millis>,
@@ -201,23 +252,23 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// Begins to lead. With a single in-sync replica the high watermark is the end at once; else it starts at the log's
-    /// start and rises as followers report.
+    /// Begins to lead at `now`. With a single in-sync replica the high watermark is what is durable at once; else it rises from
+    /// where it was known to be, as followers fetch.
     #[must_use]
-    pub fn new(start: Start) -> Self {
+    pub fn new(now: Millis, start: Start) -> Self {
+        let mark = start.high_watermark.max(start.log_start).min(start.durable_end.max(start.log_start));
         let mut replica = Self {
-            node: start.node,
             epoch: start.epoch,
             state: State::Leading,
             end: start.end,
             log_start: start.log_start,
-            high_watermark: start.log_start,
+            epoch_start: start.end,
+            high_watermark: mark,
             min_isr: start.min_isr,
-            isr: start.isr,
-            proposed: None,
-            durable: BTreeMap::from([(start.node, start.end)]),
+            in_sync: InSync::new(&start, now),
+            durable_end: start.durable_end,
             flush_pending: false,
-            unstable: Unstable::new(start.open_transactions),
+            unstable: Unstable::new(start.unstable),
             waiting: BTreeMap::new(),
             deadlines: BTreeSet::new(),
         };
@@ -249,6 +300,13 @@ impl Replica {
         self.high_watermark
     }
 
+    /// Whether the mark has come to where this epoch began. Before that an earlier leader may have shown a higher one, so who
+    /// asks for the end is told OFFSET_NOT_AVAILABLE, lest it be seen to go back (KIP-207).
+    #[must_use]
+    pub fn has_settled(&self) -> bool {
+        self.high_watermark >= self.epoch_start
+    }
+
     /// End of what a read-committed consumer may read: before the first transaction that is open, or whose marker is not yet
     /// below the high watermark.
     #[must_use]
@@ -259,14 +317,19 @@ impl Replica {
     /// The committed in-sync set.
     #[must_use]
     pub fn isr(&self) -> &[NodeId] {
-        &self.isr
+        self.in_sync.committed()
+    }
+
+    /// What is known of the followers, by node: for DescribeQuorum-like views and for choosing where a consumer reads.
+    pub fn followers(&self) -> impl Iterator<Item = (NodeId, Progress)> {
+        self.in_sync.followers()
     }
 
     /// Whether an acks=all produce may be appended: enough committed in-sync replicas, else NOT_ENOUGH_REPLICAS before the
     /// append.
     #[must_use]
     pub fn has_min_isr(&self) -> bool {
-        self.isr.len() >= self.min_isr
+        self.in_sync.committed().len() >= self.min_isr
     }
 
     /// The earliest deadline of a waiter.
@@ -293,13 +356,14 @@ impl Replica {
             Input::Flushed { point } => self.flushed(point, &mut effects),
             Input::FlushFailed => self.stop(State::Failed, &mut effects),
             Input::Resigned => self.stop(State::Resigned, &mut effects),
-            Input::FollowerReported { node, durable_end } => self.report(node, durable_end),
-            Input::IsrCommitted { isr } => {
-                self.isr = isr;
-                self.proposed = None;
-                self.durable.retain(|node, _| *node == self.node || self.isr.contains(node));
+            Input::FollowerFetched { node, broker_epoch, durable_end, eligible } => {
+                let progress = Progress { broker_epoch, durable_end: durable_end.min(self.end), eligible };
+                self.in_sync.fetched(node, progress, self.end, now);
             }
-            Input::IsrProposed { isr } => self.proposed = Some(isr),
+            Input::Committed { replicas, isr, partition_epoch } => {
+                self.in_sync.commit(replicas, isr, partition_epoch, now);
+            }
+            Input::IsrRefused { partition_epoch } => self.in_sync.refused(partition_epoch, now),
             Input::MinIsrChanged { min_isr } => self.min_isr = min_isr,
             Input::LogStartMoved { log_start } => self.log_start = self.log_start.max(log_start),
             Input::Tick => {}
@@ -317,9 +381,15 @@ impl Replica {
             TransactionChange::Opened(first) => self.unstable.open(first),
             TransactionChange::Closed { first, marker } => self.unstable.close(first, marker),
         }
-        if self.state == State::Leading && !self.flush_pending {
+        if self.state != State::Leading {
+            return;
+        }
+        if !self.flush_pending {
             self.flush_pending = true;
             effects.push(Effect::Flush);
+        }
+        if self.in_sync.has_followers() {
+            effects.push(Effect::WakeFollowers);
         }
     }
 
@@ -351,20 +421,11 @@ impl Replica {
         if self.state != State::Leading {
             return;
         }
-        self.report(self.node, point.min(self.end));
-        self.flush_pending = self.durable_end() < self.end;
+        self.durable_end = self.durable_end.max(point.min(self.end));
+        self.flush_pending = self.durable_end < self.end;
         if self.flush_pending {
             effects.push(Effect::Flush);
         }
-    }
-
-    fn durable_end(&self) -> Offset {
-        self.durable.get(&self.node).copied().unwrap_or(self.log_start)
-    }
-
-    fn report(&mut self, node: NodeId, durable_end: Offset) {
-        let known = self.durable.entry(node).or_insert(durable_end);
-        *known = (*known).max(durable_end);
     }
 
     /// Moves the mark to the least durable end over the committed and the proposed in-sync set. It never goes back, and
@@ -373,15 +434,26 @@ impl Replica {
         if self.state != State::Leading || !self.has_min_isr() {
             return;
         }
-        let members = self.isr.iter().chain(self.proposed.iter().flatten());
-        let least = members.map(|node| self.durable.get(node).copied().unwrap_or(self.log_start)).min();
+        let least = self.in_sync.least_durable(self.durable_end);
         let mark = least.unwrap_or(self.log_start).max(self.high_watermark);
         self.high_watermark = mark;
         self.unstable.settle_below(mark);
     }
 
+    /// Asks for the in-sync set that should be, when it is not the one there is.
+    fn propose(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        if self.state != State::Leading {
+            return;
+        }
+        let least = self.high_watermark.max(self.epoch_start);
+        if let Some((isr, partition_epoch)) = self.in_sync.propose(now, self.end, least) {
+            effects.push(Effect::ProposeIsr { isr, partition_epoch });
+        }
+    }
+
     fn settle(&mut self, now: Millis, marks_before: (Offset, Offset), effects: &mut Vec<Effect>) {
         self.raise_mark();
+        self.propose(now, effects);
         while let Some(((end, waiter), deadline)) = self.waiting.first_key_value().map(|(k, v)| (*k, *v)) {
             if end > self.high_watermark {
                 break;
@@ -421,11 +493,11 @@ impl Replica {
             end: self.end,
             high_watermark: self.high_watermark,
             last_stable: self.last_stable(),
-            own_durable: self.durable_end(),
+            own_durable: self.durable_end,
             first_waiting: self.waiting.first_key_value().map(|((end, _), _)| *end),
             waiting: self.waiting.len(),
             deadlines: self.deadlines.len(),
-            isr: &self.isr,
+            isr: self.in_sync.committed(),
         }
     }
 }

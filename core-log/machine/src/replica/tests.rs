@@ -9,16 +9,46 @@ use crate::Waiter;
 const NOW: Millis = Millis(1_000);
 const LATER: Millis = Millis(31_000);
 
+/// `replica.lag.time.max.ms` in these tests.
+const LAG_MS: i64 = 10_000;
+
+fn nodes(ids: &[i32]) -> Vec<NodeId> {
+    ids.iter().copied().map(NodeId).collect()
+}
+
+/// Node 1 leads replicas 1, 2 and 3, or only itself where it is alone in sync.
+fn start(isr: &[i32], min_isr: usize) -> Start {
+    let replicas = if isr == [1] { nodes(&[1]) } else { nodes(&[1, 2, 3]) };
+    let alone = Start::alone(NodeId(1), LeaderEpoch(0), Offset(0), Offset(0));
+    Start { replicas, isr: nodes(isr), min_isr, lag_max_ms: LAG_MS, ..alone }
+}
+
 fn leader(isr: &[i32], min_isr: usize) -> Replica {
-    Replica::new(Start {
-        node: NodeId(1),
-        epoch: LeaderEpoch(0),
-        isr: isr.iter().copied().map(NodeId).collect(),
-        min_isr,
-        log_start: Offset(0),
-        end: Offset(0),
-        open_transactions: Vec::new(),
-    })
+    Replica::new(NOW, start(isr, min_isr))
+}
+
+fn fetched(node: i32, durable_end: i64) -> Input {
+    fetched_in(node, 100 + i64::from(node), durable_end)
+}
+
+fn fetched_in(node: i32, broker_epoch: i64, durable_end: i64) -> Input {
+    Input::FollowerFetched {
+        node: NodeId(node),
+        broker_epoch,
+        durable_end: Offset(durable_end),
+        eligible: true,
+    }
+}
+
+fn committed(isr: &[i32], partition_epoch: i32) -> Input {
+    Input::Committed { replicas: nodes(&[1, 2, 3]), isr: nodes(isr), partition_epoch }
+}
+
+fn propose(isr: &[(i32, i64)], partition_epoch: i32) -> Effect {
+    Effect::ProposeIsr {
+        isr: isr.iter().map(|&(node, epoch)| (NodeId(node), epoch)).collect(),
+        partition_epoch,
+    }
 }
 
 fn append(end: i64, acks: Acks, waiter: u64) -> Input {
@@ -99,13 +129,12 @@ fn a_failed_fsync_and_a_new_leader_fail_every_waiter_for_good() {
 
 #[test]
 fn a_deadline_answers_once() {
-    let mut replica = leader(&[1, 2], 2);
+    let mut replica = Replica::new(NOW, Start { lag_max_ms: i64::MAX, ..start(&[1, 2], 2) });
     replica.step(NOW, append(10, Acks::All, 1));
     assert_eq!(replica.next_deadline(), Some(LATER));
     assert_eq!(replica.step(LATER, Input::Tick), [answer(1, Outcome::TimedOut)]);
     replica.step(LATER, Input::Flushed { point: Offset(10) });
-    let report = Input::FollowerReported { node: NodeId(2), durable_end: Offset(10) };
-    assert_eq!(replica.step(LATER, report), [wake(10, 10)]);
+    assert_eq!(replica.step(LATER, fetched(2, 10)), [wake(10, 10)]);
 }
 
 #[test]
@@ -113,18 +142,92 @@ fn the_mark_is_the_least_fsynced_end_of_committed_and_proposed_members() {
     let mut replica = leader(&[1, 2], 1);
     replica.step(NOW, append(10, Acks::All, 1));
     assert_eq!(replica.step(NOW, Input::Flushed { point: Offset(10) }), [], "the follower has nothing yet");
-    replica.step(NOW, Input::FollowerReported { node: NodeId(2), durable_end: Offset(4) });
-    assert_eq!(replica.high_watermark(), Offset(4));
-    replica.step(NOW, Input::IsrProposed { isr: vec![NodeId(1)] });
+    assert_eq!(replica.step(NOW, fetched(2, 4)), [wake(4, 4)]);
+    let late = NOW.plus_ms(LAG_MS + 1);
+    assert_eq!(replica.step(late, Input::Tick), [propose(&[(1, -1)], 0)], "it did not catch up");
     assert_eq!(replica.high_watermark(), Offset(4), "a member that leaves counts until that is committed");
-    assert_eq!(
-        replica.step(NOW, Input::IsrCommitted { isr: vec![NodeId(1)] }),
-        [answer(1, Outcome::Done), wake(10, 10)]
-    );
-    replica.step(NOW, Input::IsrProposed { isr: vec![NodeId(1), NodeId(3)] });
-    replica.step(NOW, append(20, Acks::All, 2));
-    replica.step(NOW, Input::Flushed { point: Offset(20) });
+    assert_eq!(replica.step(late, Input::Tick), [], "one proposal at a time");
+    assert_eq!(replica.step(late, committed(&[1], 1)), [answer(1, Outcome::Done), wake(10, 10)]);
+    assert_eq!(replica.step(late, fetched(3, 9)), [], "below the mark: it must not join");
+    assert_eq!(replica.step(late, fetched(3, 10)), [propose(&[(1, -1), (3, 103)], 1)]);
+    replica.step(late, append(20, Acks::All, 2));
+    replica.step(late, Input::Flushed { point: Offset(20) });
     assert_eq!(replica.high_watermark(), Offset(10), "a proposed member counts at once");
+}
+
+#[test]
+fn what_is_older_than_what_is_known_is_ignored() {
+    let mut replica = leader(&[1, 2], 1);
+    replica.step(NOW, append(10, Acks::Leader, 1));
+    replica.step(NOW, Input::Flushed { point: Offset(10) });
+    replica.step(NOW, committed(&[1, 2, 3], 5));
+    replica.step(NOW, committed(&[1], 4));
+    assert_eq!(replica.isr(), nodes(&[1, 2, 3]));
+    replica.step(NOW, fetched_in(2, 200, 10));
+    replica.step(NOW, fetched_in(3, 300, 10));
+    assert_eq!(replica.high_watermark(), Offset(10));
+    replica.step(NOW, append(20, Acks::Leader, 2));
+    replica.step(NOW, Input::Flushed { point: Offset(20) });
+    replica.step(NOW, fetched_in(3, 300, 20));
+    replica.step(NOW, fetched_in(2, 199, 20));
+    assert_eq!(replica.high_watermark(), Offset(10), "an older incarnation of the follower says nothing");
+    replica.step(NOW, fetched_in(2, 201, 0));
+    assert_eq!(replica.high_watermark(), Offset(10), "an emptied disk does not take the mark back");
+    replica.step(NOW, fetched_in(2, 201, 20));
+    assert_eq!(replica.high_watermark(), Offset(20));
+}
+
+#[test]
+fn who_may_not_be_in_sync_is_not_asked_for_and_a_refusal_is_not_repeated_at_once() {
+    let mut replica = leader(&[1, 2], 1);
+    let fenced =
+        Input::FollowerFetched { node: NodeId(3), broker_epoch: 7, durable_end: Offset(0), eligible: false };
+    assert_eq!(replica.step(NOW, fenced), []);
+    assert_eq!(replica.step(NOW, fetched(3, 0)), [propose(&[(1, -1), (2, -1), (3, 103)], 0)]);
+    replica.step(NOW, Input::IsrRefused { partition_epoch: 0 });
+    assert_eq!(replica.step(NOW, fetched(3, 0)), []);
+    let again = replica.step(NOW.plus_ms(1_000), fetched(3, 0));
+    assert_eq!(again, [propose(&[(1, -1), (2, -1), (3, 103)], 0)]);
+    let stranger = replica.step(NOW, fetched(9, 0));
+    assert_eq!(stranger, [], "a broker that is no replica");
+}
+
+#[test]
+fn a_follower_that_had_all_at_its_last_fetch_was_caught_up_then() {
+    let mut replica = leader(&[1, 2], 1);
+    replica.step(NOW, committed(&[1, 2], 1));
+    let at = |ms: i64| NOW.plus_ms(ms);
+    replica.step(at(0), append(10, Acks::Leader, 1));
+    replica.step(at(0), fetched(2, 0));
+    replica.step(at(9_000), append(20, Acks::Leader, 2));
+    replica.step(at(9_000), fetched(2, 10)); // all that there was at 0
+    replica.step(at(10_000), Input::Tick);
+    replica.step(at(10_000), append(30, Acks::Leader, 3));
+    assert_eq!(replica.step(at(10_001), Input::Tick), [propose(&[(1, -1)], 1)]);
+    let mut steady = leader(&[1, 2], 1);
+    for second in 0..40 {
+        steady.step(at(second * 1_000), append(second + 1, Acks::Leader, 1));
+        let effects = steady.step(at(second * 1_000), fetched(2, second));
+        assert_eq!(effects, [], "one record behind at any time is in sync");
+    }
+}
+
+#[test]
+fn a_new_leader_settles_once_its_mark_is_where_its_epoch_began() {
+    let known = Start {
+        end: Offset(10),
+        durable_end: Offset(10),
+        high_watermark: Offset(6),
+        unstable: vec![(Offset(4), Some(Offset(7)))],
+        ..start(&[1, 2], 1)
+    };
+    let mut replica = Replica::new(NOW, known);
+    assert_eq!((replica.high_watermark(), replica.last_stable()), (Offset(6), Offset(4)));
+    assert!(!replica.has_settled(), "an earlier leader may have shown a higher mark");
+    replica.step(NOW, fetched(2, 9));
+    assert!(!replica.has_settled());
+    assert_eq!(replica.step(NOW, fetched(2, 10)), [wake(10, 10)]);
+    assert!(replica.has_settled());
 }
 
 #[test]
@@ -158,8 +261,8 @@ enum Act {
     CloseOldest,
     Duplicate { back: i64 },
     Flush,
-    Follower { back: i64 },
-    Isr { with_follower: bool },
+    Follower { node: i32, back: i64 },
+    Settle { refuse: bool },
     Tick { ms: i64 },
     Stop { failed: bool },
 }
@@ -172,9 +275,9 @@ fn act() -> impl Strategy<Value = Act> {
         2 => Just(Act::CloseOldest),
         1 => (0..20i64).prop_map(|back| Act::Duplicate { back }),
         4 => Just(Act::Flush),
-        4 => (0..10i64).prop_map(|back| Act::Follower { back }),
-        2 => any::<bool>().prop_map(|with_follower| Act::Isr { with_follower }),
-        2 => (0..3_000i64).prop_map(|ms| Act::Tick { ms }),
+        6 => (2..4, 0..10i64).prop_map(|(node, back)| Act::Follower { node, back }),
+        3 => any::<bool>().prop_map(|refuse| Act::Settle { refuse }),
+        2 => (0..6_000i64).prop_map(|ms| Act::Tick { ms }),
         1 => any::<bool>().prop_map(|failed| Act::Stop { failed }),
     ]
 }
@@ -185,6 +288,7 @@ proptest! {
     #[test]
     fn marks_only_rise_and_every_waiter_is_answered_once(acts in prop::collection::vec(act(), 1..80)) {
         let mut replica = leader(&[1, 2], 1);
+        let (mut changes, mut in_flight) = (0, None::<(Vec<i32>, i32)>);
         let (mut now, mut end, mut next) = (0i64, 0i64, 0u64);
         let mut open: Vec<i64> = Vec::new();
         let mut wants = std::collections::BTreeMap::new();
@@ -223,11 +327,15 @@ proptest! {
                     Input::Duplicate { end: Offset(original), acks: Acks::All, waiter: Some(Waiter(next)), deadline }
                 }
                 Act::Flush => Input::Flushed { point: Offset(end) },
-                Act::Follower { back } => {
-                    Input::FollowerReported { node: NodeId(2), durable_end: Offset((end - back).max(0)) }
-                }
-                Act::Isr { with_follower: true } => Input::IsrCommitted { isr: vec![NodeId(1), NodeId(2)] },
-                Act::Isr { with_follower: false } => Input::IsrCommitted { isr: vec![NodeId(1)] },
+                Act::Follower { node, back } => fetched(node, (end - back).max(0)),
+                Act::Settle { refuse } => match in_flight.take() {
+                    Some((_, partition_epoch)) if refuse => Input::IsrRefused { partition_epoch },
+                    Some((isr, _)) => {
+                        changes += 1;
+                        committed(&isr, changes)
+                    }
+                    None => Input::Tick,
+                },
                 Act::Tick { ms } => {
                     now += ms;
                     Input::Tick
@@ -236,6 +344,11 @@ proptest! {
                 Act::Stop { failed: false } => Input::Resigned,
             };
             for effect in replica.step(Millis(now), input) {
+                if let Effect::ProposeIsr { isr, partition_epoch } = &effect {
+                    prop_assert!(in_flight.is_none(), "two proposals at once");
+                    prop_assert_eq!(*partition_epoch, changes);
+                    in_flight = Some((isr.iter().map(|(node, _)| node.0).collect::<Vec<_>>(), changes));
+                }
                 if let Effect::Answer { waiter, outcome } = effect {
                     prop_assert!(answered.insert(waiter), "{waiter:?} answered twice");
                     let (wanted, acks) = wants[&waiter];

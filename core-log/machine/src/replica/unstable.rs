@@ -12,8 +12,8 @@ pub(super) struct Unstable {
 }
 
 impl Unstable {
-    pub(super) fn new(open: Vec<Offset>) -> Self {
-        Self { marker_by_first: open.into_iter().map(|first| (first, None)).collect() }
+    pub(super) fn new(known: Vec<(Offset, Option<Offset>)>) -> Self {
+        Self { marker_by_first: known.into_iter().collect() }
     }
 
     pub(super) fn open(&mut self, first: Offset) {

@@ -185,6 +185,8 @@ pub struct FetchPartition {
     pub replica_directory_id: Uuid,
     /// `HighWatermark`, versions 18+, tag 1, default 9223372036854775807.
     pub high_watermark: i64,
+    /// `DurableEnd`, versions 12+, tag 10000, default -1.
+    pub durable_end: i64,
 }
 impl Default for FetchPartition {
     fn default() -> Self {
@@ -197,6 +199,7 @@ impl Default for FetchPartition {
             partition_max_bytes: 0,
             replica_directory_id: Uuid::ZERO,
             high_watermark: 9223372036854775807,
+            durable_end: -1,
         }
     }
 }
@@ -212,6 +215,7 @@ impl Wire for FetchPartition {
         self.partition_max_bytes.put(w)?;
         if v >= 17 && self.replica_directory_id != Uuid::ZERO { tags.put(0, &self.replica_directory_id)?; }
         if v >= 18 && self.high_watermark != 9223372036854775807 { tags.put(1, &self.high_watermark)?; }
+        if v >= 12 && self.durable_end != -1 { tags.put(10000, &self.durable_end)?; }
         w.put_tags(tags)?;
         Ok(())
     }
@@ -228,6 +232,7 @@ impl Wire for FetchPartition {
             match tag {
                 0 if v >= 17 => m.replica_directory_id = Wire::get(r)?,
                 1 if v >= 18 => m.high_watermark = Wire::get(r)?,
+                10000 if v >= 12 => m.durable_end = Wire::get(r)?,
                 _ => return Ok(false),
             }
             Ok(true)

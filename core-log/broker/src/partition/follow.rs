@@ -1,0 +1,169 @@
+//! Copying a leader: appending what was fetched, and cutting what the leader does not have.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use millstream_machine::replica::{Diverged, Follower};
+use millstream_protocol::ErrorCode;
+use millstream_record::{LeaderEpoch, Offset};
+use millstream_storage::{AppendOrigin, StorageError, validate_for_follower};
+
+use super::role::Role;
+use super::{Deferred, Partition, State};
+use crate::refusal::Refusal;
+
+/// Where a follower is: what its next fetch says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Position {
+    /// The leader's epoch, as the follower knows it.
+    pub(crate) leader_epoch: LeaderEpoch,
+    pub(crate) start: Offset,
+    pub(crate) end: Offset,
+    /// The epoch of the last record; none for an empty log.
+    pub(crate) last_epoch: LeaderEpoch,
+    /// End of what is fsynced.
+    pub(crate) durable_end: Offset,
+}
+
+/// What a leader answered to a fetch that said [`Position`].
+pub(crate) struct Fetched<'a> {
+    /// The position that was fetched from; when the follower is elsewhere by now, the answer is of no use.
+    pub(crate) from: Position,
+    pub(crate) batches: &'a Bytes,
+    pub(crate) high_watermark: Offset,
+    pub(crate) log_start: Offset,
+}
+
+impl Partition {
+    /// What to ask the leader of `epoch` for.
+    ///
+    /// # Errors
+    /// This replica does not follow in that epoch (any more), or its disk has failed.
+    pub(crate) fn position(&self, epoch: LeaderEpoch) -> Result<Position, Refusal> {
+        let mut state = self.state.lock();
+        state.following(epoch)?;
+        Ok(state.position(epoch))
+    }
+
+    /// Takes up what a leader sent. The bytes are in the page cache then, and on their way to the disk.
+    ///
+    /// # Errors
+    /// As for [`Partition::position`]; bytes that are not what the leader had; those of storage.
+    pub(crate) fn copy(self: &Arc<Self>, fetched: &Fetched<'_>) -> Result<(), Refusal> {
+        if !fetched.batches.is_empty() {
+            validate_for_follower(fetched.batches)?;
+        }
+        let after = {
+            let mut state = self.state.lock();
+            let epoch = fetched.from.leader_epoch;
+            state.following(epoch)?;
+            if state.position(epoch).end != fetched.from.end {
+                return Err(ErrorCode::NotLeaderOrFollower.into());
+            }
+            self.copy_locked(&mut state, fetched)?
+        };
+        self.perform(after);
+        Ok(())
+    }
+
+    fn copy_locked(&self, state: &mut State, fetched: &Fetched<'_>) -> Result<Deferred, Refusal> {
+        let mut after = Deferred::default();
+        if !fetched.batches.is_empty() {
+            append(state, fetched.batches, self.context.env.now())?;
+            state.want_flush(&mut after);
+        }
+        let end = state.log.end_offset();
+        if fetched.log_start > state.log.start_offset() {
+            state.log.advance_log_start(fetched.log_start.min(end))?;
+        }
+        let follower = state.following(fetched.from.leader_epoch)?;
+        follower.appended(end);
+        follower.learn(fetched.high_watermark);
+        let mark = follower.high_watermark();
+        state.log.high_watermark_moved(mark);
+        after.woken.extend(state.consumers.values().cloned());
+        Ok(after)
+    }
+
+    /// Where the log is to be cut that the leader of `epoch` says has left its own.
+    ///
+    /// # Errors
+    /// As for [`Partition::position`].
+    pub(crate) fn cut_for(&self, epoch: LeaderEpoch, leader: Diverged) -> Result<Offset, Refusal> {
+        let mut state = self.state.lock();
+        let local = state.log.epoch_end_offset(leader.epoch).map(|(epoch, end)| Diverged { epoch, end });
+        let follower = state.following(epoch)?;
+        let cut = follower.cut_for(leader, local);
+        Ok(state.log.cut_point(cut)?)
+    }
+
+    /// Cuts the log at `target`; it is durable on return. Blocks under the lock, which only metadata could want meanwhile: a
+    /// follower that has left its leader's log serves nobody. Lower the recovery point in the checkpoint first.
+    ///
+    /// # Errors
+    /// As for [`Partition::position`]; those of storage.
+    pub(crate) fn cut(self: &Arc<Self>, epoch: LeaderEpoch, target: Offset) -> Result<(), Refusal> {
+        let mut after = Deferred::default();
+        {
+            let mut state = self.state.lock();
+            let known_mark = state.following(epoch)?.high_watermark();
+            if target < known_mark {
+                tracing::warn!(partition = %self.at, %target, %known_mark, "cuts below what was replicated: an unclean election");
+            }
+            let end = state.log.truncate_to(target, self.context.env.now())?;
+            state.following(epoch)?.cut(end);
+            if state.log.flushed_offset() < end {
+                state.want_flush(&mut after); // nothing else would, if the leader has no more
+            }
+        }
+        self.perform(after);
+        Ok(())
+    }
+
+    /// Begins anew at `start`: the leader no longer has what comes next. Blocks, as [`Partition::cut`] does.
+    ///
+    /// # Errors
+    /// As for [`Partition::cut`].
+    pub(crate) fn begin_anew(&self, epoch: LeaderEpoch, start: Offset) -> Result<(), Refusal> {
+        let mut state = self.state.lock();
+        let mark = state.following(epoch)?.high_watermark();
+        state.log.truncate_fully_and_start_at(start, self.context.env.now())?;
+        let flushed = state.log.flushed_offset();
+        state.role = Role::Following(Follower::new(epoch, start, flushed, mark));
+        Ok(())
+    }
+}
+
+impl State {
+    /// The follower's machine, in `epoch`.
+    fn following(&mut self, epoch: LeaderEpoch) -> Result<&mut Follower, Refusal> {
+        match &mut self.role {
+            Role::Following(follower) if follower.epoch() == epoch => Ok(follower),
+            Role::Following(_) | Role::Leading(_) => Err(ErrorCode::NotLeaderOrFollower.into()),
+            Role::Failed(_) => Err(ErrorCode::KafkaStorageError.into()),
+        }
+    }
+
+    fn position(&self, leader_epoch: LeaderEpoch) -> Position {
+        Position {
+            leader_epoch,
+            start: self.log.start_offset(),
+            end: self.log.end_offset(),
+            last_epoch: self.log.last_epoch().unwrap_or(LeaderEpoch::NONE),
+            durable_end: self.log.flushed_offset(),
+        }
+    }
+}
+
+/// Appends all at once, or batch by batch where one segment cannot take them together.
+fn append(state: &mut State, batches: &Bytes, now: millstream_record::Millis) -> Result<(), Refusal> {
+    match state.log.append(batches, AppendOrigin::Follower, now) {
+        Err(StorageError::AppendTooLarge { .. }) => {}
+        other => return Ok(other.map(|_| ())?),
+    }
+    for batch in millstream_record::Batches::new(batches.clone()) {
+        let batch = batch.map_err(|error| Refusal::new(ErrorCode::CorruptMessage, error.to_string()))?;
+        state.log.append(batch.bytes(), AppendOrigin::Follower, now)?;
+    }
+    Ok(())
+}

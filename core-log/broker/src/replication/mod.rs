@@ -1,0 +1,9 @@
+//! Replication between brokers, as far as it is not decided by the machines: followers that fetch from leaders, and leaders
+//! that ask the controller for another in-sync set.
+
+mod copying;
+mod lane;
+mod proposals;
+
+pub(crate) use copying::Copying;
+pub(crate) use proposals::Proposals;

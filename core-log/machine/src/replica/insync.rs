@@ -1,0 +1,182 @@
+//! Who is in sync with a leader, and who should be.
+
+use std::collections::BTreeMap;
+
+use millstream_record::{Millis, NodeId, Offset};
+
+use super::machine::Start;
+
+/// After a refusal the next proposal waits so long: whoever was refused is refused again until the metadata has moved on.
+const RETRY_MS: i64 = 500;
+
+/// What one fetch of a follower told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Which incarnation fetched.
+    pub broker_epoch: i64,
+    /// End of what it has fsynced.
+    pub durable_end: Offset,
+    /// Whether the metadata allows it into the in-sync set.
+    pub eligible: bool,
+}
+
+/// What is known of one follower in this epoch.
+#[derive(Clone, Copy, Debug)]
+struct Follower {
+    /// `None` until it has fetched.
+    progress: Option<Progress>,
+    /// When it last had, durably, all that the log held.
+    caught_up: Millis,
+    /// When it last fetched, and where the log ended then: had it all by its next fetch, it was caught up at that time.
+    last_fetch: (Millis, Offset),
+}
+
+/// The in-sync set of one partition as its leader sees it: committed, proposed, and due to change.
+#[derive(Debug)]
+pub(super) struct InSync {
+    node: NodeId,
+    replicas: Vec<NodeId>,
+    committed: Vec<NodeId>,
+    proposed: Option<Vec<NodeId>>,
+    partition_epoch: i32,
+    lag_max_ms: i64,
+    followers: BTreeMap<NodeId, Follower>,
+    /// Nothing is proposed before this.
+    not_before: Millis,
+}
+
+impl InSync {
+    /// At the start of an epoch every follower has the lag time to show that it is there.
+    pub(super) fn new(start: &Start, now: Millis) -> Self {
+        let mut in_sync = Self {
+            node: start.node,
+            replicas: Vec::new(),
+            committed: start.isr.clone(),
+            proposed: None,
+            partition_epoch: start.partition_epoch,
+            lag_max_ms: start.lag_max_ms,
+            followers: BTreeMap::new(),
+            not_before: now,
+        };
+        in_sync.assign(start.replicas.clone(), now);
+        in_sync
+    }
+
+    pub(super) fn committed(&self) -> &[NodeId] {
+        &self.committed
+    }
+
+    pub(super) fn has_followers(&self) -> bool {
+        !self.followers.is_empty()
+    }
+
+    pub(super) fn followers(&self) -> impl Iterator<Item = (NodeId, Progress)> {
+        self.followers.iter().filter_map(|(node, follower)| Some((*node, follower.progress?)))
+    }
+
+    /// Notes a fetch of `node`, made when the log ended at `end`. A fetch of an older incarnation than is known says nothing; a
+    /// newer one starts anew, since its disk may have been emptied.
+    pub(super) fn fetched(&mut self, node: NodeId, progress: Progress, end: Offset, now: Millis) {
+        let Some(follower) = self.followers.get_mut(&node) else { return };
+        if follower.progress.is_some_and(|known| known.broker_epoch > progress.broker_epoch) {
+            return;
+        }
+        if progress.durable_end >= end {
+            follower.caught_up = now;
+        } else if progress.durable_end >= follower.last_fetch.1 {
+            follower.caught_up = follower.caught_up.max(follower.last_fetch.0);
+        }
+        follower.last_fetch = (now, end);
+        follower.progress = Some(progress);
+    }
+
+    /// Takes up what the controller committed, unless something newer is known.
+    pub(super) fn commit(
+        &mut self,
+        replicas: Vec<NodeId>,
+        isr: Vec<NodeId>,
+        partition_epoch: i32,
+        now: Millis,
+    ) {
+        if partition_epoch <= self.partition_epoch {
+            return;
+        }
+        self.partition_epoch = partition_epoch;
+        self.committed = isr;
+        self.proposed = None;
+        self.not_before = now;
+        self.assign(replicas, now);
+    }
+
+    /// What was proposed in `partition_epoch` will not be.
+    pub(super) fn refused(&mut self, partition_epoch: i32, now: Millis) {
+        if partition_epoch == self.partition_epoch {
+            self.proposed = None;
+            self.not_before = now.plus_ms(RETRY_MS);
+        }
+    }
+
+    fn assign(&mut self, replicas: Vec<NodeId>, now: Millis) {
+        self.followers.retain(|node, _| replicas.contains(node));
+        for &node in replicas.iter().filter(|&&node| node != self.node) {
+            let unknown = Follower { progress: None, caught_up: now, last_fetch: (now, Offset(i64::MAX)) };
+            self.followers.entry(node).or_insert(unknown);
+        }
+        self.replicas = replicas;
+    }
+
+    /// The least durable end over the committed and the proposed members, where this broker's is `own`. `None` when some
+    /// member has not said.
+    pub(super) fn least_durable(&self, own: Offset) -> Option<Offset> {
+        let members = self.committed.iter().chain(self.proposed.iter().flatten());
+        let durable = |node: &NodeId| match *node == self.node {
+            true => Some(own),
+            false => self.followers.get(node)?.progress.map(|progress| progress.durable_end),
+        };
+        members.map(durable).min()?
+    }
+
+    /// The set to ask for when it is not the committed one, and the partition epoch it builds on. The log ends at `end`; who
+    /// joins must have, durably, all below `least`.
+    pub(super) fn propose(
+        &mut self,
+        now: Millis,
+        end: Offset,
+        least: Offset,
+    ) -> Option<(Vec<(NodeId, i64)>, i32)> {
+        if self.followers.is_empty() || self.proposed.is_some() || now < self.not_before {
+            return None;
+        }
+        let should = |node: &NodeId| {
+            *node == self.node
+                || match self.committed.contains(node) {
+                    true => !self.lags(*node, now, end),
+                    false => self.may_join(*node, least),
+                }
+        };
+        // Looked at after every append, so nothing is allocated unless there is something to ask for.
+        let changes = |node: &NodeId| should(node) != self.committed.contains(node);
+        if !self.replicas.iter().any(changes) {
+            return None;
+        }
+        let isr: Vec<NodeId> = self.replicas.iter().filter(|node| should(node)).copied().collect();
+        let broker_epoch = |node: &NodeId| {
+            let progress = self.followers.get(node).and_then(|follower| follower.progress);
+            (*node, progress.map_or(-1, |progress| progress.broker_epoch))
+        };
+        let with_epochs = isr.iter().map(broker_epoch).collect();
+        self.proposed = Some(isr);
+        Some((with_epochs, self.partition_epoch))
+    }
+
+    fn lags(&self, node: NodeId, now: Millis, end: Offset) -> bool {
+        let Some(follower) = self.followers.get(&node) else { return true };
+        let has_all = follower.progress.is_some_and(|progress| progress.durable_end >= end);
+        !has_all && now.since_ms(follower.caught_up) > self.lag_max_ms
+    }
+
+    fn may_join(&self, node: NodeId, least: Offset) -> bool {
+        let progress = self.followers.get(&node).and_then(|follower| follower.progress);
+        progress.is_some_and(|progress| progress.eligible && progress.durable_end >= least)
+    }
+}
