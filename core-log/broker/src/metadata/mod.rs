@@ -72,7 +72,14 @@ impl Metadata {
             response: (),
         };
         self.decide(bootstrap).await?;
-        self.decide(|controller, image, _| controller.register_broker(image, request)).await.map(|_| ())
+        let register = |controller: &Controller, image: &Image, _: NewIds<'_>| {
+            // What this node acknowledged is on its disk, so it ended in order however it ended.
+            let previous_broker_epoch = image.broker(self.config.node_id).map_or(-1, |broker| broker.epoch);
+            let request = BrokerRegistrationRequest { previous_broker_epoch, ..request.clone() };
+            controller.register_sole_broker(image, &request)
+        };
+        let response = self.decide(register).await?;
+        Ok(ErrorCode::from_code(response.error_code).ok()?)
     }
 
     /// Lets the controller decide, commits what it decided and applies it, then gives its answer.

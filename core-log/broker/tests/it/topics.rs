@@ -149,7 +149,7 @@ fn the_cluster_describes_itself_and_keeps_its_id() {
     });
     assert_eq!(spoken.error_code, 0);
     let names: Vec<&str> = spoken.finalized_features.iter().map(|feature| &*feature.name).collect();
-    assert_eq!(names, ["metadata.version", "transaction.version"]);
+    assert_eq!(names, ["eligible.leader.replicas.version", "metadata.version", "transaction.version"]);
 }
 
 #[test]

@@ -8,14 +8,18 @@ use millstream_protocol::messages::incremental_alter_configs::{
     AlterConfigsResource, AlterConfigsResourceResponse, AlterableConfig,
 };
 use millstream_protocol::messages::{
-    ConfigRecord, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
+    ClearElrRecord, ConfigRecord, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
 };
 use millstream_record::NodeId;
 
 use super::Record;
 use super::controller::{Controller, Decision, Refusal};
 use super::image::{ConfigScope, Image};
+use super::partition_change::ELR_FEATURE;
 use crate::config::{Definition, Effective, Type, Update, broker_definition, topic_definition};
+
+/// In-sync replicas below which nothing is acknowledged.
+const MIN_ISR: &str = "min.insync.replicas";
 
 /// What is done to a value. The numbers are Kafka's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,18 +95,21 @@ impl Controller {
             image.config(&scope, name).map(|set| &**set) == value.map(|value| &**value)
         };
         let (resource_type, resource_name) = scope.resource();
-        Ok(changes
-            .into_iter()
-            .filter(|(name, value)| !unchanged(name, value.as_ref()))
-            .map(|(name, value)| {
-                Record::Config(ConfigRecord {
-                    resource_type,
-                    resource_name: resource_name.as_str().into(),
-                    name,
-                    value,
-                })
+        changes.retain(|name, value| !unchanged(name, value.as_ref()));
+        let counts_anew = changes.contains_key(MIN_ISR) && image.feature(ELR_FEATURE) > 0;
+        let record = |(name, value)| {
+            Record::Config(ConfigRecord {
+                resource_type,
+                resource_name: resource_name.as_str().into(),
+                name,
+                value,
             })
-            .collect())
+        };
+        let mut records: Vec<Record> = changes.into_iter().map(record).collect();
+        if counts_anew {
+            records.push(forget_eligible(&scope)?);
+        }
+        Ok(records)
     }
 
     /// The value after one operation; `None` when it is no longer set.
@@ -163,6 +170,20 @@ impl Controller {
         }
         items.join(",")
     }
+}
+
+/// Who is eligible to lead follows from how many must be in sync: with another number nobody is, until it is found out anew.
+fn forget_eligible(scope: &ConfigScope) -> Result<Record, Refusal> {
+    let topic_name = match scope {
+        ConfigScope::Topic(name) => ByteString::from(&**name),
+        ConfigScope::BrokerDefault => ByteString::new(),
+        ConfigScope::Broker(_) => {
+            let message =
+                format!("{MIN_ISR} must be the same at all brokers while eligible leader replicas are kept.");
+            return Err(Refusal::new(ErrorCode::InvalidConfig, message));
+        }
+    };
+    Ok(Record::ClearElr(ClearElrRecord { topic_name }))
 }
 
 fn judge_resource(image: &Image, resource: &AlterConfigsResource) -> Result<ConfigScope, Refusal> {

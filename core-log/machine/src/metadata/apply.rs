@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use millstream_protocol::messages::{
-    BrokerRegistrationChangeRecord, ConfigRecord, FeatureLevelRecord, PartitionChangeRecord, PartitionRecord,
-    RegisterBrokerRecord, TopicRecord,
+    BrokerRegistrationChangeRecord, ClearElrRecord, ConfigRecord, FeatureLevelRecord, PartitionChangeRecord,
+    PartitionRecord, RegisterBrokerRecord, RegisterControllerRecord, TopicRecord, UnregisterBrokerRecord,
 };
 use millstream_record::{LeaderEpoch, NodeId, Offset, TopicId};
 
-use super::image::{Broker, ConfigScope, Image, Listener, Partition, Topic};
-use super::{Committed, Record};
+use super::image::{Broker, ConfigScope, ControllerNode, Image, Listener, Partition, Topic};
+use super::{Committed, Record, invariant};
 use crate::Error;
 
 /// Kafka's `ConfigResource.Type` numbers, as ConfigRecord has them.
@@ -18,9 +18,9 @@ const TOPIC_RESOURCE: i8 = 2;
 const BROKER_RESOURCE: i8 = 4;
 
 /// In a PartitionChangeRecord: the leader stays as it is.
-const LEADER_UNCHANGED: i32 = -2;
+pub(super) const LEADER_UNCHANGED: i32 = -2;
 /// In records: no leader.
-const NO_LEADER: i32 = -1;
+pub(super) const NO_LEADER: i32 = -1;
 
 impl ConfigScope {
     /// As ConfigRecord and the config APIs name it: resource type and name. The cluster-wide broker default has the empty name.
@@ -71,7 +71,7 @@ impl Image {
             Record::PartitionChange(record) => self.apply_partition_change(record)?,
             Record::RemoveTopic(record) => self.remove_topic(record.topic_id)?,
             Record::Config(record) => self.apply_config(record)?,
-            Record::RegisterBroker(record) => self.apply_register(record),
+            Record::RegisterBroker(record) => self.apply_register(record)?,
             Record::BrokerRegistrationChange(record) => self.apply_registration_change(record)?,
             Record::FenceBroker(record) => {
                 self.change_broker(record.id, "FenceBrokerRecord", |b| b.fenced = true)?
@@ -79,9 +79,9 @@ impl Image {
             Record::UnfenceBroker(record) => {
                 self.change_broker(record.id, "UnfenceBrokerRecord", |b| b.fenced = false)?;
             }
-            Record::UnregisterBroker(record) => {
-                Arc::make_mut(&mut self.brokers).remove(&NodeId(record.broker_id));
-            }
+            Record::UnregisterBroker(record) => self.apply_unregister(record)?,
+            Record::RegisterController(record) => self.apply_register_controller(record),
+            Record::ClearElr(record) => self.apply_clear_elr(record)?,
             Record::FeatureLevel(record) => self.apply_feature(record),
             Record::ProducerIds(record) => self.next_producer_id = record.next_producer_id,
             Record::NoOp(_) => {}
@@ -91,7 +91,6 @@ impl Image {
             }
         }
         self.end = self.end.plus(1);
-        debug_assert_eq!(super::invariant::check(self), Ok(()));
         Ok(())
     }
 
@@ -120,27 +119,29 @@ impl Image {
     }
 
     fn apply_partition(&mut self, record: &PartitionRecord) -> Result<(), Error> {
-        let partition = Arc::new(Partition {
+        let partition = Partition {
             replicas: nodes(&record.replicas),
             directories: record.directories.clone(),
             isr: nodes(&record.isr),
+            elr: nodes(record.eligible_leader_replicas.as_deref().unwrap_or_default()),
+            last_known_elr: nodes(record.last_known_elr.as_deref().unwrap_or_default()),
             adding: nodes(&record.adding_replicas),
             removing: nodes(&record.removing_replicas),
             leader: leader(record.leader),
             leader_epoch: LeaderEpoch(record.leader_epoch),
             partition_epoch: record.partition_epoch,
             recovering: record.leader_recovery_state != 0,
-        });
+        };
         let topic = self.topic_mut(record.topic_id, "PartitionRecord")?;
-        match usize::try_from(record.partition_id) {
-            Ok(at) if at < topic.partitions.len() => topic.partitions[at] = partition,
-            Ok(at) if at == topic.partitions.len() => topic.partitions.push(partition),
-            _ => {
-                let reason =
-                    format!("partition {} of {} leaves a gap before it", record.partition_id, topic.name);
-                return Err(self.contradiction("PartitionRecord", reason));
-            }
+        if usize::try_from(record.partition_id).ok() != Some(topic.partitions.len()) {
+            let reason = format!("partition {} of {} is not the next one", record.partition_id, topic.name);
+            return Err(self.contradiction("PartitionRecord", reason));
         }
+        debug_assert_eq!(invariant::is_sound(&partition), Ok(()));
+        let replicas = partition.replicas.clone();
+        topic.partitions.push(Arc::new(partition));
+        let held = Arc::make_mut(&mut self.held);
+        replicas.into_iter().for_each(|node| held.add(node, record.topic_id, record.partition_id));
         Ok(())
     }
 
@@ -151,27 +152,17 @@ impl Image {
             let reason = format!("topic {} has no partition {}", topic.name, record.partition_id);
             return Err(self.contradiction("PartitionChangeRecord", reason));
         };
-        let partition = Arc::make_mut(partition);
-        let replace = |field: &mut Vec<NodeId>, value: &Option<Vec<i32>>| {
-            if let Some(value) = value {
-                *field = nodes(value);
-            }
-        };
-        replace(&mut partition.isr, &record.isr);
-        replace(&mut partition.replicas, &record.replicas);
-        replace(&mut partition.removing, &record.removing_replicas);
-        replace(&mut partition.adding, &record.adding_replicas);
-        if let Some(directories) = &record.directories {
-            partition.directories = directories.clone();
+        let before = Arc::clone(partition);
+        let after = Arc::new(before.changed(record));
+        debug_assert_eq!(invariant::is_sound(&after), Ok(()));
+        debug_assert_eq!(invariant::follows(&before, &after), Ok(()));
+        *partition = Arc::clone(&after);
+        if before.replicas != after.replicas {
+            let held = Arc::make_mut(&mut self.held);
+            let (old, new) = (before.replicas.iter(), after.replicas.iter());
+            old.for_each(|node| held.remove(*node, record.topic_id, record.partition_id));
+            new.for_each(|node| held.add(*node, record.topic_id, record.partition_id));
         }
-        if record.leader != LEADER_UNCHANGED {
-            partition.leader = leader(record.leader);
-            partition.leader_epoch = LeaderEpoch(partition.leader_epoch.0 + 1);
-        }
-        if record.leader_recovery_state >= 0 {
-            partition.recovering = record.leader_recovery_state != 0;
-        }
-        partition.partition_epoch += 1;
         Ok(())
     }
 
@@ -179,10 +170,37 @@ impl Image {
         let Some(name) = Arc::make_mut(&mut self.names).remove(&id) else {
             return Err(self.contradiction("RemoveTopicRecord", format!("there is no topic with id {id}")));
         };
-        Arc::make_mut(&mut self.topics).remove(&name);
+        let removed = Arc::make_mut(&mut self.topics).remove(&name);
+        let held = Arc::make_mut(&mut self.held);
+        for (partition, index) in removed.iter().flat_map(|topic| topic.partitions.iter().zip(0..)) {
+            partition.replicas.iter().for_each(|node| held.remove(*node, id, index));
+        }
         let scope = ConfigScope::Topic(name);
         if self.configs.contains_key(&scope) {
             Arc::make_mut(&mut self.configs).remove(&scope);
+        }
+        Ok(())
+    }
+
+    /// Who left an in-sync set may have missed what is acknowledged from here on. Where nobody leads nothing is acknowledged,
+    /// and the eligible replicas stay what they are.
+    fn apply_clear_elr(&mut self, record: &ClearElrRecord) -> Result<(), Error> {
+        let stale = |topic: &Topic| topic.partitions.iter().any(|partition| loses_elr(partition));
+        let ids: Vec<TopicId> = if record.topic_name.is_empty() {
+            self.topics.values().filter(|topic| stale(topic)).map(|topic| topic.id).collect()
+        } else {
+            let topic = self.topic(&record.topic_name);
+            let unknown = || self.contradiction("ClearElrRecord", format!("no topic {}", record.topic_name));
+            vec![topic.ok_or_else(unknown)?.id]
+        };
+        for id in ids {
+            let topic = self.topic_mut(id, "ClearElrRecord")?;
+            for partition in topic.partitions.iter_mut().filter(|partition| loses_elr(partition)) {
+                let partition = Arc::make_mut(partition);
+                partition.elr.clear();
+                partition.last_known_elr.clear();
+                partition.partition_epoch += 1;
+            }
         }
         Ok(())
     }
@@ -208,13 +226,11 @@ impl Image {
         Ok(())
     }
 
-    fn apply_register(&mut self, record: &RegisterBrokerRecord) {
-        let listeners = record.end_points.iter().map(|point| Listener {
-            name: Arc::from(&*point.name),
-            host: Arc::from(&*point.host),
-            port: point.port,
-            security_protocol: point.security_protocol,
-        });
+    fn apply_register(&mut self, record: &RegisterBrokerRecord) -> Result<(), Error> {
+        let listeners = record
+            .end_points
+            .iter()
+            .map(|point| listener(&point.name, &point.host, point.port, point.security_protocol));
         let features = record.features.iter().map(|feature| {
             (Arc::from(&*feature.name), (feature.min_supported_version, feature.max_supported_version))
         });
@@ -229,7 +245,41 @@ impl Image {
             directories: record.log_dirs.clone(),
             features: features.collect::<BTreeMap<_, _>>(),
         };
+        if let Some(known) = self.broker(broker.id)
+            && known.epoch >= broker.epoch
+        {
+            let reason = format!("broker {} had epoch {} before {}", broker.id, known.epoch, broker.epoch);
+            return Err(self.contradiction("RegisterBrokerRecord", reason));
+        }
         Arc::make_mut(&mut self.brokers).insert(broker.id, Arc::new(broker));
+        Ok(())
+    }
+
+    fn apply_unregister(&mut self, record: &UnregisterBrokerRecord) -> Result<(), Error> {
+        match Arc::make_mut(&mut self.brokers).remove(&NodeId(record.broker_id)) {
+            Some(_) => Ok(()),
+            None => {
+                let reason = format!("broker {} is not registered", record.broker_id);
+                Err(self.contradiction("UnregisterBrokerRecord", reason))
+            }
+        }
+    }
+
+    fn apply_register_controller(&mut self, record: &RegisterControllerRecord) {
+        let listeners = record
+            .end_points
+            .iter()
+            .map(|point| listener(&point.name, &point.host, point.port, point.security_protocol));
+        let features = record.features.iter().map(|feature| {
+            (Arc::from(&*feature.name), (feature.min_supported_version, feature.max_supported_version))
+        });
+        let controller = ControllerNode {
+            id: NodeId(record.controller_id),
+            incarnation: record.incarnation_id,
+            listeners: listeners.collect(),
+            features: features.collect(),
+        };
+        Arc::make_mut(&mut self.controllers).insert(controller.id, Arc::new(controller));
     }
 
     fn apply_registration_change(&mut self, record: &BrokerRegistrationChangeRecord) -> Result<(), Error> {
@@ -271,6 +321,46 @@ impl Image {
             features.insert(Arc::from(&*record.name), record.feature_level);
         }
     }
+}
+
+impl Partition {
+    /// As it is after `record`.
+    #[must_use]
+    pub fn changed(&self, record: &PartitionChangeRecord) -> Self {
+        let mut partition = self.clone();
+        let replace = |field: &mut Vec<NodeId>, value: &Option<Vec<i32>>| {
+            if let Some(value) = value {
+                *field = nodes(value);
+            }
+        };
+        replace(&mut partition.isr, &record.isr);
+        replace(&mut partition.elr, &record.eligible_leader_replicas);
+        replace(&mut partition.last_known_elr, &record.last_known_elr);
+        replace(&mut partition.replicas, &record.replicas);
+        replace(&mut partition.removing, &record.removing_replicas);
+        replace(&mut partition.adding, &record.adding_replicas);
+        if let Some(directories) = &record.directories {
+            partition.directories = directories.clone();
+        }
+        if record.leader != LEADER_UNCHANGED {
+            partition.leader = leader(record.leader);
+            partition.leader_epoch = LeaderEpoch(partition.leader_epoch.0 + 1);
+        }
+        if record.leader_recovery_state >= 0 {
+            partition.recovering = record.leader_recovery_state != 0;
+        }
+        partition.partition_epoch += 1;
+        partition
+    }
+}
+
+fn loses_elr(partition: &Partition) -> bool {
+    let has_any = !partition.elr.is_empty() || !partition.last_known_elr.is_empty();
+    partition.leader.is_some() && has_any
+}
+
+fn listener(name: &str, host: &str, port: u16, security_protocol: i16) -> Listener {
+    Listener { name: name.into(), host: host.into(), port, security_protocol }
 }
 
 fn nodes(ids: &[i32]) -> Vec<NodeId> {

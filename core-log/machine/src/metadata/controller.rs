@@ -29,6 +29,7 @@ pub type NewIds<'a> = &'a mut dyn FnMut() -> Uuid;
 #[derive(Clone, Debug, Default)]
 pub struct Controller {
     pub(super) statics: Arc<Static>,
+    pub(super) cluster_id: Option<Arc<str>>,
 }
 
 /// Why a part of a request was refused: the code, and a sentence for the user.
@@ -48,7 +49,13 @@ impl Controller {
     /// A controller that takes defaults (`num.partitions`, ...) from `statics`, its node's file.
     #[must_use]
     pub fn new(statics: Arc<Static>) -> Self {
-        Self { statics }
+        Self { statics, cluster_id: None }
+    }
+
+    /// The same, for the cluster with this id: brokers of other clusters are refused.
+    #[must_use]
+    pub fn of_cluster(self, cluster_id: &str) -> Self {
+        Self { cluster_id: Some(cluster_id.into()), ..self }
     }
 }
 

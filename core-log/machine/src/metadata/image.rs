@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use millstream_record::{LeaderEpoch, NodeId, Offset, TopicId, Uuid};
 
+use super::held::Held;
+
 /// A topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topic {
@@ -25,6 +27,11 @@ pub struct Partition {
     pub directories: Vec<Uuid>,
     /// The in-sync replicas.
     pub isr: Vec<NodeId>,
+    /// The eligible leader replicas (KIP-966): not in sync any more, but holding all that was acknowledged, since nothing has
+    /// been since they left; they may lead when the in-sync set is empty.
+    pub elr: Vec<NodeId>,
+    /// Who led last, while nobody is eligible.
+    pub last_known_elr: Vec<NodeId>,
     /// Replicas that a reassignment is adding.
     pub adding: Vec<NodeId>,
     /// Replicas that a reassignment is removing.
@@ -37,6 +44,28 @@ pub struct Partition {
     pub partition_epoch: i32,
     /// The leader was elected from outside the in-sync set and must still settle what is lost.
     pub recovering: bool,
+}
+
+impl Partition {
+    /// Whether replicas are being added or removed.
+    #[must_use]
+    pub fn is_reassigning(&self) -> bool {
+        !self.adding.is_empty() || !self.removing.is_empty()
+    }
+
+    /// In-sync replicas below which nothing is acknowledged, where `min.insync.replicas` is `configured`: no more than there are
+    /// replicas. Leaders and the controller must count alike, or who is eligible to lead (KIP-966) may miss something.
+    #[must_use]
+    pub fn min_isr(&self, configured: usize) -> usize {
+        configured.min(self.replicas.len())
+    }
+
+    /// The log directory that `node` holds it in; [`Uuid::ZERO`] where not assigned.
+    #[must_use]
+    pub fn directory_of(&self, node: NodeId) -> Uuid {
+        let at = self.replicas.iter().position(|replica| *replica == node);
+        at.and_then(|at| self.directories.get(at)).copied().unwrap_or(Uuid::ZERO)
+    }
 }
 
 /// A registered broker.
@@ -62,7 +91,34 @@ pub struct Broker {
     pub features: BTreeMap<Arc<str>, (i16, i16)>,
 }
 
-/// One address of a broker.
+impl Broker {
+    /// Whether it may lead and join in-sync sets: neither fenced nor shutting down.
+    #[must_use]
+    pub fn is_active(&self) -> bool {
+        !self.fenced && !self.in_controlled_shutdown
+    }
+
+    /// Whether it has this log directory. [`Uuid::ZERO`] means one that it chooses itself.
+    #[must_use]
+    pub fn has_directory(&self, directory: Uuid) -> bool {
+        directory.is_zero() || self.directories.contains(&directory)
+    }
+}
+
+/// A registered controller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControllerNode {
+    /// Its `node.id`.
+    pub id: NodeId,
+    /// Chosen anew by the process at each start.
+    pub incarnation: Uuid,
+    /// Where brokers and other controllers reach it.
+    pub listeners: Vec<Listener>,
+    /// Feature name to the levels it supports, lowest and highest.
+    pub features: BTreeMap<Arc<str>, (i16, i16)>,
+}
+
+/// One address of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     /// Name of the listener (`PLAINTEXT`).
@@ -98,6 +154,9 @@ pub struct Image {
     pub(super) names: Arc<BTreeMap<TopicId, Arc<str>>>,
     pub(super) configs: Arc<BTreeMap<ConfigScope, Arc<Values>>>,
     pub(super) brokers: Arc<BTreeMap<NodeId, Arc<Broker>>>,
+    pub(super) controllers: Arc<BTreeMap<NodeId, Arc<ControllerNode>>>,
+    /// Which partitions each broker holds; follows from `topics`.
+    pub(super) held: Arc<Held>,
     pub(super) features: Arc<BTreeMap<Arc<str>, i16>>,
     pub(super) next_producer_id: i64,
 }
@@ -163,6 +222,28 @@ impl Image {
     #[must_use]
     pub fn broker(&self, id: NodeId) -> Option<&Arc<Broker>> {
         self.brokers.get(&id)
+    }
+
+    /// Every partition that has a replica on `node`, ordered by topic id and index, at the cost of those and no others.
+    pub fn partitions_of(&self, node: NodeId) -> impl Iterator<Item = (&Arc<Topic>, i32, &Arc<Partition>)> {
+        self.held.by(node).flat_map(|(id, indexes)| {
+            let topic = self.topic_by_id(id).expect("what is held exists, see the invariants");
+            indexes.map(move |index| {
+                let at = usize::try_from(index).expect("an index is not negative");
+                (topic, index, &topic.partitions[at])
+            })
+        })
+    }
+
+    /// Whether `node` leads a partition.
+    #[must_use]
+    pub fn leads_any(&self, node: NodeId) -> bool {
+        self.partitions_of(node).any(|(_, _, partition)| partition.leader == Some(node))
+    }
+
+    /// Every registered controller, ordered by id.
+    pub fn controllers(&self) -> impl ExactSizeIterator<Item = &Arc<ControllerNode>> {
+        self.controllers.values()
     }
 
     /// The finalised level of a feature; 0 where it is off.

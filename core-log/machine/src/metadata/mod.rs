@@ -12,22 +12,33 @@
 //! image that differs in one topic shares the rest.
 
 mod alter_configs;
+mod alter_partition;
 mod apply;
 mod brokers;
 mod controller;
+mod elections;
+mod features;
+mod heartbeat;
+mod held;
 mod image;
 mod internal_topic;
-mod invariant;
+pub mod invariant;
+mod liveness;
 mod log;
+mod partition_change;
 mod placement;
+mod reassignment;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod topic_name;
 mod topics;
 
 pub use controller::{Controller, Decision, MAX_PARTITIONS_PER_REQUEST, NewIds};
-pub use image::{Broker, ConfigScope, Image, Listener, Partition, Topic};
+pub use elections::MAX_ELECTIONS_PER_BALANCE;
+pub use image::{Broker, ConfigScope, ControllerNode, Image, Listener, Partition, Topic};
 pub use internal_topic::InternalTopic;
+pub use liveness::Liveness;
 pub use log::{BoxFuture, Committed, MetadataLog, ProposeError};
 pub use millstream_protocol::messages::MetadataRecord as Record;
 pub use topic_name::{MAX_TOPIC_NAME_LENGTH, validate_topic_name};

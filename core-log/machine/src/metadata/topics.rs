@@ -325,25 +325,32 @@ fn judge_assignment(
 ) -> Result<(), Refusal> {
     let invalid = |message: String| Refusal::new(ErrorCode::InvalidReplicaAssignment, message);
     for (index, replicas) in assignment.iter().enumerate() {
-        if replicas.is_empty() {
-            return Err(invalid(format!("Assignment {index} names no broker.")));
-        }
+        judge_replicas(image, replicas).map_err(|why| invalid(format!("Assignment {index} {why}.")))?;
         if replicas.len() != replication_factor {
             return Err(invalid(format!(
                 "Assignment {index} has {} replica(s), others have {replication_factor}.",
                 replicas.len()
             )));
         }
-        if replicas.iter().collect::<BTreeSet<_>>().len() != replicas.len() {
-            return Err(invalid(format!("Assignment {index} names a broker twice.")));
-        }
-        if let Some(unknown) = replicas.iter().find(|node| image.broker(**node).is_none()) {
-            return Err(invalid(format!(
-                "Assignment {index} names broker {unknown}, which is not registered."
-            )));
-        }
     }
     Ok(())
+}
+
+/// Whether a partition can have these replicas.
+///
+/// # Errors
+/// What the assignment does wrong.
+pub(super) fn judge_replicas(image: &Image, replicas: &[NodeId]) -> Result<(), String> {
+    if replicas.is_empty() {
+        return Err("names no broker".into());
+    }
+    if replicas.iter().collect::<BTreeSet<_>>().len() != replicas.len() {
+        return Err("names a broker twice".into());
+    }
+    match replicas.iter().find(|node| image.broker(**node).is_none()) {
+        Some(unknown) => Err(format!("names broker {unknown}, which is not registered")),
+        None => Ok(()),
+    }
 }
 
 fn partition_records(
@@ -356,7 +363,7 @@ fn partition_records(
         let active: Vec<NodeId> = replicas
             .iter()
             .copied()
-            .filter(|node| image.broker(*node).is_some_and(|broker| placement::is_active(broker)))
+            .filter(|node| image.broker(*node).is_some_and(|broker| broker.is_active()))
             .collect();
         let Some(leader) = active.first() else {
             let message = format!("All brokers of partition {} are fenced or shutting down.", first + at);

@@ -1,87 +1,19 @@
-//! What the controller decides, and that every decision fits the image it was made against.
+//! Topics, partitions and configurations.
 
 use bytestring::ByteString;
 use millstream_protocol::ErrorCode;
 use millstream_protocol::messages::create_partitions::CreatePartitionsTopic;
-use millstream_protocol::messages::create_topics::{
-    CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
-};
+use millstream_protocol::messages::create_topics::CreatableTopic;
 use millstream_protocol::messages::delete_topics::DeleteTopicState;
 use millstream_protocol::messages::incremental_alter_configs::{AlterConfigsResource, AlterableConfig};
 use millstream_protocol::messages::{
-    AllocateProducerIdsRequest, BeginTransactionRecord, BrokerRegistrationRequest, CreatePartitionsRequest,
-    CreateTopicsRequest, DeleteTopicsRequest, IncrementalAlterConfigsRequest, RemoveTopicRecord,
+    CreatePartitionsRequest, CreateTopicsRequest, DeleteTopicsRequest, IncrementalAlterConfigsRequest,
 };
-use millstream_record::{LeaderEpoch, NodeId, Offset, Uuid};
-use proptest::prelude::*;
+use millstream_record::{NodeId, Uuid};
 
-use super::{Committed, ConfigScope, Controller, Image, InternalTopic, Record};
-use crate::Error;
+use super::{assigned, cluster, commit, configured, controller, create, topic};
 use crate::config::{Effective, Source, Static};
-
-fn controller() -> Controller {
-    Controller::default()
-}
-
-fn registration(broker: i32, incarnation: u64) -> BrokerRegistrationRequest {
-    BrokerRegistrationRequest {
-        broker_id: broker,
-        incarnation_id: Uuid::from_random(incarnation, 1),
-        log_dirs: vec![Uuid::from_random(u64::try_from(broker).unwrap(), 2)],
-        ..BrokerRegistrationRequest::default()
-    }
-}
-
-fn commit(image: &mut Image, records: Vec<Record>) {
-    let batch = Committed { base: image.end(), epoch: LeaderEpoch(1), records };
-    image.apply_batch(&batch).unwrap();
-}
-
-/// A cluster of `brokers` brokers.
-fn cluster(brokers: i32) -> Image {
-    let mut image = Image::default();
-    commit(&mut image, controller().bootstrap(&Image::default()));
-    for broker in 1..=brokers {
-        let decision = controller().register_broker(&image, &registration(broker, 1));
-        commit(&mut image, decision.records);
-    }
-    image
-}
-
-fn topic(name: &str, partitions: i32, replicas: i16) -> CreatableTopic {
-    CreatableTopic {
-        name: name.into(),
-        num_partitions: partitions,
-        replication_factor: replicas,
-        ..CreatableTopic::default()
-    }
-}
-
-fn assigned(name: &str, assignments: &[(i32, &[i32])]) -> CreatableTopic {
-    let assignment = |(index, brokers): &(i32, &[i32])| CreatableReplicaAssignment {
-        partition_index: *index,
-        broker_ids: brokers.to_vec(),
-    };
-    CreatableTopic { assignments: assignments.iter().map(assignment).collect(), ..topic(name, -1, -1) }
-}
-
-fn configured(name: &str, config: &str, value: Option<&str>) -> CreatableTopic {
-    let config = CreatableTopicConfig { name: config.into(), value: value.map(ByteString::from) };
-    CreatableTopic { configs: vec![config], ..topic(name, 1, 1) }
-}
-
-/// Creates topics and commits what was decided; the codes of the answer, in order.
-fn create(image: &mut Image, topics: Vec<CreatableTopic>) -> Vec<ErrorCode> {
-    let mut next = 1_000 + u64::try_from(image.end().0).unwrap();
-    let mut ids = || {
-        next += 1;
-        Uuid::from_random(next, next)
-    };
-    let request = CreateTopicsRequest { topics, ..CreateTopicsRequest::default() };
-    let decision = controller().create_topics(image, &request, &mut ids);
-    commit(image, decision.records);
-    decision.response.topics.iter().map(|topic| ErrorCode::from_code(topic.error_code)).collect()
-}
+use crate::metadata::{ConfigScope, InternalTopic};
 
 #[test]
 fn bad_topics_are_refused_with_kafkas_codes() {
@@ -321,51 +253,6 @@ fn configs_are_altered_by_operation() {
 }
 
 #[test]
-fn a_new_incarnation_takes_its_partitions_in_a_new_epoch() {
-    let mut image = cluster(1);
-    create(&mut image, vec![topic("t", 2, 1)]);
-    let same = controller().register_broker(&image, &registration(1, 1));
-    assert_eq!((same.records.len(), same.response.broker_epoch), (0, 2), "offset of the first registration");
-    let end = image.end();
-    let decision = controller().register_broker(&image, &registration(1, 2));
-    assert_eq!(Offset(decision.response.broker_epoch), end);
-    commit(&mut image, decision.records);
-    let partition = image.partition("t", 1).unwrap();
-    assert_eq!((partition.leader, partition.leader_epoch), (Some(NodeId(1)), LeaderEpoch(1)));
-}
-
-#[test]
-fn producer_ids_are_granted_in_blocks_to_the_current_incarnation() {
-    let mut image = cluster(1);
-    let epoch = image.broker(NodeId(1)).unwrap().epoch;
-    let ask = |broker_id, broker_epoch| AllocateProducerIdsRequest { broker_id, broker_epoch };
-    for expected in [0, 1_000, 2_000] {
-        let decision = controller().allocate_producer_ids(&image, &ask(1, epoch));
-        assert_eq!(
-            (decision.response.producer_id_start, decision.response.producer_id_len),
-            (expected, 1_000)
-        );
-        commit(&mut image, decision.records);
-    }
-    for (request, code) in
-        [(ask(1, epoch + 1), ErrorCode::StaleBrokerEpoch), (ask(2, 0), ErrorCode::BrokerIdNotRegistered)]
-    {
-        let decision = controller().allocate_producer_ids(&image, &request);
-        assert_eq!((decision.records.len(), decision.response.error_code), (0, code.code()));
-    }
-}
-
-#[test]
-fn a_fact_that_this_build_does_not_act_on_stops_the_node() {
-    let mut image = cluster(1);
-    let unknown = Record::BeginTransaction(BeginTransactionRecord::default());
-    assert!(matches!(image.apply(&unknown), Err(Error::UnknownRecord { kind: 23, .. })));
-    let absent = Record::RemoveTopic(RemoveTopicRecord { topic_id: Uuid::from_random(1, 1) });
-    let error = image.apply(&absent).unwrap_err().to_string();
-    assert!(error.contains("RemoveTopicRecord") && error.contains("offset 3"), "{error}");
-}
-
-#[test]
 fn internal_topics_can_be_created_on_one_broker_under_kafkas_defaults() {
     for (internal, configs) in [(InternalTopic::Offsets, 3), (InternalTopic::Transactions, 5)] {
         let mut image = cluster(1);
@@ -375,86 +262,5 @@ fn internal_topics_can_be_created_on_one_broker_under_kafkas_defaults() {
         assert_eq!(create(&mut image, vec![request]), [ErrorCode::None]);
         assert_eq!(image.topic(internal.name()).unwrap().partitions.len(), 50);
         assert_eq!(InternalTopic::of_name(internal.name()), Some(internal));
-    }
-}
-
-#[derive(Clone, Debug)]
-enum Act {
-    Create(u8, u8),
-    Delete(u8),
-    Grow(u8, u8),
-    Set(u8, bool),
-    Restart(u8),
-}
-
-proptest! {
-    /// Whatever is asked, what was decided can be applied, and replaying the log from its start in its encoded form gives
-    /// the same image.
-    #[test]
-    fn replaying_all_decisions_gives_the_same_image(acts in prop::collection::vec(prop_oneof![
-        (0..6u8, 1..5u8).prop_map(|(name, count)| Act::Create(name, count)),
-        (0..6u8).prop_map(Act::Delete),
-        (0..6u8, 1..9u8).prop_map(|(name, count)| Act::Grow(name, count)),
-        (0..6u8, any::<bool>()).prop_map(|(name, set)| Act::Set(name, set)),
-        (1..4u8).prop_map(Act::Restart),
-    ], 1..60)) {
-        let mut image = Image::default();
-        let mut log: Vec<Record> = Vec::new();
-        let mut next = 0u64;
-        for act in acts {
-            next += 1;
-            let name = |n: u8| format!("topic-{n}");
-            let records = match act {
-                Act::Create(n, count) => {
-                    let request = CreateTopicsRequest {
-                        topics: vec![topic(&name(n), count.into(), 1)],
-                        ..CreateTopicsRequest::default()
-                    };
-                    controller().create_topics(&image, &request, &mut || Uuid::from_random(next, next)).records
-                }
-                Act::Delete(n) => {
-                    let request = DeleteTopicsRequest {
-                        topic_names: vec![name(n).into()],
-                        ..DeleteTopicsRequest::default()
-                    };
-                    controller().delete_topics(&image, &request).records
-                }
-                Act::Grow(n, count) => {
-                    let grow = CreatePartitionsTopic {
-                        name: name(n).into(),
-                        count: count.into(),
-                        ..CreatePartitionsTopic::default()
-                    };
-                    let request = CreatePartitionsRequest { topics: vec![grow], ..CreatePartitionsRequest::default() };
-                    controller().create_partitions(&image, &request).records
-                }
-                Act::Set(n, set) => {
-                    let config = AlterableConfig {
-                        name: "retention.ms".into(),
-                        config_operation: i8::from(!set),
-                        value: set.then(|| next.to_string().into()),
-                    };
-                    let resource = AlterConfigsResource {
-                        resource_type: 2,
-                        resource_name: name(n).into(),
-                        configs: vec![config],
-                    };
-                    let request = IncrementalAlterConfigsRequest {
-                        resources: vec![resource],
-                        ..IncrementalAlterConfigsRequest::default()
-                    };
-                    controller().alter_configs(&image, &request).records
-                }
-                Act::Restart(broker) => {
-                    controller().register_broker(&image, &registration(broker.into(), next)).records
-                }
-            };
-            let encoded = records.iter().map(|record| record.encode().unwrap());
-            log.extend(encoded.map(|bytes| Record::decode(bytes).unwrap()));
-            commit(&mut image, records);
-        }
-        let mut replayed = Image::default();
-        commit(&mut replayed, log);
-        prop_assert_eq!(Image { ..replayed }, image);
     }
 }
