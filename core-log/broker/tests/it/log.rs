@@ -238,9 +238,10 @@ fn each_start_leads_in_a_new_epoch_that_fences_older_clients() {
         (ErrorCode::from_code(found.error_code), found.leader_epoch, found.end_offset)
     };
     assert_eq!(end_of(0, -1), (ErrorCode::None, 0, 2));
-    assert_eq!(end_of(1, 1), (ErrorCode::None, 1, 3));
-    assert_eq!(end_of(0, 0).0, ErrorCode::FencedLeaderEpoch);
-    assert_eq!(end_of(0, 2).0, ErrorCode::UnknownLeaderEpoch);
+    // Epoch 1 began when the new start was registered and had no leader, epoch 2 when it was let serve.
+    assert_eq!(end_of(2, 2), (ErrorCode::None, 2, 3));
+    assert_eq!(end_of(0, 1).0, ErrorCode::FencedLeaderEpoch);
+    assert_eq!(end_of(0, 3).0, ErrorCode::UnknownLeaderEpoch);
 }
 
 #[test]

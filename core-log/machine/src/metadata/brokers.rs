@@ -39,7 +39,6 @@ impl Controller {
         let known = image.broker(NodeId(request.broker_id));
         let is_taken = known.is_some_and(|known| {
             !known.fenced
-                && !known.in_controlled_shutdown
                 && liveness.has_session(now, known.id, known.epoch)
                 && !is_the_successor(known, request)
         });

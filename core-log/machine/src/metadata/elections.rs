@@ -97,6 +97,26 @@ impl Controller {
         Decision { records, response: false }
     }
 
+    /// Gives partitions that nobody leads to replicas that may miss records, where their topics allow that; at most
+    /// [`MAX_ELECTIONS_PER_BALANCE`] at once. An election is tried whenever a broker comes or goes, but not when a topic comes to
+    /// allow more. The answer is whether there may be more to do.
+    #[must_use]
+    pub fn elect_leaderless(&self, image: &Image) -> Decision<bool> {
+        let mut records = Vec::new();
+        for topic in image.topics() {
+            let numbered = topic.partitions.iter().zip(0..);
+            let leaderless = numbered.filter(|(partition, _)| partition.leader.is_none());
+            let leaderless = leaderless.map(|(partition, index)| (topic, index, partition));
+            let mut elected = self.change_partitions(image, leaderless, |_| {});
+            elected.truncate(MAX_ELECTIONS_PER_BALANCE - records.len());
+            records.extend(elected);
+            if records.len() == MAX_ELECTIONS_PER_BALANCE {
+                return Decision { records, response: true };
+            }
+        }
+        Decision { records, response: false }
+    }
+
     fn elect_in(&self, image: &Image, name: &str, index: i32, election: Election) -> Result<Record, Refusal> {
         let unknown = |what: String| Refusal::new(ErrorCode::UnknownTopicOrPartition, what);
         let topic = image.topic(name).ok_or_else(|| unknown(format!("No such topic as {name}")))?;

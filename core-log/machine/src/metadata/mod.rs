@@ -8,6 +8,28 @@
 //! decide, so two builds cannot decide differently. A record type or version that a build does not know stops it with
 //! [`crate::Error::UnknownRecord`]; skipping a fact would let its image drift from the others'.
 //!
+//! ## How the active controller is driven
+//!
+//! 1. On becoming the leader of the log, once the image has everything committed before: [`Liveness::lead`], then
+//!    [`Controller::bootstrap`] where the log is empty.
+//! 2. One decision at a time: decide against the image, [`MetadataLog::propose`], apply, [`Liveness::observe`], answer, next. A
+//!    decision without records is answered at once. A batch lands exactly at the [`Image::end`] that it was decided against, since
+//!    whatever else a new leader appends, it applies before it decides; broker epochs are offsets by that.
+//! 3. A broker registers ([`Controller::register_broker`]), follows the log, and says with each heartbeat how far it is:
+//!    [`Liveness::heard`], then [`Controller::heartbeat`].
+//! 4. At every [`Liveness::next_look`]: [`Liveness::expired`], and [`Controller::fence`] for those.
+//! 5. Every `leader.imbalance.check.interval.seconds`, if `auto.leader.rebalance.enable`: [`Controller::balance_leaders`] and
+//!    [`Controller::elect_leaderless`], again as long as they say that there is more.
+//!
+//! A node that is too far behind to read the log takes [`Image::to_records`] from another, see [`Image::from_records`].
+//!
+//! ## What keeps acknowledged records
+//!
+//! Only a leader proposes who is in sync ([`Controller::alter_partition`]), and names the broker epoch of whoever joins; the
+//! controller takes out who is fenced, stops or begins again. Below `min.insync.replicas` (see [`Partition::min_isr`]) leaders
+//! acknowledge nothing, so that whoever leaves the in-sync set then stays eligible to lead (KIP-966), until so many are in sync
+//! again. A replica whose log directory is not among those that its broker registered with leads nothing.
+//!
 //! An image is immutable and shared: readers hold an `Arc<Image>` and never lock. Its maps are behind `Arc`s, so that an
 //! image that differs in one topic shares the rest.
 

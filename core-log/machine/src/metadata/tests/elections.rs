@@ -171,6 +171,24 @@ fn elections_are_answered_with_kafkas_codes() {
 }
 
 #[test]
+fn a_topic_that_comes_to_allow_it_gets_leaders_in_bounded_steps() {
+    let mut stage = Stage::of(2);
+    let count = MAX_ELECTIONS_PER_BALANCE + 10;
+    let replicas: Vec<&[i32]> = vec![&[1, 2]; count];
+    stage.create(&replicas);
+    stage.fence(&[1]);
+    stage.fence(&[2]);
+    stage.beat(1, |_| {});
+    assert!(controller().elect_leaderless(&stage.image).records.is_empty());
+    stage.configure("unclean.leader.election.enable", "true");
+    for (expected, more) in [(MAX_ELECTIONS_PER_BALANCE, true), (10, false), (0, false)] {
+        let decision = controller().elect_leaderless(&stage.image);
+        assert_eq!((decision.records.len(), decision.response), (expected, more));
+        stage.commit(decision.records);
+    }
+}
+
+#[test]
 fn balance_comes_back_in_bounded_steps() {
     let mut stage = Stage::of(2);
     let count = MAX_ELECTIONS_PER_BALANCE + 10;

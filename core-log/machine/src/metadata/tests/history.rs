@@ -40,6 +40,7 @@ enum Act {
     Reassign { at: u8, replicas: Option<Vec<i32>> },
     Elect { is_unclean: bool },
     Balance,
+    ElectLeaderless,
     Unregister(i32),
     Eligible { is_on: bool },
     ProducerIds(i32),
@@ -67,6 +68,7 @@ fn act() -> impl Strategy<Value = Act> {
             .prop_map(|(at, replicas)| Act::Reassign { at, replicas }),
         1 => any::<bool>().prop_map(|is_unclean| Act::Elect { is_unclean }),
         1 => Just(Act::Balance),
+        1 => Just(Act::ElectLeaderless),
         1 => broker().prop_map(Act::Unregister),
         1 => any::<bool>().prop_map(|is_on| Act::Eligible { is_on }),
         1 => broker().prop_map(Act::ProducerIds),
@@ -212,6 +214,7 @@ fn decide(stage: &mut Stage, act: &Act, step: u64) -> Vec<Record> {
             controller().elect_leaders(image, &request).records
         }
         Act::Balance => controller().balance_leaders(image).records,
+        Act::ElectLeaderless => controller().elect_leaderless(image).records,
         Act::Unregister(broker_id) => {
             let request = UnregisterBrokerRequest { broker_id: *broker_id };
             controller().unregister_broker(image, &request).records
