@@ -10,7 +10,8 @@
 //! | [`replica::Replica`] | partition that this broker leads | when records are durable, what consumers may read, which produce is answered |
 //! | [`group::Coordinator`] | partition of `__consumer_offsets` | membership, generations and committed offsets of its groups |
 //! | [`transaction::Coordinator`] | partition of `__transaction_state` | producer epochs, and the way of each transaction from begin to its last marker |
-//! | [`metadata::Controller`] | cluster | topics, partitions, configs, brokers, features, producer-id blocks |
+//! | [`metadata::Controller`] | cluster | topics, partitions, configs, brokers, features, producer-id blocks; who leads and who may be in sync |
+//! | [`metadata::Liveness`] | active controller | which brokers are silent, and which may stop |
 //!
 //! ## How a decision becomes true
 //!

@@ -67,7 +67,7 @@ impl Controller {
             (Standing::Fenced, Standing::Active) => self.unfence(image, broker),
             (_, Standing::ShuttingDown) => self.hand_over(image, broker),
             (Standing::Fenced, _) | (Standing::Active, Standing::Active) => Vec::new(),
-            (_, _) => self.fence(image, &[id]),
+            (_, _) => self.fence_all(image, &[id]),
         };
         if next != Standing::Fenced && next != Standing::Stopped {
             let mut scratch = image.clone();
@@ -83,10 +83,14 @@ impl Controller {
         Decision { records, response }
     }
 
-    /// The records that fence `brokers`: they leave every in-sync set, and others lead in their place. One batch, whatever they
-    /// hold. Who is fenced already or not registered is passed over.
+    /// Fences `brokers`, those that [`Liveness::expired`] names: they leave every in-sync set, and others lead in their place. One
+    /// batch, whatever they hold. Who is fenced already or not registered is passed over.
     #[must_use]
-    pub fn fence(&self, image: &Image, brokers: &[NodeId]) -> Vec<Record> {
+    pub fn fence(&self, image: &Image, brokers: &[NodeId]) -> Decision<()> {
+        Decision { records: self.fence_all(image, brokers), response: () }
+    }
+
+    fn fence_all(&self, image: &Image, brokers: &[NodeId]) -> Vec<Record> {
         let unfenced = brokers.iter().filter_map(|id| image.broker(*id)).filter(|broker| !broker.fenced);
         let unfenced: BTreeSet<(NodeId, i64)> = unfenced.map(|broker| (broker.id, broker.epoch)).collect();
         let change = |&(NodeId(broker_id), broker_epoch): &(NodeId, i64)| {
@@ -159,7 +163,7 @@ impl Controller {
             return Vec::new();
         }
         if left.is_empty() {
-            return self.fence(image, &[id]);
+            return self.fence_all(image, &[id]);
         }
         let mut records = vec![Record::BrokerRegistrationChange(BrokerRegistrationChangeRecord {
             broker_id: id.0,

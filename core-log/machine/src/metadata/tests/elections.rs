@@ -50,7 +50,7 @@ fn brokers_that_go_together_leave_one_change_for_each_partition() {
     {
         stage.create(&[&[1, 2], &[2, 3], &[3, 1, 2]]);
         stage.configure("min.insync.replicas", "2");
-        let records = controller().fence(&stage.image, &[NodeId(1), NodeId(2)]);
+        let records = controller().fence(&stage.image, &[NodeId(1), NodeId(2)]).records;
         assert_eq!(records.len(), 2 + 3);
         stage.commit(records);
         assert_eq!(stage.state(0), (-1, 1, kept.0, kept.1));
@@ -96,7 +96,7 @@ fn ten_thousand_partitions_move_in_one_decision() {
     assert_eq!(create(&mut stage.image, vec![topic("t", 10_000, 3)]), [ErrorCode::None]);
     let led = stage.image.partitions_of(NodeId(1)).filter(|(_, _, p)| p.leader == Some(NodeId(1))).count();
     assert!(led > 3_000);
-    let records = controller().fence(&stage.image, &[NodeId(1)]);
+    let records = controller().fence(&stage.image, &[NodeId(1)]).records;
     assert_eq!(records.len(), 10_001);
     let elected =
         records.iter().filter(|record| matches!(record, Record::PartitionChange(c) if c.leader > 0));

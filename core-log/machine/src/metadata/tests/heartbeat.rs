@@ -67,13 +67,13 @@ fn a_silent_broker_is_fenced_after_its_session_and_not_before() {
         assert_eq!(silent.is_empty(), stage.now.0 - began.0 < SESSION_MS);
         if !silent.is_empty() {
             assert_eq!(silent, [NodeId(1)]);
-            stage.commit(controller().fence(&stage.image, &silent));
+            stage.commit(controller().fence(&stage.image, &silent).records);
             break;
         }
     }
     assert_eq!(stage.state(0), (2, 1, vec![2, 3], vec![]));
     assert!(stage.liveness.expired(stage.now, &stage.image).is_empty(), "fenced once");
-    assert!(controller().fence(&stage.image, &[NodeId(1), NodeId(9)]).is_empty());
+    assert!(controller().fence(&stage.image, &[NodeId(1), NodeId(9)]).records.is_empty());
 }
 
 #[test]

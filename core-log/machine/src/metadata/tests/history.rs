@@ -172,7 +172,7 @@ fn decide(stage: &mut Stage, act: &Act, step: u64) -> Vec<Record> {
                 }
                 let silent = stage.liveness.expired(stage.now, &stage.image);
                 if !silent.is_empty() {
-                    return controller().fence(&stage.image, &silent);
+                    return controller().fence(&stage.image, &silent).records;
                 }
             }
             Vec::new()

@@ -141,7 +141,7 @@ impl Stage {
 
     fn fence(&mut self, brokers: &[i32]) {
         let brokers: Vec<NodeId> = brokers.iter().copied().map(NodeId).collect();
-        self.commit(controller().fence(&self.image, &brokers));
+        self.commit(controller().fence(&self.image, &brokers).records);
     }
 
     /// Creates topic `t` with these replicas for each partition, all of them in sync.

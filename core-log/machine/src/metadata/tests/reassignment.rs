@@ -111,19 +111,21 @@ fn a_reassignment_can_be_replaced_and_cancelled() {
 
 #[test]
 fn who_alone_has_the_records_is_not_dropped() {
-    let mut stage = Stage::of(4);
-    stage.create(&[&[1]]);
-    assert_eq!(reassign(&mut stage, 0, Some(&[2, 3])), ErrorCode::None);
-    assert_eq!(in_sync(&mut stage, &[1, 2]), ErrorCode::None);
-    stage.fence(&[1]);
-    assert_eq!(stage.state(0), (2, 1, vec![2], vec![]));
-    assert_eq!(reassign(&mut stage, 0, None), ErrorCode::InvalidReplicaAssignment, "only 2 is in sync");
-    assert_eq!(reassign(&mut stage, 0, Some(&[4])), ErrorCode::None);
-    assert_eq!(moving(&stage), [vec![4, 2, 3, 1], vec![2], vec![4], vec![2, 3, 1]]);
-    stage.beat(1, |_| {});
-    stage.configure("unclean.leader.election.enable", "true");
-    assert_eq!(in_sync(&mut stage, &[2, 4]), ErrorCode::NewLeaderElected);
-    assert_eq!(moving(&stage), [vec![4], vec![4], vec![], vec![]]);
+    for mut stage in [Stage::of(4), Stage::without_elr(4)] {
+        stage.create(&[&[1]]);
+        assert_eq!(reassign(&mut stage, 0, Some(&[2, 3])), ErrorCode::None);
+        assert_eq!(in_sync(&mut stage, &[1, 2]), ErrorCode::None);
+        stage.fence(&[1]);
+        assert_eq!(stage.state(0), (2, 1, vec![2], vec![]));
+        assert_eq!(reassign(&mut stage, 0, None), ErrorCode::InvalidReplicaAssignment, "only 2 is in sync");
+        assert_eq!(reassign(&mut stage, 0, Some(&[4])), ErrorCode::None);
+        assert_eq!(moving(&stage), [vec![4, 2, 3, 1], vec![2], vec![4], vec![2, 3, 1]]);
+        assert_eq!(stage.state(0).0, 2, "and goes on leading");
+        stage.beat(1, |_| {});
+        stage.configure("unclean.leader.election.enable", "true");
+        assert_eq!(in_sync(&mut stage, &[2, 4]), ErrorCode::NewLeaderElected);
+        assert_eq!(moving(&stage), [vec![4], vec![4], vec![], vec![]]);
+    }
 }
 
 #[test]
