@@ -69,6 +69,7 @@ mod retention;
 mod scan;
 #[cfg_attr(not(test), warn(clippy::indexing_slicing))]
 mod segment;
+mod side_file;
 #[cfg_attr(not(test), warn(clippy::indexing_slicing))]
 mod snapshot;
 
@@ -87,3 +88,4 @@ pub use meta::DirIdentity;
 pub use producer::{AbortedTransaction, BATCHES_REMEMBERED, ProducedBatch, ProducerState};
 pub use read::{ReadPlan, ReadRequest, ReadSlices};
 pub use recovery::{Cut, RecoveryReport, Shutdown};
+pub use side_file::SideFile;
