@@ -238,6 +238,7 @@ impl Message {
             Kind::CoordinatorKey | Kind::CoordinatorValue => "group_records".to_owned(),
             Kind::Data if begins(&["ConsumerProtocol"]) => "consumer_protocol".to_owned(),
             Kind::Data if begins(&["Remote"]) => "tiered_records".to_owned(),
+            Kind::Data if begins(&["Raft"]) => "raft_records".to_owned(),
             Kind::Data if begins(&["ProducerSnapshot"]) => "producer_snapshot".to_owned(),
             Kind::Data => "control_records".to_owned(),
         }

@@ -75,6 +75,11 @@ pub mod offset_for_leader_epoch;
 pub mod produce;
 pub mod producer_snapshot;
 pub mod push_telemetry;
+pub mod raft_append;
+pub mod raft_records;
+pub mod raft_snapshot;
+pub mod raft_transfer;
+pub mod raft_vote;
 pub mod read_share_group_state;
 pub mod read_share_group_state_summary;
 pub mod remove_raft_voter;
@@ -173,6 +178,11 @@ pub use offset_for_leader_epoch::{OffsetForLeaderEpochRequest, OffsetForLeaderEp
 pub use produce::{ProduceRequest, ProduceResponse};
 pub use producer_snapshot::{ProducerSnapshot};
 pub use push_telemetry::{PushTelemetryRequest, PushTelemetryResponse};
+pub use raft_append::{RaftAppendRequest, RaftAppendResponse};
+pub use raft_records::{RaftMembershipRecord, RaftSnapshotRecord, RaftVoteData};
+pub use raft_snapshot::{RaftSnapshotRequest, RaftSnapshotResponse};
+pub use raft_transfer::{RaftTransferRequest, RaftTransferResponse};
+pub use raft_vote::{RaftVoteRequest, RaftVoteResponse};
 pub use read_share_group_state::{ReadShareGroupStateRequest, ReadShareGroupStateResponse};
 pub use read_share_group_state_summary::{ReadShareGroupStateSummaryRequest, ReadShareGroupStateSummaryResponse};
 pub use remove_raft_voter::{RemoveRaftVoterRequest, RemoveRaftVoterResponse};
@@ -287,6 +297,10 @@ crate::messages::apis! {
     DescribeShareGroupOffsets = 90, DescribeShareGroupOffsetsRequest, DescribeShareGroupOffsetsResponse, false;
     AlterShareGroupOffsets = 91, AlterShareGroupOffsetsRequest, AlterShareGroupOffsetsResponse, false;
     DeleteShareGroupOffsets = 92, DeleteShareGroupOffsetsRequest, DeleteShareGroupOffsetsResponse, false;
+    RaftAppend = 20000, RaftAppendRequest, RaftAppendResponse, false;
+    RaftVote = 20001, RaftVoteRequest, RaftVoteResponse, false;
+    RaftSnapshot = 20002, RaftSnapshotRequest, RaftSnapshotResponse, false;
+    RaftTransfer = 20003, RaftTransferRequest, RaftTransferResponse, false;
 }
 
 crate::messages::metadata_types! {

@@ -297,4 +297,7 @@ plain! {
     RemotePartitionDeleteMetadataRecord
     TransactionLogKey
     TransactionLogValue
+    RaftMembershipRecord
+    RaftSnapshotRecord
+    RaftVoteData
 }
