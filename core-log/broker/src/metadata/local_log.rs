@@ -2,17 +2,15 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::FutureExt;
 use millstream_env::{Env, Pool};
 use millstream_machine::metadata::{BoxFuture, Committed, MetadataLog, ProposeError, Record};
-use millstream_record::{
-    Batch, BatchBuilder, BatchOptions, Batches, LeaderEpoch, Millis, Offset, TopicPartition,
-};
+use millstream_record::{Batches, LeaderEpoch, Offset, TopicPartition};
 use millstream_storage::{AppendOrigin, Log, ReadRequest, StorageError};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::codec::{decode, encode, failed};
 use crate::partition::Checkpointed;
 use crate::partitions::CLUSTER_METADATA;
 
@@ -149,33 +147,5 @@ async fn read(
     let slices =
         env.blocking(Pool::Read, move || plan.run_blocking()).await.map_err(|_| ProposeError::Closed)?;
     let batches = Batches::new(slices.map_err(failed)?.bytes);
-    let data = batches.filter(|batch| !matches!(batch, Ok(batch) if batch.header().attributes.is_control()));
-    data.take(max_batches).map(|batch| decode(&batch.map_err(failed)?)).collect()
-}
-
-fn encode(records: &[Record], now: Millis) -> Result<Bytes, ProposeError> {
-    let mut builder = BatchBuilder::new(BatchOptions::default());
-    for record in records {
-        let value = record.encode().map_err(failed)?;
-        builder.append(now, None, Some(&value), &[]).map_err(failed)?;
-    }
-    Ok(builder.build().map_err(failed)?.freeze())
-}
-
-fn decode(batch: &Batch) -> Result<Committed, ProposeError> {
-    let body = batch.decompress(READ_BYTES.max(batch.bytes().len())).map_err(failed)?;
-    let records = batch.records(&body).map(|record| {
-        let value = record.map_err(failed)?.value.unwrap_or_default();
-        Record::decode(body.slice_ref(value)).map_err(failed)
-    });
-    let header = batch.header();
-    Ok(Committed {
-        base: header.base_offset,
-        epoch: header.leader_epoch,
-        records: records.collect::<Result<_, _>>()?,
-    })
-}
-
-fn failed(error: impl std::fmt::Display) -> ProposeError {
-    ProposeError::Storage(error.to_string())
+    batches.take(max_batches).map(|batch| decode(&batch.map_err(failed)?)).collect()
 }

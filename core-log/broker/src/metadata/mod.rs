@@ -1,5 +1,6 @@
 //! Metadata: the controller's decisions on their way through the metadata log into the image that everybody reads.
 
+mod codec;
 mod local_log;
 
 use std::collections::{BTreeMap, BTreeSet};

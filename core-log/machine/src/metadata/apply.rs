@@ -46,16 +46,19 @@ impl ConfigScope {
 }
 
 impl Image {
-    /// Applies a committed batch.
+    /// Applies a committed batch; a snapshot replaces what was there.
     ///
     /// # Errors
     /// As [`Image::apply`]; the image is then half changed and must be dropped with the node's claim to know the cluster.
     pub fn apply_batch(&mut self, batch: &Committed) -> Result<(), Error> {
+        if batch.snapshot {
+            *self = Self::default();
+        }
         for record in &batch.records {
             self.apply(record)?;
         }
         self.epoch = batch.epoch;
-        self.end = batch.end();
+        self.end = batch.end;
         Ok(())
     }
 

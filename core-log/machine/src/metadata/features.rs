@@ -7,7 +7,6 @@ use bytestring::ByteString;
 use millstream_protocol::ErrorCode;
 use millstream_protocol::messages::update_features::{FeatureUpdateKey, UpdatableFeatureResult};
 use millstream_protocol::messages::{FeatureLevelRecord, UpdateFeaturesRequest, UpdateFeaturesResponse};
-use millstream_record::Offset;
 
 use super::Record;
 use super::controller::{Controller, Decision, Refusal};
@@ -43,10 +42,11 @@ impl Direction {
 }
 
 impl Controller {
-    /// The first records of a new cluster's log; none where the log has some already.
+    /// The first records of a new cluster's log; none where the log has them already. What the log itself
+    /// writes may stand before them.
     #[must_use]
     pub fn bootstrap(&self, image: &Image) -> Vec<Record> {
-        if image.end() != Offset(0) {
+        if image.features().next().is_some() {
             return Vec::new();
         }
         SUPPORTED.into_iter().map(|(name, _, highest)| level(name, highest)).collect()

@@ -16,21 +16,18 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub struct Committed {
     /// Offset of the first record.
     pub base: Offset,
+    /// The offset after the batch: where to read on. What the log itself writes (a change of leader or of members) takes offsets
+    /// too, and comes as a batch without records.
+    pub end: Offset,
     /// The epoch in which the batch was decided.
     pub epoch: LeaderEpoch,
+    /// The records are all that is true at `end`, instead of a change: the log no longer has what came before.
+    pub snapshot: bool,
     /// The records. They took effect together.
     pub records: Vec<Record>,
 }
 
-impl Committed {
-    /// The offset after the last record: where to read on.
-    #[must_use]
-    pub fn end(&self) -> Offset {
-        self.base.plus(i64::try_from(self.records.len()).unwrap_or(i64::MAX))
-    }
-}
-
-/// Why a proposal did not become true. In the first two cases it certainly did not; in the others it may yet.
+/// Why a proposal did not become true. In the first three cases it certainly did not; in the others it may yet.
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum ProposeError {
@@ -48,6 +45,18 @@ pub enum ProposeError {
         /// The epoch now.
         current: LeaderEpoch,
     },
+    /// More proposals wait already than the log admits.
+    #[error("{waiting} proposals to the metadata log wait already")]
+    Busy {
+        /// How many.
+        waiting: usize,
+    },
+    /// Leadership was lost while the batch was on its way; a later leader may have taken it up or dropped it.
+    #[error("leadership of the metadata log was lost before the batch was settled (leader: {leader:?})")]
+    Unsettled {
+        /// Who leads now, as far as is known.
+        leader: Option<NodeId>,
+    },
     /// The disk failed.
     #[error("the metadata log cannot be written: {0}")]
     Storage(String),
@@ -62,7 +71,8 @@ pub enum ProposeError {
 /// - A batch is atomic, and is void unless it names the current epoch. So decisions made against an image that misses
 ///   another leader's records never take effect.
 /// - `propose` resolves once the batch is durable on a majority. Batches commit in the order in which `propose` was called.
-/// - `read` yields committed batches only, in order, without gaps; each node applies them to its image.
+/// - `read` yields committed batches only, in order, without gaps; each node applies them to its image. Where the log begins behind
+///   the offset asked for, the first of them is a snapshot.
 /// - A new leader proposes only after its image has applied everything committed in earlier epochs.
 pub trait MetadataLog: Send + Sync {
     /// The current epoch, and whether this node leads in it and has caught up (see the contract above).

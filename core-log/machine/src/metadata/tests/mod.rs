@@ -1,6 +1,7 @@
 //! What the controller decides, and that every decision fits the image it was made against.
 
 mod alter_partition;
+mod batches;
 mod brokers;
 mod elections;
 mod features;
@@ -54,7 +55,9 @@ fn registration(broker: i32, incarnation: u64) -> BrokerRegistrationRequest {
 /// Applies records as they come out of a log, and holds the image against its rules.
 fn commit(image: &mut Image, records: Vec<Record>) {
     let stored = records.iter().map(|record| Record::decode(record.encode().unwrap()).unwrap());
-    let batch = Committed { base: image.end(), epoch: LeaderEpoch(1), records: stored.collect() };
+    let (base, end) = (image.end(), image.end().plus(i64::try_from(records.len()).unwrap()));
+    let batch =
+        Committed { base, end, epoch: LeaderEpoch(1), snapshot: false, records: stored.collect() };
     image.apply_batch(&batch).unwrap();
     assert_eq!(invariant::check(image), Ok(()));
 }
