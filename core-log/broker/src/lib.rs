@@ -60,3 +60,4 @@ mod topic_settings;
 pub use broker::Broker;
 pub use config::{BrokerConfig, ListenerEndpoint};
 pub use error::{BrokerError, Result};
+pub use metadata::quorum;

@@ -2,6 +2,7 @@
 
 mod codec;
 mod local_log;
+pub mod quorum;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

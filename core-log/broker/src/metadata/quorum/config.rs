@@ -1,0 +1,95 @@
+//! What a quorum is told when it is opened.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use millstream_protocol::{Dial, Endpoint};
+use openraft::SnapshotPolicy;
+
+use super::error::QuorumError;
+use super::snapshot::NewCompactor;
+use super::store::LowerRecoveryPoint;
+use super::types::MemberId;
+
+/// How long a member that fails to answer is left alone before the next attempt.
+const BACKOFF: &str = "100ms";
+/// Entries in one request, at most; their bytes have a bound of their own.
+const ENTRIES_PER_REQUEST: u64 = 1024;
+/// Proposals and messages that may wait for the quorum; behind that it refuses proposals.
+const QUEUE: u64 = 4096;
+
+/// How fast a quorum notices that its leader is gone. Followers that heard nothing for longer than `election_max` vote; a leader
+/// speaks every `heartbeat`, which is also how long it waits for the answer to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct QuorumTiming {
+    /// How often the leader speaks when it has nothing to say.
+    pub heartbeat: Duration,
+    /// Least time without a leader before a member stands for election.
+    pub election_min: Duration,
+    /// Most time; each member draws its own between the two.
+    pub election_max: Duration,
+}
+
+impl Default for QuorumTiming {
+    /// A new leader within about a second, and no election for a pause of a few hundred milliseconds.
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(100),
+            election_min: Duration::from_millis(400),
+            election_max: Duration::from_millis(800),
+        }
+    }
+}
+
+/// What a quorum is opened with.
+#[derive(Clone)]
+pub struct QuorumOptions {
+    /// Who this node is among the members.
+    pub member: MemberId,
+    /// The first voters, on a log that names none yet; every one of them is started with the same. Empty where the node joins a quorum
+    /// that is there already: it waits until the leader adds it.
+    pub founders: BTreeMap<MemberId, Endpoint>,
+    /// How to reach the other members.
+    pub dial: Arc<dyn Dial>,
+    /// How fast failures are noticed.
+    pub timing: QuorumTiming,
+    /// Entries after which a snapshot is made.
+    pub snapshot_after: u64,
+    /// Entries before a snapshot that stay, so that a member that lags a little needs no snapshot.
+    pub keep_before_snapshot: u64,
+    /// Makes what a snapshot holds.
+    pub compactor: NewCompactor,
+    /// Called before the log is cut.
+    pub lower_recovery_point: LowerRecoveryPoint,
+}
+
+/// The default of [`QuorumOptions::snapshot_after`].
+pub const SNAPSHOT_AFTER: u64 = 20_000;
+/// The default of [`QuorumOptions::keep_before_snapshot`].
+pub const KEEP_BEFORE_SNAPSHOT: u64 = 2_000;
+
+impl QuorumOptions {
+    pub(super) fn raft_config(&self) -> Result<openraft::Config, QuorumError> {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let config = openraft::Config {
+            cluster_name: "metadata".to_owned(),
+            heartbeat_interval: millis(self.timing.heartbeat),
+            election_timeout_min: millis(self.timing.election_min),
+            election_timeout_max: millis(self.timing.election_max),
+            max_payload_entries: ENTRIES_PER_REQUEST,
+            api_channel_size: Some(QUEUE),
+            notification_channel_size: Some(QUEUE),
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_after),
+            replication_lag_threshold: self.keep_before_snapshot.max(self.snapshot_after),
+            max_in_snapshot_log_to_keep: self.keep_before_snapshot,
+            backoff: BACKOFF.to_owned(),
+            enable_pre_vote: Some(true),
+            // A leader that comes back without the entries that it had not synced must not go on in the term in which it
+            // sent them to others.
+            enable_leader_restore: Some(false),
+            ..openraft::Config::default()
+        };
+        config.validate().map_err(|error| QuorumError::Members { reason: error.to_string() })
+    }
+}

@@ -1,0 +1,233 @@
+//! [`QuorumLog`]: the metadata log with a quorum of voters.
+
+use std::future::{Future, IntoFuture};
+use std::sync::Arc;
+
+use futures::FutureExt;
+use millstream_env::{Env, Pool};
+use millstream_machine::metadata::{BoxFuture, Committed, MetadataLog, ProposeError, Record};
+use millstream_record::{LeaderEpoch, Offset};
+use millstream_storage::{Log, StorageError};
+use openraft::ServerState;
+use openraft::async_runtime::{WatchReceiver, watch::Watch};
+use openraft::errors::ClientWriteError;
+use openraft::impls::OneshotResponder;
+use openraft::metrics::RaftMetrics;
+use tokio::sync::Mutex;
+
+use super::config::QuorumOptions;
+use super::error::QuorumError;
+use super::log_store::LogStore;
+use super::network::Network;
+use super::runtime::{EnvRuntime, Inside, within};
+use super::server::Receiving;
+use super::state_machine::StateMachine;
+use super::store::{Progress, Store, StoreOptions};
+use super::types::{Group, MemberId, Raft, Types, epoch_of, log_id, term_of};
+use super::{batches, codec};
+
+pub(super) type Metrics =
+    <<EnvRuntime as openraft::AsyncRuntime>::Watch as Watch>::Receiver<RaftMetrics<Types>>;
+
+/// Proposals that may wait in openraft's queue, as the refusal says.
+const PROPOSALS_MAX: usize = 4096;
+
+/// The metadata log with a quorum of voters. See the module's text.
+pub struct QuorumLog {
+    pub(super) env: Env,
+    pub(super) store: Arc<Store>,
+    pub(super) raft: Raft,
+    pub(super) metrics: Metrics,
+    pub(super) receiving: Arc<Mutex<Option<Receiving>>>,
+}
+
+impl QuorumLog {
+    /// Opens this member's part of the quorum on `log`, which nobody else uses. A node that is the only voter leads a moment later.
+    ///
+    /// # Errors
+    /// [`QuorumError::Storage`] or [`QuorumError::Format`] when the log, the vote or the snapshot cannot be used, and
+    /// [`QuorumError::NotEmpty`] when several founders are named for a log that has records already.
+    pub async fn open(env: Env, log: Log, options: QuorumOptions) -> Result<Arc<Self>, QuorumError> {
+        let config = Arc::new(options.raft_config()?);
+        let QuorumOptions { member, founders, dial, compactor, lower_recovery_point, .. } = options;
+        let store_options = StoreOptions { me: member, founders, compactor, lower_recovery_point };
+        let inside = env.clone();
+        let opened = env.blocking(Pool::General, move || Store::open(inside, log, store_options)).await;
+        let store = Arc::new(opened.map_err(QuorumError::stopped)??);
+        let network = Network { env: env.clone(), dial };
+        let starting = async {
+            let log_store = LogStore::new(Arc::clone(&store));
+            let machine = StateMachine::new(Arc::clone(&store));
+            let raft = Raft::new(member, config, network, log_store, machine).await?;
+            let metrics = raft.metrics();
+            let alone = batches::votes_alone(metrics.borrow_watched().membership_config.membership(), member);
+            if alone {
+                raft.trigger().elect(false).await?; // nobody else could; waiting for a timeout serves nobody
+            }
+            Ok::<_, QuorumError>((raft, metrics))
+        };
+        let (raft, metrics) = Inside::new(&env, starting).await?;
+        let watching = notice_the_end(Arc::clone(&store), metrics.clone());
+        env.spawn("quorum-watch", Inside::new(&env, watching));
+        Ok(Arc::new(Self { env, store, raft, metrics, receiving: Arc::default() }))
+    }
+
+    /// Who this node is among the members.
+    #[must_use]
+    pub fn member(&self) -> MemberId {
+        self.store.me
+    }
+
+    /// Stops taking part, and leaves the log so that the next open is fast.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub async fn close(&self) -> Result<(), QuorumError> {
+        let stopped = Inside::new(&self.env, self.raft.shutdown()).await;
+        stopped.map_err(QuorumError::stopped)?;
+        self.store.advance(|progress| {
+            progress.stopped.get_or_insert_with(|| CLOSED.to_owned());
+        });
+        let store = Arc::clone(&self.store);
+        let closed = self.env.blocking(Pool::General, move || store.with_log(Log::close)).await;
+        Ok(closed.map_err(QuorumError::stopped)??)
+    }
+
+    /// Uses the log for a moment: its offsets are what the directory's checkpoints say of it.
+    pub fn with_log<T>(&self, look: impl FnOnce(&Log) -> T) -> T {
+        self.store.with_log(|log| look(log))
+    }
+
+    /// Runs code of openraft as this node's.
+    pub(super) fn inside<F: Future>(&self, future: F) -> Inside<F> {
+        Inside::new(&self.env, future)
+    }
+
+    fn refused(
+        store: &Store,
+        metrics: &Metrics,
+        decided: LeaderEpoch,
+        error: ClientWriteError<Types>,
+    ) -> ProposeError {
+        let leader = |forward: &openraft::errors::ForwardToLeader<Types>| forward.leader_id.map(|id| id.node);
+        match &error {
+            ClientWriteError::ForwardToLeader(forward) => {
+                let current = epoch_of(metrics.borrow_watched().current_term);
+                if current != decided && forward.leader_id == Some(store.me) {
+                    ProposeError::EpochEnded { decided, current }
+                } else {
+                    ProposeError::NotLeader { leader: leader(forward) }
+                }
+            }
+            ClientWriteError::LogEntryDiscarded(forward) => {
+                ProposeError::Unsettled { leader: leader(forward) }
+            }
+            other => codec::failed(other),
+        }
+    }
+}
+
+/// The reason that a quorum gives which was closed in order.
+const CLOSED: &str = "it was closed";
+
+fn ended(progress: &Progress) -> ProposeError {
+    match &progress.stopped {
+        Some(reason) if reason != CLOSED => ProposeError::Storage(reason.clone()),
+        _ => ProposeError::Closed,
+    }
+}
+
+/// Wakes those who wait for what will not come any more.
+async fn notice_the_end(store: Arc<Store>, mut metrics: Metrics) {
+    let reason = loop {
+        if let Err(fatal) = &metrics.borrow_watched().running_state {
+            break fatal.to_string();
+        }
+        if metrics.changed().await.is_err() {
+            break CLOSED.to_owned();
+        }
+    };
+    if reason != CLOSED {
+        tracing::error!(%reason, "the metadata quorum has stopped on this node; restart it once that is mended");
+    }
+    store.advance(|progress| {
+        progress.stopped.get_or_insert(reason);
+    });
+}
+
+impl MetadataLog for QuorumLog {
+    fn leadership(&self) -> (LeaderEpoch, bool) {
+        let (term, leads) = {
+            let metrics = self.metrics.borrow_watched();
+            (metrics.current_term, metrics.state == ServerState::Leader && metrics.running_state.is_ok())
+        };
+        // A leader's first entry commits all that earlier leaders left; once it is applied, so is the rest.
+        let caught_up = self.store.progress().applied.is_some_and(|id| id.leader_id.term == term);
+        (epoch_of(term), leads && caught_up)
+    }
+
+    fn propose(
+        &self,
+        epoch: LeaderEpoch,
+        records: Vec<Record>,
+    ) -> BoxFuture<'static, Result<Offset, ProposeError>> {
+        let group = match codec::encode(&records, self.env.now()) {
+            Ok(bytes) => Group(bytes),
+            Err(error) => return async move { Err(error) }.boxed(),
+        };
+        let (responder, outcome) = OneshotResponder::<Types, _>::new_pair();
+        let leader = log_id(term_of(epoch), 0).leader_id;
+        // Polled once, here: that puts the proposal into openraft's queue, in the order of these calls, unless the queue is full.
+        let queued = within(&self.env, || {
+            self.raft.write(group).with_leader(leader).responder(responder).into_future().now_or_never()
+        });
+        let (store, metrics) = (Arc::clone(&self.store), self.metrics.clone());
+        let settling = async move {
+            match queued {
+                None => return Err(ProposeError::Busy { waiting: PROPOSALS_MAX }),
+                Some(Err(_)) => return Err(ended(&store.progress())),
+                Some(Ok(())) => {}
+            }
+            match outcome.await {
+                Ok(Ok(written)) => Ok(written.data),
+                Ok(Err(error)) => Err(Self::refused(&store, &metrics, epoch, error)),
+                Err(_) => Err(ended(&store.progress())),
+            }
+        };
+        Inside::new(&self.env, settling).boxed()
+    }
+
+    fn committed_end(&self) -> Offset {
+        self.store.progress().end
+    }
+
+    fn read(
+        &self,
+        from: Offset,
+        max_batches: usize,
+    ) -> BoxFuture<'static, Result<Vec<Committed>, ProposeError>> {
+        let store = Arc::clone(&self.store);
+        async move {
+            loop {
+                let moved = store.moved.notified();
+                let progress = store.progress();
+                if progress.end > from {
+                    match store.committed(from, progress.end, max_batches).await {
+                        Ok(batches) if !batches.is_empty() => return Ok(batches),
+                        Ok(_) => {}
+                        // Purged meanwhile; the next look finds the snapshot.
+                        Err(QuorumError::Storage(
+                            StorageError::Changed | StorageError::OffsetOutOfRange { .. },
+                        )) => continue,
+                        Err(error) => return Err(codec::failed(error)),
+                    }
+                }
+                if progress.stopped.is_some() {
+                    return Err(ended(&progress));
+                }
+                moved.await;
+            }
+        }
+        .boxed()
+    }
+}
