@@ -10,6 +10,7 @@
 //! - [`disk`]: sectors and names that are durable only once synced.
 //! - [`plan`]: what a seed decides beforehand: workloads and faults.
 //! - [`machine`]: one node after another on one disk. [`workload`]: what clients do. [`world`]: all of it, to a verdict.
+//! - [`quorum`]: worlds of the metadata quorum alone.
 //! - [`history`]: what clients saw, and the rules that it must obey; it knows nothing of the simulator.
 //!
 //! Invariants: the same seed gives the same trace hash; virtual time moves only when nothing is ready; a dead process
@@ -24,6 +25,7 @@ pub mod history;
 pub mod machine;
 pub mod network;
 pub mod plan;
+pub mod quorum;
 pub mod random;
 pub mod report;
 pub mod trace;

@@ -60,8 +60,10 @@ impl QuorumLog {
             let machine = StateMachine::new(Arc::clone(&store));
             let raft = Raft::new(member, config, network, log_store, machine).await?;
             let metrics = raft.metrics();
-            let alone = batches::votes_alone(metrics.borrow_watched().membership_config.membership(), member);
-            if alone {
+            let alone = move |state: &openraft::RaftState<Types>| {
+                batches::votes_alone(state.membership_state.effective().membership(), member)
+            };
+            if raft.with_raft_state(alone).await? {
                 raft.trigger().elect(false).await?; // nobody else could; waiting for a timeout serves nobody
             }
             Ok::<_, QuorumError>((raft, metrics))
