@@ -42,6 +42,15 @@ pub const SERVED: &[(ApiKey, i16, i16)] = &[
     (ApiKey::DescribeCluster, 0, 2),
 ];
 
+/// What members of the metadata quorum ask of each other: (API, first version, last version). Only a controller's listeners serve it, and
+/// only they tell of it.
+pub const SERVED_TO_MEMBERS: &[(ApiKey, i16, i16)] = &[
+    (ApiKey::RaftAppend, 0, 0),
+    (ApiKey::RaftVote, 0, 0),
+    (ApiKey::RaftSnapshot, 0, 0),
+    (ApiKey::RaftTransfer, 0, 0),
+];
+
 /// The versions of `api` that we serve, first and last; `None` when we do not serve it.
 #[must_use]
 pub fn served(api: ApiKey) -> Option<(i16, i16)> {

@@ -183,9 +183,11 @@ impl Metadata {
 
 fn unproposed(error: ProposeError) -> Refusal {
     let code = match error {
-        ProposeError::NotLeader { .. } | ProposeError::EpochEnded { .. } | ProposeError::Closed => {
-            ErrorCode::NotController
-        }
+        ProposeError::NotLeader { .. }
+        | ProposeError::EpochEnded { .. }
+        | ProposeError::Unsettled { .. }
+        | ProposeError::Closed => ErrorCode::NotController,
+        ProposeError::Busy { .. } => ErrorCode::ThrottlingQuotaExceeded,
         _ => ErrorCode::KafkaStorageError,
     };
     Refusal::new(code, error.to_string())

@@ -22,17 +22,13 @@ pub struct History {
     leaders: BTreeMap<LeaderEpoch, u16>,
 }
 
-/// The value that all records of a batch of the worlds have.
-fn value_of(batch: &Committed) -> Option<String> {
-    let values: BTreeSet<String> = batch
-        .records
-        .iter()
-        .filter_map(|record| match record {
-            Record::Config(config) => config.value.as_ref().map(ToString::to_string),
-            _ => None,
-        })
-        .collect();
-    (values.len() == 1).then(|| values.into_iter().next()).flatten()
+/// The values in a batch; in one that a world proposed all records have the same.
+fn values_of(batch: &Committed) -> BTreeSet<String> {
+    let value = |record: &Record| match record {
+        Record::Config(config) => config.value.as_ref().map(ToString::to_string),
+        _ => None,
+    };
+    batch.records.iter().filter_map(value).collect()
 }
 
 impl History {
@@ -45,12 +41,15 @@ impl History {
         if let Some(known) = self.batches.get(&batch.base) {
             let same = known.end == batch.end && known.epoch == batch.epoch && known.records == batch.records;
             if !same {
-                self.breaches.push(format!("member {member} read another batch at {}: {known:?}, {batch:?}", batch.base));
+                self.breaches.push(format!(
+                    "member {member} read another batch at {}: {known:?}, {batch:?}",
+                    batch.base
+                ));
             }
             return;
         }
-        if !batch.records.is_empty() && value_of(batch).is_none() {
-            self.breaches.push(format!("the batch at {} is of several proposals, or of a part", batch.base));
+        if values_of(batch).len() > 1 {
+            self.breaches.push(format!("the batch at {} is of several proposals", batch.base));
         }
         self.batches.insert(batch.base, batch.clone());
     }
@@ -101,7 +100,7 @@ impl History {
                 breaches.push(format!("epoch {} at {} follows epoch {epoch}", batch.epoch, batch.base));
             }
             epoch = batch.epoch;
-            if let Some(value) = value_of(batch) {
+            for value in values_of(batch) {
                 let seen = counts.entry(value).or_insert((0, batch.end));
                 seen.0 += 1;
             }
@@ -115,7 +114,10 @@ impl History {
             }
         }
         breaches.extend(
-            self.void.iter().filter(|value| counts.contains_key(*value)).map(|value| format!("{value} was void and took effect")),
+            self.void
+                .iter()
+                .filter(|value| counts.contains_key(*value))
+                .map(|value| format!("{value} was void and took effect")),
         );
         breaches
     }

@@ -81,7 +81,14 @@ pub fn founders(numbers: impl IntoIterator<Item = u16>) -> BTreeMap<MemberId, En
 
 impl Member {
     /// A member that has not started, on `disk`.
-    pub fn new(sim: &Sim, wires: &Wires, history: &Arc<Mutex<History>>, number: u16, disk: SimDisk, setup: Setup) -> Self {
+    pub fn new(
+        sim: &Sim,
+        wires: &Wires,
+        history: &Arc<Mutex<History>>,
+        number: u16,
+        disk: SimDisk,
+        setup: Setup,
+    ) -> Self {
         let (sim, wires, history) = (sim.clone(), wires.clone(), Arc::clone(history));
         Self { number, sim, wires, history, disk, setup, state: Arc::default() }
     }
@@ -135,7 +142,12 @@ impl Member {
         });
     }
 
-    async fn live(&self, env: Env, owner: Owner, founders: BTreeMap<MemberId, Endpoint>) -> Result<(), String> {
+    async fn live(
+        &self,
+        env: Env,
+        owner: Owner,
+        founders: BTreeMap<MemberId, Endpoint>,
+    ) -> Result<(), String> {
         let text = |error: &dyn std::fmt::Display| error.to_string();
         let disk = Arc::new(self.disk.clone());
         let mut dir = LogDir::open(disk, Path::new(DATA), OPEN_FILES).map_err(|error| text(&error))?;
@@ -143,7 +155,8 @@ impl Member {
         let config = LogConfig { cleanup_delete: false, file_delete_delay_ms: 0, ..LogConfig::default() };
         let topic = Uuid::from_random(0, 1);
         let found = dir.partitions().map_err(|error| text(&error))?;
-        let topic = found.iter().find(|log| log.partition == at).and_then(|log| log.topic_id).unwrap_or(topic);
+        let topic =
+            found.iter().find(|log| log.partition == at).and_then(|log| log.topic_id).unwrap_or(topic);
         let (log, _) = dir.open_log(&at, topic, config, env.now()).map_err(|error| text(&error))?;
         dir.begin_use().map_err(|error| text(&error))?;
         let dir = Arc::new(Mutex::new(dir));
@@ -210,6 +223,13 @@ impl Member {
         }
         if power {
             self.disk.power_loss();
+        }
+    }
+
+    /// From now on, until it starts again, its blocking jobs take up to `max`.
+    pub fn slow_disk(&self, max: Duration) {
+        if let Some(owner) = self.state.lock().owner {
+            self.sim.slow_jobs(owner, max);
         }
     }
 

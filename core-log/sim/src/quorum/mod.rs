@@ -101,7 +101,12 @@ impl QuorumWorld {
     /// # Panics
     /// When there is none.
     pub fn member(&self, number: u16) -> Member {
-        self.members.lock().iter().find(|member| member.number == number).expect("a member of this world").clone()
+        self.members
+            .lock()
+            .iter()
+            .find(|member| member.number == number)
+            .expect("a member of this world")
+            .clone()
     }
 
     /// Every member.
@@ -152,7 +157,8 @@ impl QuorumWorld {
         let (env, end) = (self.env(), self.sim.elapsed() + HEALTHY_MAX);
         while !condition() {
             if self.sim.elapsed() > end {
-                let failed: Vec<_> = self.members().iter().map(|m| (m.number, m.failed(), m.image().end())).collect();
+                let failed: Vec<_> =
+                    self.members().iter().map(|m| (m.number, m.failed(), m.image().end())).collect();
                 return Err(format!("{what} after {HEALTHY_MAX:?}; members: {failed:?}"));
             }
             env.sleep(LOOK).await;
@@ -196,7 +202,10 @@ impl QuorumWorld {
         let end = self.sim.elapsed() + HEALTHY_MAX;
         while self.history.lock().acked() < goal {
             if self.sim.elapsed() > end {
-                return Err(format!("only {} of {goal} proposals are acknowledged", self.history.lock().acked()));
+                return Err(format!(
+                    "only {} of {goal} proposals are acknowledged",
+                    self.history.lock().acked()
+                ));
             }
             if !matches!(self.propose().await, Some(Ok(_))) {
                 env.sleep(LOOK).await;
@@ -214,11 +223,14 @@ impl QuorumWorld {
         let leader = self.wait_for_leader().await?;
         let end = leader.quorum().map(|quorum| quorum.committed_end()).unwrap_or_default();
         let running = || self.members().into_iter().filter(Member::is_running);
-        self.until("not every member has read all", || running().all(|member| member.image().end() >= end)).await?;
+        self.until("not every member has read all", || running().all(|member| member.image().end() >= end))
+            .await?;
         let image = leader.image();
         let differs = |member: &Member| member.image().end() == image.end() && member.image() != image;
         match running().find(differs) {
-            Some(member) => Err(format!("members {} and {} made different images", leader.number, member.number)),
+            Some(member) => {
+                Err(format!("members {} and {} made different images", leader.number, member.number))
+            }
             None => Ok(()),
         }
     }
@@ -229,7 +241,9 @@ impl QuorumWorld {
         let failures = match sim.run(WORLD_MAX, main) {
             Ok(Ok(())) => Vec::new(),
             Ok(Err(broken)) => vec![broken],
-            Err(stuck @ (Stuck::Deadlock | Stuck::TimeUp | Stuck::Spinning)) => vec![format!("stuck: {stuck:?}")],
+            Err(stuck @ (Stuck::Deadlock | Stuck::TimeUp | Stuck::Spinning)) => {
+                vec![format!("stuck: {stuck:?}")]
+            }
         };
         let history = self.history.lock();
         let verdict = Verdict {
@@ -282,7 +296,7 @@ impl QuorumWorld {
     async fn suffer(&self) {
         let victim = self.victim();
         let numbers = || self.members().into_iter().map(|member| member.number);
-        let fault = self.sim.below(7);
+        let fault = self.sim.below(8);
         self.sim.note("fault", fault);
         match fault {
             0 => self.restart(&victim, false).await,
@@ -294,12 +308,15 @@ impl QuorumWorld {
                     self.wires.cut(other, victim.number);
                 }
             }
-            4 => numbers().filter(|number| *number != victim.number).for_each(|to| self.wires.cut(victim.number, to)),
+            4 => numbers()
+                .filter(|number| *number != victim.number)
+                .for_each(|to| self.wires.cut(victim.number, to)),
             5 => {
                 victim.disk().set_faults(Faults { sync_error: true, ..Faults::default() });
                 self.env().sleep(Duration::from_millis(500)).await;
                 self.restart(&victim, true).await;
             }
+            6 => victim.slow_disk(Duration::from_millis(50 + self.sim.below(400))),
             _ => {
                 // The power of the whole room: only what was synced is left anywhere.
                 self.members().iter().for_each(|member| member.stop(true));

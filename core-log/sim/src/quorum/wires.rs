@@ -86,12 +86,19 @@ impl Wires {
     }
 
     /// Takes `request` there and its answer back, both as bytes.
-    async fn exchange(&self, from: u16, to: u16, api: ApiKey, request: bytes::Bytes) -> Result<Response, CallError> {
+    async fn exchange(
+        &self,
+        from: u16,
+        to: u16,
+        api: ApiKey,
+        request: bytes::Bytes,
+    ) -> Result<Response, CallError> {
         let gone = |reason: &str| CallError::Disconnected { peer: to.to_string(), reason: reason.to_owned() };
         if !self.travel(from, to).await {
             return Err(gone("silence"));
         }
-        let (owner, quorum) = self.state.lock().doors.get(&to).cloned().ok_or_else(|| gone("nobody there"))?;
+        let (owner, quorum) =
+            self.state.lock().doors.get(&to).cloned().ok_or_else(|| gone("nobody there"))?;
         let request = Request::read(api, &mut Reader::new(request), 0)?;
         let answering = quorum.serve(request).map_err(|_| gone("no such request"))?;
         let (answer, answered) = futures::channel::oneshot::channel();

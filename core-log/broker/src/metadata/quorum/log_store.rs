@@ -2,9 +2,10 @@
 
 use std::fmt::Debug;
 use std::io;
-use std::ops::{Bound, RangeBounds};
+use std::ops::{Bound, Range, RangeBounds};
 use std::sync::Arc;
 
+use futures::stream::{self, Stream, StreamExt, TryStreamExt};
 use millstream_env::Pool;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use openraft::{OptionalSend, RaftTypeConfig};
@@ -28,26 +29,52 @@ impl RaftLogReader<Types> for Reader {
     where
         RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
-        let start = match range.start_bound() {
-            Bound::Included(&start) => start,
-            Bound::Excluded(&start) => start.saturating_add(1),
-            Bound::Unbounded => 0,
-        };
-        let end = match range.end_bound() {
-            Bound::Included(&end) => end.saturating_add(1),
-            Bound::Excluded(&end) => end,
-            Bound::Unbounded => u64::MAX,
-        };
-        Ok(self.0.entries(start..end, usize::MAX).await?)
+        Ok(self.0.entries(indexes(&range), usize::MAX).await?)
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
         Ok(self.0.entries(start..end, ENTRIES_BYTES).await?)
     }
 
+    /// What is applied is read a piece at a time, however much of it there is.
+    async fn entries_stream<RB>(
+        &mut self,
+        range: RB,
+    ) -> impl Stream<Item = Result<Entry, io::Error>> + OptionalSend
+    where
+        RB: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let (store, range) = (Arc::clone(&self.0), indexes(&range));
+        let pieces = stream::try_unfold(range, move |range| {
+            let store = Arc::clone(&store);
+            async move {
+                let entries = store.entries(range.clone(), ENTRIES_BYTES).await?;
+                let next = entries.last().map(|last| last.log_id.index + 1);
+                Ok::<_, io::Error>(
+                    next.map(|next| (stream::iter(entries.into_iter().map(Ok)), next..range.end)),
+                )
+            }
+        });
+        pieces.try_flatten().boxed()
+    }
+
     async fn read_vote(&mut self) -> Result<Option<Vote>, io::Error> {
         Ok(self.0.vote())
     }
+}
+
+fn indexes(range: &impl RangeBounds<u64>) -> Range<u64> {
+    let start = match range.start_bound() {
+        Bound::Included(&start) => start,
+        Bound::Excluded(&start) => start.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(&end) => end.saturating_add(1),
+        Bound::Excluded(&end) => end,
+        Bound::Unbounded => u64::MAX,
+    };
+    start..end
 }
 
 /// What the flusher is to do next.
