@@ -162,7 +162,7 @@ impl RaftLogStorage<Types> for LogStore {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), io::Error> {
-        let vote = vote.clone();
+        let vote = *vote;
         self.in_turn(Pool::Flush, move |store| store.save_vote_blocking(vote)).await
     }
 

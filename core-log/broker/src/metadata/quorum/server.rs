@@ -122,8 +122,8 @@ impl Answering {
         let answer = async {
             self.meant_for_us(target)?;
             let written = self.take_chunk(&vote, request).await.map_err(unreadable)?;
-            let Taken::Whole(file) = written else { return Ok(vote.clone()) };
-            let installed = self.raft.install_full_snapshot(vote.clone(), opened(file)).await;
+            let Taken::Whole(file) = written else { return Ok(vote) };
+            let installed = self.raft.install_full_snapshot(vote, opened(file)).await;
             installed.map(|response| response.vote).map_err(stopped)
         };
         match answer.await {
@@ -149,7 +149,7 @@ impl Answering {
         }
         let mut slot = self.receiving.lock().await;
         let before = slot.take();
-        let (store, vote, chunk) = (Arc::clone(&self.store), vote.clone(), request.chunk);
+        let (store, vote, chunk) = (Arc::clone(&self.store), *vote, request.chunk);
         let work = move || {
             let mut receiving = match before {
                 Some(known) if position > 0 && known.end == end && known.vote == vote => known,

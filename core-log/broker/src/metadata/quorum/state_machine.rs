@@ -103,11 +103,7 @@ impl RaftStateMachine<Types> for StateMachine {
         let store = Arc::clone(&self.0);
         let published = self.0.env.blocking(Pool::Flush, move || store.publish_blocking(file)).await;
         published.map_err(QuorumError::stopped)??;
-        self.0.advance(|progress| {
-            progress.applied = Some(covers.last);
-            progress.end = covers.end;
-            progress.membership = covers.membership;
-        });
+        self.0.advance(|progress| progress.install(&covers));
         Ok(())
     }
 

@@ -54,10 +54,22 @@ struct Inner {
 pub(super) struct Progress {
     pub(super) applied: Option<LogId>,
     pub(super) end: Offset,
+    /// Where the last snapshot ended that came from elsewhere. Below it the log may have another history for a moment.
+    pub(super) installed: Offset,
     pub(super) membership: StoredMembership,
     pub(super) snapshot: Option<Arc<SnapshotFile>>,
     /// Why the quorum stopped, once it has.
     pub(super) stopped: Option<String>,
+}
+
+impl Progress {
+    /// Takes over what a snapshot from elsewhere says.
+    pub(super) fn install(&mut self, covers: &Covers) {
+        self.applied = Some(covers.last);
+        self.end = covers.end;
+        self.installed = covers.end;
+        self.membership = covers.membership.clone();
+    }
 }
 
 /// What a store is opened with.
@@ -73,7 +85,7 @@ impl Store {
     pub(super) fn open(env: Env, mut log: Log, options: StoreOptions) -> Result<Self, QuorumError> {
         let vote_file = VoteFile::beside(&log);
         let vote = vote_file.read()?;
-        let snapshot = snapshot::newest(log.files(), &log.dir().to_owned())?.map(Arc::new);
+        let snapshot = snapshot::newest(log.files(), log.dir())?.map(Arc::new);
         let covers = snapshot.as_ref().map(|file| file.covers().clone());
         let places = match &covers {
             Some(covers) => Places::behind(Some(covers.last), covers.end),
@@ -85,14 +97,16 @@ impl Store {
                 log.start_offset()
             )));
         }
-        if places.start() > log.end_offset() {
-            // A snapshot was installed, and the crash came before the log could follow it.
+        if !continues(&log, covers.as_ref())? {
+            // A snapshot was installed, and the crash came before the log could follow it. What the log has instead was never
+            // committed, or is in the snapshot.
             log.truncate_fully_and_start_at(places.start(), env.now())?;
             log.flush_blocking()?;
         }
         let progress = Progress {
             applied: covers.as_ref().map(|covers| covers.last),
             end: places.start(),
+            installed: places.start(),
             membership: covers.map(|covers| covers.membership).unwrap_or_default(),
             snapshot,
             stopped: None,
@@ -170,7 +184,7 @@ impl Store {
     }
 
     pub(super) fn vote(&self) -> Option<Vote> {
-        self.vote.lock().clone()
+        *self.vote.lock()
     }
 
     /// The vote is durable on return. Blocks.
@@ -351,9 +365,9 @@ impl Store {
         end: Offset,
         max_batches: usize,
     ) -> Result<Vec<Committed>, QuorumError> {
-        // Purged, or behind a snapshot that was installed and that the log does not reach yet.
-        let missing = self.places(|places| from < places.start() || places.log_end() < end);
-        if missing && let Some(file) = self.progress().snapshot.filter(|file| file.covers().end > from) {
+        let progress = self.progress();
+        let missing = from < progress.installed || self.places(|places| from < places.start());
+        if missing && let Some(file) = progress.snapshot {
             let read = self.env.blocking(Pool::Read, move || file.read()).await;
             return Ok(vec![read.map_err(QuorumError::stopped)??]);
         }
@@ -400,9 +414,159 @@ impl Store {
     }
 }
 
+/// Whether `log` goes on where the snapshot ends, in the same history: then the batch before that place is the snapshot's last entry,
+/// and a term and an end name one entry only.
+fn continues(log: &Log, covers: Option<&Covers>) -> Result<bool, QuorumError> {
+    let Some(Covers { last, end, .. }) = covers else { return Ok(true) };
+    if *end > log.end_offset() {
+        return Ok(false);
+    }
+    let same_term = *end == log.start_offset()
+        || log.leader_epochs().epoch_at(Offset(end.0 - 1)) == Some(epoch_of(last.leader_id.term));
+    let request = ReadRequest {
+        offset: *end,
+        max_bytes: 1,
+        upper_bound: log.end_offset(),
+        at_least_one: true,
+        with_aborted: false,
+    };
+    let behind = Batches::new(log.read(request)?.bytes).next().transpose().map_err(QuorumError::format)?;
+    Ok(same_term && behind.is_none_or(|batch| batch.header().base_offset == *end))
+}
+
 fn decode_all(bytes: Bytes, max_batches: usize) -> Result<Vec<Committed>, QuorumError> {
     let decode = |batch: Result<Batch, _>| {
         codec::decode(&batch.map_err(QuorumError::format)?).map_err(QuorumError::format)
     };
     Batches::new(bytes).take(max_batches).map(decode).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use millstream_env::HostRuntime;
+    use millstream_machine::metadata::Record;
+    use millstream_protocol::messages::NoOpRecord;
+    use millstream_record::{Millis, TopicId, TopicPartition};
+    use millstream_storage::{LogConfig, LogDir, MemoryDisk};
+
+    use super::*;
+    use crate::metadata::quorum::snapshot::Compactor;
+    use crate::metadata::quorum::types::log_id;
+
+    struct Nothing;
+
+    impl Compactor for Nothing {
+        fn apply(&mut self, _: &Committed) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn records(&self) -> Vec<Record> {
+            vec![no_op()]
+        }
+    }
+
+    fn no_op() -> Record {
+        Record::NoOp(NoOpRecord::default())
+    }
+
+    fn member() -> MemberId {
+        MemberId { node: millstream_record::NodeId(1), ..MemberId::default() }
+    }
+
+    fn open(env: &Env, dir: &LogDir) -> Result<Store, QuorumError> {
+        let at = TopicPartition::new("quorum", 0);
+        let config = LogConfig { file_delete_delay_ms: 0, ..LogConfig::default() };
+        let (log, _) = dir.open_log(&at, TopicId::ZERO, config, Millis(0)).unwrap();
+        let founders = BTreeMap::from([(member(), Endpoint::new("here", 1))]);
+        let compactor: NewCompactor = Arc::new(|| Box::new(Nothing));
+        let lower_recovery_point: LowerRecoveryPoint = Arc::new(|_| Ok(()));
+        let options = StoreOptions { me: member(), founders, compactor, lower_recovery_point };
+        Store::open(env.clone(), log, options)
+    }
+
+    /// Appends entries of `records` records each, in `term`.
+    fn append(store: &Store, term: u64, records: &[usize]) {
+        let batch = |&records: &usize| codec::encode(&vec![no_op(); records], Millis(1)).unwrap();
+        store.append_batches(records.iter().map(|records| (term, batch(records)))).unwrap();
+    }
+
+    fn covers(store: &Store, last: LogId, end: i64) -> Covers {
+        let founders = BTreeMap::from([(member(), Endpoint::new("here", 1))]);
+        let membership = batches::first_membership(&founders).unwrap();
+        let membership = StoredMembership::new(store.places(|places| places.id(0)), membership);
+        Covers { last, end: Offset(end), membership }
+    }
+
+    fn receive(store: &Store, covers: &Covers) -> Arc<SnapshotFile> {
+        let file = snapshot::write(&store.files(), &store.dir(), covers, &[no_op()], Millis(1)).unwrap();
+        store.publish_blocking(Arc::new(file)).unwrap()
+    }
+
+    fn place(store: &Store) -> (u64, Offset, Option<LogId>) {
+        store.places(|places| (places.first(), places.start(), places.last()))
+    }
+
+    #[test]
+    fn a_log_that_its_snapshot_does_not_lead_to_begins_anew_behind_it() {
+        let (_runtime, env) = HostRuntime::start("store", 1).unwrap();
+        // Longer in offsets than the snapshot, shorter in entries: of a term that lost. Once on a batch's border, once within.
+        for end in [9, 8, 40] {
+            let dir = LogDir::open(Arc::new(MemoryDisk::default()), Path::new("/data"), 8).unwrap();
+            let store = open(&env, &dir).unwrap();
+            append(&store, 1, &[1, 1, 6, 3]);
+            assert_eq!(store.places(|places| places.log_end()), Offset(12));
+            receive(&store, &covers(&store, log_id(2, 7), end));
+            drop(store);
+            let store = open(&env, &dir).unwrap();
+            assert_eq!(place(&store), (8, Offset(end), Some(log_id(2, 7))), "a snapshot that ends at {end}");
+            append(&store, 3, &[2]);
+            store.with_log(Log::flush_blocking).unwrap();
+            drop(store);
+            let store = open(&env, &dir).unwrap();
+            assert_eq!(place(&store), (8, Offset(end), Some(log_id(3, 8))), "a snapshot that ends at {end}");
+        }
+    }
+
+    #[test]
+    fn a_log_that_goes_on_behind_its_snapshot_is_kept() {
+        let (_runtime, env) = HostRuntime::start("store", 1).unwrap();
+        let dir = LogDir::open(Arc::new(MemoryDisk::default()), Path::new("/data"), 8).unwrap();
+        let store = open(&env, &dir).unwrap();
+        append(&store, 1, &[1, 1]);
+        append(&store, 2, &[6, 3]);
+        store.with_log(Log::flush_blocking).unwrap();
+        receive(&store, &covers(&store, log_id(2, 3), 9));
+        drop(store);
+        let store = open(&env, &dir).unwrap();
+        assert_eq!(place(&store), (4, Offset(9), Some(log_id(2, 4))));
+        store.purge_blocking(log_id(2, 3)).unwrap();
+        drop(store);
+        assert_eq!(place(&open(&env, &dir).unwrap()), (4, Offset(9), Some(log_id(2, 4))));
+    }
+
+    #[test]
+    fn what_an_installed_snapshot_covers_is_never_read_from_another_history() {
+        let (_runtime, env) = HostRuntime::start("store", 1).unwrap();
+        let dir = LogDir::open(Arc::new(MemoryDisk::default()), Path::new("/data"), 8).unwrap();
+        let store = open(&env, &dir).unwrap();
+        append(&store, 1, &[1, 1, 6, 3]);
+        let file = receive(&store, &covers(&store, log_id(2, 7), 9));
+        store.advance(|progress| progress.install(file.covers()));
+        let read = futures::executor::block_on(store.committed(Offset(2), Offset(9), 100)).unwrap();
+        assert_eq!(read.len(), 1);
+        assert!(read[0].snapshot && read[0].end == Offset(9), "{read:?}");
+    }
+
+    #[test]
+    fn a_log_without_its_begin_and_without_a_snapshot_is_refused() {
+        let (_runtime, env) = HostRuntime::start("store", 1).unwrap();
+        let dir = LogDir::open(Arc::new(MemoryDisk::default()), Path::new("/data"), 8).unwrap();
+        let store = open(&env, &dir).unwrap();
+        store.with_log(|log| log.truncate_fully_and_start_at(Offset(50), Millis(1))).unwrap();
+        drop(store);
+        let error = open(&env, &dir).map(drop).unwrap_err();
+        assert!(error.to_string().contains("no snapshot"), "{error}");
+    }
 }
