@@ -35,7 +35,8 @@ fn a_single_voter_leads_within_milliseconds() {
         if took > Duration::from_millis(40) {
             return Err(format!("it took {took:?}"));
         }
-        story.propose_many(20).await
+        story.propose_many(20).await?;
+        story.agree().await
     }));
 }
 

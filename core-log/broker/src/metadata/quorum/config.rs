@@ -19,8 +19,8 @@ const ENTRIES_PER_REQUEST: u64 = 1024;
 /// Proposals and messages that may wait for the quorum; behind that it refuses proposals.
 const QUEUE: u64 = 4096;
 
-/// How fast a quorum notices that its leader is gone. Followers that heard nothing for longer than `election_max` vote; a leader
-/// speaks every `heartbeat`, which is also how long it waits for the answer to a request.
+/// How fast a quorum notices that its leader is gone. Followers trust a leader for `election_max` after they heard of it, and then
+/// wait for as long as they drew before they stand themselves: a new leader is there after about their sum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct QuorumTiming {
     /// How often the leader speaks when it has nothing to say.
@@ -32,12 +32,12 @@ pub struct QuorumTiming {
 }
 
 impl Default for QuorumTiming {
-    /// A new leader within about a second, and no election for a pause of a few hundred milliseconds.
+    /// A new leader within a second, and no election for a pause of some hundred milliseconds.
     fn default() -> Self {
         Self {
-            heartbeat: Duration::from_millis(100),
-            election_min: Duration::from_millis(400),
-            election_max: Duration::from_millis(800),
+            heartbeat: Duration::from_millis(60),
+            election_min: Duration::from_millis(250),
+            election_max: Duration::from_millis(500),
         }
     }
 }

@@ -31,14 +31,16 @@ const CHUNK_PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct Network {
     pub(super) env: Env,
     pub(super) dial: Arc<dyn Dial>,
+    /// Least time for the answer to an append. A follower answers after its disk; asking it again earlier makes it slower still.
+    pub(super) patience: Duration,
 }
 
 impl RaftNetworkFactory<Types> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, target: MemberId, node: &Endpoint) -> Peer {
-        let (env, dial) = (self.env.clone(), Arc::clone(&self.dial));
-        Peer { env, dial, target, endpoint: node.clone(), link: None }
+        let (env, dial, patience) = (self.env.clone(), Arc::clone(&self.dial), self.patience);
+        Peer { env, dial, patience, target, endpoint: node.clone(), link: None }
     }
 }
 
@@ -46,6 +48,7 @@ impl RaftNetworkFactory<Types> for Network {
 pub(super) struct Peer {
     env: Env,
     dial: Arc<dyn Dial>,
+    patience: Duration,
     target: MemberId,
     endpoint: Endpoint,
     link: Option<Arc<dyn Link>>,
@@ -180,7 +183,7 @@ impl RaftNetworkV2<Types> for Peer {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
         let message = wire::append_request(self.target, &request).map_err(lost)?;
-        let answer = self.call(message, option.soft_ttl()).await?;
+        let answer = self.call(message, option.soft_ttl().max(self.patience)).await?;
         self.accepted(answer.error_code)?;
         Ok(wire::read_append_response(&answer).map_err(lost)?)
     }

@@ -49,12 +49,12 @@ impl QuorumLog {
     /// [`QuorumError::NotEmpty`] when several founders are named for a log that has records already.
     pub async fn open(env: Env, log: Log, options: QuorumOptions) -> Result<Arc<Self>, QuorumError> {
         let config = Arc::new(options.raft_config()?);
-        let QuorumOptions { member, founders, dial, compactor, lower_recovery_point, .. } = options;
+        let QuorumOptions { member, founders, dial, timing, compactor, lower_recovery_point, .. } = options;
         let store_options = StoreOptions { me: member, founders, compactor, lower_recovery_point };
         let inside = env.clone();
         let opened = env.blocking(Pool::General, move || Store::open(inside, log, store_options)).await;
         let store = Arc::new(opened.map_err(QuorumError::stopped)??);
-        let network = Network { env: env.clone(), dial };
+        let network = Network { env: env.clone(), dial, patience: timing.election_min };
         let starting = async {
             let log_store = LogStore::new(Arc::clone(&store));
             let machine = StateMachine::new(Arc::clone(&store));
