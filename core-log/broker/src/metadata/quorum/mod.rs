@@ -4,9 +4,9 @@
 //! committed; our storage log is its log, an [`millstream_env::Env`] its runtime, a [`millstream_protocol::Dial`] its network.
 //! See decision 5 in `docs/decisions`.
 //!
-//! - [`quorum_log`]: opening it, proposing, reading. [`members`]: changing who the members are. [`server`]: what they ask.
-//! - [`store`]: log, vote and snapshot on disk; [`places`] keeps which entry lies where; [`batches`] is an entry's form.
-//! - [`log_store`], [`state_machine`], [`network`], [`wire`], [`runtime`]: what openraft asks for.
+//! - `quorum_log`: opening it, proposing, reading. `members`: changing who the members are. `server`: what they ask.
+//! - `store`: log, vote and snapshot on disk; `places` keeps which entry lies where; `batches` is an entry's form.
+//! - `log_store`, `state_machine`, `network`, `wire`, `runtime`: what openraft asks for.
 //!
 //! ## One entry is one batch
 //! A proposed batch of records is one entry and one record batch on disk: it is there or not, on every member and after every crash,
