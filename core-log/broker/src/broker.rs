@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytestring::ByteString;
+use millstream_client::Links;
 use millstream_env::{Env, Pool, TaskGroup};
 use millstream_machine::metadata::{Controller, Image, MetadataLog};
 use millstream_protocol::messages::BrokerRegistrationRequest;
 use millstream_protocol::messages::broker_registration::{Feature, Listener};
-use millstream_protocol::{CallError, Ctx, Receipt, Request, Response, Service};
+use millstream_protocol::{CallError, Ctx, Dial, Receipt, Request, Response, Service};
 use millstream_record::{TopicPartition, Uuid};
 use millstream_storage::{DirIdentity, Disk, LogConfig, LogDir, StorageError};
 
@@ -21,7 +22,7 @@ use crate::flusher::Flusher;
 use crate::metadata::{LocalLog, Metadata};
 use crate::partition::Context;
 use crate::partitions::{CLUSTER_METADATA, Partitions};
-use crate::replication::Copying;
+use crate::replication::{self, CopySettings, Copying};
 use crate::shared::Shared;
 use crate::steady::SteadyClock;
 use crate::timers::Timers;
@@ -49,7 +50,7 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Recovers the logs under `data_dir` and begins to serve.
+    /// Recovers the logs under `data_dir` and begins to serve. Other brokers are reached through `dial`.
     ///
     /// # Errors
     /// When the directory is in use, damaged, or belongs to another node.
@@ -58,18 +59,20 @@ impl Broker {
         disk: Arc<dyn Disk>,
         data_dir: PathBuf,
         config: BrokerConfig,
+        dial: Arc<dyn Dial>,
     ) -> Result<Arc<Self>> {
         let tasks = env.group();
         let clock = SteadyClock::start(&env);
         let timers = Timers::start(&tasks);
         let flusher = Flusher::new(env.clone());
+        let copying = Copying::new();
         let (dir, identity, metadata_log) = open_dir(&env, Arc::clone(&disk), data_dir, &config).await?;
         let metadata_log = Arc::new(metadata_log);
         let context = Arc::new(Context {
             env: env.clone(),
             timers: Arc::clone(&timers),
             flusher: Arc::clone(&flusher),
-            copying: Copying::new(),
+            copying: Arc::clone(&copying),
             proposals: Arc::default(),
             node: config.node_id,
             lag_max_ms: config.number("replica.lag.time.max.ms"),
@@ -109,6 +112,9 @@ impl Broker {
             parking: Shared::parking(),
             env,
         });
+        copying.begin(copying_premises(&shared, &tasks, dial));
+        tasks.spawn("in-sync sets", replication::propose(Arc::clone(&shared)));
+        tasks.spawn("replicas", replication::watch_lag(Arc::clone(&shared)));
         tasks.spawn("housekeeping", housekeeping::run(Arc::clone(&shared), Arc::clone(&metadata_log)));
         Ok(Arc::new(Self { shared, tasks, flusher, metadata_log, closed: AtomicBool::new(false) }))
     }
@@ -230,6 +236,20 @@ async fn open_dir(
         Ok((dir, identity, LocalLog::lead(inside, log)))
     };
     env.blocking(Pool::General, open).await?
+}
+
+fn copying_premises(shared: &Shared, tasks: &TaskGroup, dial: Arc<dyn Dial>) -> replication::Premises {
+    let settings = CopySettings::of(&shared.config);
+    let client_id = ByteString::from(format!("broker-{}-fetcher", shared.config.node_id));
+    replication::Premises {
+        node: shared.config.node_id,
+        tasks: tasks.clone(),
+        links: Links::new(shared.env.clone(), dial, client_id, settings.timeout),
+        image: Arc::clone(&shared.image),
+        partitions: Arc::downgrade(&shared.partitions),
+        listener: shared.config.inter_broker_listener(),
+        settings,
+    }
 }
 
 fn registration(env: &Env, config: &BrokerConfig, identity: &DirIdentity) -> BrokerRegistrationRequest {

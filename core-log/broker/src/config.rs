@@ -85,6 +85,13 @@ impl BrokerConfig {
         }
     }
 
+    /// `inter.broker.listener.name`, else the first listener there is.
+    #[must_use]
+    pub fn inter_broker_listener(&self) -> String {
+        let named = self.properties.get("inter.broker.listener.name").cloned();
+        named.or_else(|| self.listeners.first().map(|one| one.name.to_string())).unwrap_or_default()
+    }
+
     /// A property that is a number, in its own unit.
     #[must_use]
     pub fn number(&self, name: &str) -> i64 {

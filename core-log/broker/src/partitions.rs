@@ -17,6 +17,7 @@ use rustc_hash::FxHashMap;
 
 use crate::partition::{Assigned, Checkpointed, Context, Leadership, Partition};
 use crate::refusal::Refusal;
+use crate::replication::Proposals;
 use crate::topic_settings::TopicSettings;
 
 /// Logs that are opened one after the other in one job; many jobs run at once.
@@ -87,6 +88,11 @@ impl Partitions {
             Some(Slot::Broken) => Err(ErrorCode::KafkaStorageError),
             Some(Slot::Elsewhere) | None => Err(ErrorCode::NotLeaderOrFollower),
         }
+    }
+
+    /// Where leaders put the in-sync sets that they want.
+    pub(crate) fn proposals(&self) -> &Arc<Proposals> {
+        &self.context.proposals
     }
 
     /// A key that no other watcher of partitions has.
@@ -420,6 +426,7 @@ impl Partitions {
 
     /// Forgets who waits, everywhere, without an answer.
     pub(crate) fn abandon(&self) {
+        self.context.copying.abandon();
         for partition in self.all() {
             partition.abandon();
         }

@@ -6,7 +6,7 @@ use futures::FutureExt;
 use futures::channel::oneshot;
 use millstream_broker::Broker;
 use millstream_env::{Env, Listener, TaskGroup};
-use millstream_net::serve as serve_connections;
+use millstream_net::{TcpDial, serve as serve_connections};
 use millstream_protocol::{Dial, Endpoint, Service};
 use millstream_storage::{Disk, RealDisk};
 
@@ -39,7 +39,8 @@ impl Node {
         let bound: Vec<Listen> = listeners.iter().map(|(bound, _)| bound.clone()).collect();
         let local_addr = bound.first().map(|listen| listen.address.to_string());
         let broker_config = config.broker_config(&bound);
-        let broker = Broker::start(env.clone(), disk, config.data_dir().clone(), broker_config).await?;
+        let dial = Arc::new(TcpDial::new(env.clone()));
+        let broker = Broker::start(env.clone(), disk, config.data_dir().clone(), broker_config, dial).await?;
         let tasks = env.group();
         let doors = listeners.into_iter().map(|(bound, listener)| {
             let (close, closing) = oneshot::channel();

@@ -17,7 +17,8 @@ use millstream_machine::metadata::{
 use millstream_protocol::ErrorCode;
 use millstream_protocol::messages::create_topics::CreatableTopic;
 use millstream_protocol::messages::{
-    AllocateProducerIdsRequest, AllocateProducerIdsResponse, BrokerRegistrationRequest, CreateTopicsRequest,
+    AllocateProducerIdsRequest, AllocateProducerIdsResponse, AlterPartitionRequest, AlterPartitionResponse,
+    BrokerRegistrationRequest, CreateTopicsRequest,
 };
 use millstream_record::Offset;
 
@@ -138,6 +139,20 @@ impl Metadata {
         let request = AllocateProducerIdsRequest { broker_id: self.config.node_id.0, broker_epoch };
         let response =
             self.decide(|controller, image, _| controller.allocate_producer_ids(image, &request)).await?;
+        ErrorCode::from_code(response.error_code).ok()?;
+        Ok(response)
+    }
+
+    /// Asks for in-sync sets.
+    ///
+    /// # Errors
+    /// As for [`Metadata::decide`]; the broker epoch is not the current one.
+    pub(crate) async fn alter_partition(
+        &self,
+        request: AlterPartitionRequest,
+    ) -> Result<AlterPartitionResponse, Refusal> {
+        let response =
+            self.decide(|controller, image, _| controller.alter_partition(image, &request)).await?;
         ErrorCode::from_code(response.error_code).ok()?;
         Ok(response)
     }

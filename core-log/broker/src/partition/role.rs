@@ -166,6 +166,18 @@ impl Partition {
         after
     }
 
+    /// The controller has refused the in-sync set that was asked for in `partition_epoch`.
+    pub(crate) fn isr_refused(self: &Arc<Self>, partition_epoch: i32) {
+        let after = self.step(&mut self.state.lock(), Input::IsrRefused { partition_epoch });
+        self.perform(after);
+    }
+
+    /// Has a leader look whether its followers keep up.
+    pub(crate) fn look_at_lag(self: &Arc<Self>) {
+        let after = self.step(&mut self.state.lock(), Input::Tick);
+        self.perform(after);
+    }
+
     /// Who waits is told to ask elsewhere, and who reads looks again.
     pub(super) fn resign_locked(&self, state: &mut State) -> Deferred {
         let mut after = self.step(state, Input::Resigned);

@@ -1,7 +1,7 @@
 //! What this broker copies from which leader.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::lane::Lane;
+use crate::BrokerConfig;
 use crate::partition::Partition;
 use crate::partitions::Partitions;
 
@@ -27,7 +28,8 @@ pub(crate) struct Premises {
     pub(crate) tasks: TaskGroup,
     pub(crate) links: Links,
     pub(crate) image: Arc<ArcSwap<Image>>,
-    pub(crate) partitions: Arc<Partitions>,
+    /// Weak, since partitions know what copies them.
+    pub(crate) partitions: Weak<Partitions>,
     /// Name of the listener that brokers use among themselves.
     pub(crate) listener: String,
     pub(crate) settings: Settings,
@@ -48,6 +50,20 @@ pub(crate) struct Settings {
     pub(crate) backoff: Duration,
     /// `replica.socket.timeout.ms`: beyond the wait that was asked for.
     pub(crate) timeout: Duration,
+}
+
+impl Settings {
+    pub(crate) fn of(config: &BrokerConfig) -> Self {
+        let ms = |name: &str| Duration::from_millis(u64::try_from(config.number(name)).unwrap_or(0));
+        Self {
+            wait_max: ms("replica.fetch.wait.max.ms"),
+            min_bytes: config.int("replica.fetch.min.bytes"),
+            partition_max_bytes: config.int("replica.fetch.max.bytes"),
+            response_max_bytes: config.int("replica.fetch.response.max.bytes"),
+            backoff: ms("replica.fetch.backoff.ms"),
+            timeout: ms("replica.socket.timeout.ms"),
+        }
+    }
 }
 
 /// What this broker copies from which leader. A partition is at most once in it: metadata is applied in order, and the
@@ -136,6 +152,14 @@ impl Copying {
     /// Copies `partition` no more.
     pub(crate) fn forget(&self, partition: &Partition) {
         take_out(&mut self.leaders.lock(), partition);
+    }
+
+    /// Copies nothing any more: the broker is gone.
+    pub(crate) fn abandon(&self) {
+        let leaders = std::mem::take(&mut *self.leaders.lock());
+        for source in leaders.into_values() {
+            source.state.lock().copies.clear();
+        }
     }
 
     /// Sees to it that somebody fetches what was added: a lane that has nothing to do, or a new one.

@@ -295,16 +295,16 @@ fn failed(member: &Member, refusal: &Refusal, backoff: Duration) -> Outcome {
 
 /// Cuts a log where its leader's parts from it; gives how long to wait then.
 async fn cut(premises: &Premises, env: &Env, member: &Member, at: Offset) -> Duration {
-    let (partitions, partition, epoch) =
-        (Arc::clone(&premises.partitions), Arc::clone(&member.partition), member.epoch);
+    let Some(partitions) = premises.partitions.upgrade() else { return premises.settings.backoff };
+    let (partition, epoch) = (Arc::clone(&member.partition), member.epoch);
     tracing::info!(partition = %partition.at(), %at, "cuts what the leader does not have");
     let cut = env.blocking(Pool::General, move || partitions.cut(&partition, epoch, at)).await;
     settled(member, cut, premises)
 }
 
 async fn begin_anew(premises: &Premises, env: &Env, member: &Member, at: Offset) -> Duration {
-    let (partitions, partition, epoch) =
-        (Arc::clone(&premises.partitions), Arc::clone(&member.partition), member.epoch);
+    let Some(partitions) = premises.partitions.upgrade() else { return premises.settings.backoff };
+    let (partition, epoch) = (Arc::clone(&member.partition), member.epoch);
     tracing::info!(partition = %partition.at(), %at, "begins anew where the leader's log begins");
     let begun = env.blocking(Pool::General, move || partitions.begin_anew(&partition, epoch, at)).await;
     settled(member, begun, premises)
@@ -327,10 +327,8 @@ fn settled(
 
 /// Waits until what was appended is fsynced, or will not be.
 async fn until_durable(premises: &Premises, env: &Env, appended: &[(Arc<Partition>, LeaderEpoch)]) {
-    if appended.is_empty() {
-        return;
-    }
-    let (notify, key) = (Arc::new(Notify::new()), premises.partitions.next_watcher());
+    let Some(partitions) = premises.partitions.upgrade().filter(|_| !appended.is_empty()) else { return };
+    let (notify, key) = (Arc::new(Notify::new()), partitions.next_watcher());
     for (partition, _) in appended {
         partition.watch(Reader::Follower, key, &notify);
     }

@@ -5,5 +5,5 @@ mod copying;
 mod lane;
 mod proposals;
 
-pub(crate) use copying::Copying;
-pub(crate) use proposals::Proposals;
+pub(crate) use copying::{Copying, Premises, Settings as CopySettings};
+pub(crate) use proposals::{Proposals, propose, watch_lag};

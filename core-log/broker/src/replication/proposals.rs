@@ -2,19 +2,36 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-use millstream_record::NodeId;
+use millstream_protocol::ErrorCode;
+use millstream_protocol::messages::AlterPartitionRequest;
+use millstream_protocol::messages::alter_partition::{
+    AlterPartitionRequestPartitionData as PartitionData, AlterPartitionRequestTopicData as TopicData,
+    BrokerState,
+};
+use millstream_record::{LeaderEpoch, NodeId};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::copying::{Key, key_of};
 use crate::partition::Partition;
+use crate::shared::Shared;
+
+/// Partitions that one request asks for.
+const PARTITIONS_PER_REQUEST: usize = 10_000;
+/// After the controller could not be asked, or did not answer.
+const RETRY: Duration = Duration::from_millis(100);
 
 /// What one leader asks for.
 pub(crate) struct Proposal {
-    pub(crate) partition: Weak<Partition>,
-    pub(crate) isr: Vec<(NodeId, i64)>,
-    pub(crate) partition_epoch: i32,
+    partition: Weak<Partition>,
+    leader_epoch: LeaderEpoch,
+    isr: Vec<(NodeId, i64)>,
+    partition_epoch: i32,
+    /// It was sent and nobody said what became of it. So it may yet be committed, and a refusal of a second try says nothing
+    /// of the first.
+    is_uncertain: bool,
 }
 
 /// In-sync sets that leaders of this broker ask the controller for, until they are sent. Bounded by the partitions there
@@ -27,20 +44,131 @@ pub(crate) struct Proposals {
 
 impl Proposals {
     pub(crate) fn submit(&self, partition: &Arc<Partition>, isr: Vec<(NodeId, i64)>, partition_epoch: i32) {
-        let proposal = Proposal { partition: Arc::downgrade(partition), isr, partition_epoch };
+        let leader_epoch = partition.epoch();
+        let is_uncertain = false;
+        let partition_ref = Arc::downgrade(partition);
+        let proposal =
+            Proposal { partition: partition_ref, leader_epoch, isr, partition_epoch, is_uncertain };
         self.waiting.lock().insert(key_of(partition), proposal);
         self.more.notify_one();
     }
 
-    /// All that wait, once there are any.
-    pub(crate) async fn next(&self) -> BTreeMap<Key, Proposal> {
+    /// Has `proposals` sent again, but where the leader has asked for something newer.
+    fn again(&self, proposals: BTreeMap<Key, Proposal>) {
+        let mut waiting = self.waiting.lock();
+        for (key, proposal) in proposals {
+            waiting.entry(key).or_insert(proposal);
+        }
+    }
+
+    /// What waits, as much as one request takes, once there is any.
+    async fn next(&self) -> BTreeMap<Key, Proposal> {
         loop {
             let more = self.more.notified();
-            let waiting = std::mem::take(&mut *self.waiting.lock());
-            if !waiting.is_empty() {
-                return waiting;
+            let next = {
+                let mut waiting = self.waiting.lock();
+                let next: BTreeMap<Key, Proposal> = std::iter::from_fn(|| waiting.pop_first())
+                    .filter(|(_, proposal)| proposal.is_current())
+                    .take(PARTITIONS_PER_REQUEST)
+                    .collect();
+                if !waiting.is_empty() {
+                    self.more.notify_one();
+                }
+                next
+            };
+            if !next.is_empty() {
+                return next;
             }
             more.await;
+        }
+    }
+}
+
+impl Proposal {
+    /// Whether the leader that made it still leads, in the same epoch.
+    fn is_current(&self) -> bool {
+        self.partition
+            .upgrade()
+            .is_some_and(|partition| partition.epoch() == self.leader_epoch && partition.leads())
+    }
+}
+
+/// Asks the controller for what leaders want, until the broker ends. What it commits comes back as metadata; only what it refuses
+/// for good is told to the leader here.
+pub(crate) async fn propose(shared: Arc<Shared>) {
+    let proposals = Arc::clone(shared.partitions.proposals());
+    loop {
+        let mut asked = proposals.next().await;
+        let request = request(&shared, &asked);
+        match shared.metadata.alter_partition(request).await {
+            Ok(answered) => {
+                for topic in answered.topics {
+                    for answer in topic.partitions {
+                        let proposal = asked.remove(&(topic.topic_id, answer.partition_index));
+                        let code = ErrorCode::from_code(answer.error_code);
+                        proposal.into_iter().for_each(|proposal| settle(&proposal, code));
+                    }
+                }
+            }
+            Err(refusal) => {
+                tracing::debug!(
+                    ?refusal,
+                    "the controller cannot be asked for in-sync sets; it is asked again"
+                );
+                shared.env.sleep(RETRY).await;
+            }
+        }
+        asked.values_mut().for_each(|proposal| proposal.is_uncertain = true);
+        proposals.again(asked);
+    }
+}
+
+fn request(shared: &Shared, asked: &BTreeMap<Key, Proposal>) -> AlterPartitionRequest {
+    let node = shared.config.node_id;
+    let broker_epoch = shared.image.load().broker(node).map_or(-1, |broker| broker.epoch);
+    let mut topics: Vec<TopicData> = Vec::new();
+    for ((topic_id, index), proposal) in asked {
+        let isr = proposal.isr.iter().map(|(member, epoch)| BrokerState {
+            broker_id: member.0,
+            broker_epoch: if *member == node { broker_epoch } else { *epoch },
+        });
+        let partition = PartitionData {
+            partition_index: *index,
+            leader_epoch: proposal.leader_epoch.0,
+            new_isr_with_epochs: isr.collect(),
+            partition_epoch: proposal.partition_epoch,
+            ..PartitionData::default()
+        };
+        match topics.last_mut().filter(|topic| topic.topic_id == *topic_id) {
+            Some(topic) => topic.partitions.push(partition),
+            None => topics.push(TopicData { topic_id: *topic_id, partitions: vec![partition] }),
+        }
+    }
+    AlterPartitionRequest { broker_id: node.0, broker_epoch, topics }
+}
+
+/// Tells the leader what was refused. Where the controller knows something newer, metadata will tell it instead.
+fn settle(proposal: &Proposal, code: ErrorCode) {
+    let is_final = matches!(
+        code,
+        ErrorCode::IneligibleReplica | ErrorCode::InvalidRequest | ErrorCode::OperationNotAttempted
+    );
+    if is_final
+        && !proposal.is_uncertain
+        && let Some(partition) = proposal.partition.upgrade()
+    {
+        partition.isr_refused(proposal.partition_epoch);
+    }
+}
+
+/// Looks at every leader now and then, so that followers which have gone silent leave the in-sync sets.
+pub(crate) async fn watch_lag(shared: Arc<Shared>) {
+    let lag_ms = u64::try_from(shared.config.number("replica.lag.time.max.ms")).unwrap_or(u64::MAX);
+    let every = Duration::from_millis((lag_ms / 2).max(1));
+    loop {
+        shared.env.sleep(every).await;
+        for partition in shared.partitions.all() {
+            partition.look_at_lag();
         }
     }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use bytestring::ByteString;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use millstream_broker::{Broker, BrokerConfig, ListenerEndpoint};
 use millstream_env::{Env, HostRuntime};
 use millstream_machine::config::Static;
@@ -17,7 +19,7 @@ use millstream_protocol::messages::produce::{
 use millstream_protocol::messages::{
     CreateTopicsRequest, FetchRequest, ListOffsetsRequest, ProduceRequest, Rpc,
 };
-use millstream_protocol::{CallError, Ctx, Endpoint, ErrorCode, Receipt, Service};
+use millstream_protocol::{CallError, Ctx, Dial, DialError, Endpoint, ErrorCode, Link, Receipt, Service};
 use millstream_record::{BatchBuilder, BatchOptions, Batches, Millis, ProducerEpoch, ProducerId};
 use millstream_storage::{FaultyDisk, RealDisk};
 use tempfile::TempDir;
@@ -64,8 +66,8 @@ impl Harness {
     fn open(&mut self) {
         let listener = ListenerEndpoint { name: "test".into(), endpoint: Endpoint::new("localhost", 9092) };
         let config = BrokerConfig::from_properties(self.properties.clone(), vec![listener]);
-        let start =
-            Broker::start(self.env.clone(), Arc::new(self.disk.clone()), self.dir.path().to_owned(), config);
+        let (disk, dir) = (Arc::new(self.disk.clone()), self.dir.path().to_owned());
+        let start = Broker::start(self.env.clone(), disk, dir, config, Arc::new(Nobody));
         self.broker = Some(self.runtime.block_on(start).unwrap());
     }
 
@@ -259,4 +261,14 @@ pub(crate) fn values_of(records: &Bytes) -> Vec<String> {
         }
     }
     values
+}
+
+/// The way to other brokers, where there are none.
+pub(crate) struct Nobody;
+
+impl Dial for Nobody {
+    fn dial(&self, endpoint: Endpoint) -> BoxFuture<'static, Result<Arc<dyn Link>, DialError>> {
+        let reason = "there is only one broker in this test".to_owned();
+        async move { Err(DialError::Unreachable { endpoint: endpoint.to_string(), reason }) }.boxed()
+    }
 }

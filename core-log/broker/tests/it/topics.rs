@@ -163,6 +163,7 @@ fn one_directory_has_one_broker() {
         std::sync::Arc::new(millstream_storage::RealDisk),
         node.dir().to_owned(),
         millstream_broker::BrokerConfig::default(),
+        std::sync::Arc::new(crate::harness::Nobody),
     );
     let refused = env.0.block_on(start).err().expect("the directory is locked");
     assert!(refused.to_string().contains("another broker runs"), "{refused}");

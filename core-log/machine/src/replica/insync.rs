@@ -66,6 +66,11 @@ impl InSync {
         &self.committed
     }
 
+    /// How many replicas there are.
+    pub(super) fn replicas(&self) -> usize {
+        self.replicas.len()
+    }
+
     pub(super) fn has_followers(&self) -> bool {
         !self.followers.is_empty()
     }

@@ -326,10 +326,10 @@ impl Replica {
     }
 
     /// Whether an acks=all produce may be appended: enough committed in-sync replicas, else NOT_ENOUGH_REPLICAS before the
-    /// append.
+    /// append. More than all replicas is never asked for; the controller counts alike.
     #[must_use]
     pub fn has_min_isr(&self) -> bool {
-        self.in_sync.committed().len() >= self.min_isr
+        self.in_sync.committed().len() >= self.min_isr.min(self.in_sync.replicas())
     }
 
     /// The earliest deadline of a waiter.

@@ -232,7 +232,8 @@ fn a_new_leader_settles_once_its_mark_is_where_its_epoch_began() {
 
 #[test]
 fn below_min_insync_the_mark_stands_still() {
-    let mut replica = leader(&[1], 2);
+    assert!(leader(&[1], 2).has_min_isr(), "there is only one replica");
+    let mut replica = Replica::new(NOW, Start { replicas: nodes(&[1, 2, 3]), ..start(&[1], 2) });
     assert!(!replica.has_min_isr());
     replica.step(NOW, append(10, Acks::Leader, 1));
     assert_eq!(replica.step(NOW, Input::Flushed { point: Offset(10) }), []);

@@ -56,8 +56,7 @@ fn registration(broker: i32, incarnation: u64) -> BrokerRegistrationRequest {
 fn commit(image: &mut Image, records: Vec<Record>) {
     let stored = records.iter().map(|record| Record::decode(record.encode().unwrap()).unwrap());
     let (base, end) = (image.end(), image.end().plus(i64::try_from(records.len()).unwrap()));
-    let batch =
-        Committed { base, end, epoch: LeaderEpoch(1), snapshot: false, records: stored.collect() };
+    let batch = Committed { base, end, epoch: LeaderEpoch(1), snapshot: false, records: stored.collect() };
     image.apply_batch(&batch).unwrap();
     assert_eq!(invariant::check(image), Ok(()));
 }
