@@ -6,20 +6,23 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use bytestring::ByteString;
 use millstream_client::Links;
 use millstream_env::{Env, Pool, TaskGroup};
-use millstream_machine::metadata::{Controller, Image, MetadataLog};
+use millstream_machine::metadata::Controller;
 use millstream_protocol::messages::BrokerRegistrationRequest;
 use millstream_protocol::messages::broker_registration::{Feature, Listener};
 use millstream_protocol::{CallError, Ctx, Dial, Receipt, Request, Response, Service};
-use millstream_record::{TopicPartition, Uuid};
-use millstream_storage::{DirIdentity, Disk, LogConfig, LogDir, StorageError};
+use millstream_record::{Offset, TopicPartition, Uuid};
+use millstream_storage::{DirIdentity, Disk, Log, LogConfig, LogDir, StorageError};
+use parking_lot::RwLock;
 
 use crate::coordinator::{Groups, Premises, Transactions};
 use crate::flusher::Flusher;
-use crate::metadata::{LocalLog, Metadata};
+use crate::metadata::quorum::{
+    KEEP_BEFORE_SNAPSHOT, MemberId, QuorumLog, QuorumOptions, QuorumTiming, SNAPSHOT_AFTER,
+};
+use crate::metadata::{LocalLog, Metadata, OwnLog, compactor};
 use crate::partition::Context;
 use crate::partitions::{CLUSTER_METADATA, Partitions};
 use crate::replication::{self, CopySettings, Copying};
@@ -36,6 +39,10 @@ const METADATA_TOPIC_ID: Uuid = Uuid([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// Between two tries for the lock.
 const LOCK_RETRY: Duration = Duration::from_millis(10);
+/// How long a controller may take to answer.
+const CONTROLLER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a clean shutdown waits for the controller to have others lead.
+const HAND_OVER_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a clean shutdown waits for flushes that are under way.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -45,7 +52,7 @@ pub struct Broker {
     pub(crate) shared: Arc<Shared>,
     tasks: TaskGroup,
     flusher: Arc<Flusher>,
-    metadata_log: Arc<LocalLog>,
+    closing: AtomicBool,
     closed: AtomicBool,
 }
 
@@ -66,8 +73,11 @@ impl Broker {
         let timers = Timers::start(&tasks);
         let flusher = Flusher::new(env.clone());
         let copying = Copying::new();
-        let (dir, identity, metadata_log) = open_dir(&env, Arc::clone(&disk), data_dir, &config).await?;
-        let metadata_log = Arc::new(metadata_log);
+        let links =
+            Links::new(env.clone(), Arc::clone(&dial), "controller-client".into(), CONTROLLER_TIMEOUT);
+        let opened = open_dir(&env, Arc::clone(&disk), data_dir, &config, &links).await?;
+        let (dir, identity) = (Arc::new(RwLock::new(opened.dir)), opened.identity);
+        let log = open_metadata_log(&env, &config, &identity, opened.log, &dir, Arc::clone(&dial)).await?;
         let context = Arc::new(Context {
             env: env.clone(),
             timers: Arc::clone(&timers),
@@ -77,19 +87,21 @@ impl Broker {
             node: config.node_id,
             lag_max_ms: config.number("replica.lag.time.max.ms"),
         });
-        let image = Arc::new(ArcSwap::from_pointee(Image::default()));
         let partitions = Partitions::new(context, dir, config.properties.clone());
-        let log: Arc<dyn MetadataLog> = Arc::<LocalLog>::clone(&metadata_log);
-        let metadata =
-            Metadata::load(env.clone(), &config, log, Arc::clone(&image), Arc::clone(&partitions)).await?;
-        partitions.open_all(&image.load()).await?;
-        let registration = registration(&env, &config, &identity);
-        metadata.register(&registration).await.map_err(|refusal| BrokerError::Refused {
-            what: format!("the broker cannot register: {refusal:?}"),
-            mend: "look at the disk of the log directory",
-        })?;
+        let metadata = Metadata::load(
+            env.clone(),
+            &config,
+            &identity.cluster_id,
+            log,
+            links.fork(),
+            Arc::clone(&partitions),
+        )
+        .await?;
+        partitions.open_all(&metadata.image().load()).await?;
+        tasks.spawn("metadata", Arc::clone(&metadata).follow());
+        take_part(&metadata, &tasks, &config, &identity).await?;
         let premises = Premises {
-            image: Arc::clone(&image),
+            image: Arc::clone(metadata.image()),
             partitions: Arc::clone(&partitions),
             disk,
             clock,
@@ -98,12 +110,10 @@ impl Broker {
         };
         let groups = Groups::of(&config, premises.clone());
         let transactions = Transactions::of(&config, premises, &groups);
-        groups.refresh();
-        transactions.refresh();
         let shared = Arc::new(Shared {
             cluster_id: ByteString::from(identity.cluster_id),
             config,
-            image,
+            image: Arc::clone(metadata.image()),
             partitions,
             metadata,
             groups,
@@ -112,11 +122,20 @@ impl Broker {
             parking: Shared::parking(),
             env,
         });
+        shared.groups.refresh();
+        shared.transactions.refresh();
         copying.begin(copying_premises(&shared, &tasks, dial));
+        tasks.spawn("coordinators", housekeeping::follow_leadership(Arc::clone(&shared)));
         tasks.spawn("in-sync sets", replication::propose(Arc::clone(&shared)));
         tasks.spawn("replicas", replication::watch_lag(Arc::clone(&shared)));
-        tasks.spawn("housekeeping", housekeeping::run(Arc::clone(&shared), Arc::clone(&metadata_log)));
-        Ok(Arc::new(Self { shared, tasks, flusher, metadata_log, closed: AtomicBool::new(false) }))
+        tasks.spawn("housekeeping", housekeeping::run(Arc::clone(&shared)));
+        Ok(Arc::new(Self {
+            shared,
+            tasks,
+            flusher,
+            closing: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+        }))
     }
 
     /// What the broker was told at start.
@@ -136,9 +155,11 @@ impl Broker {
     /// # Errors
     /// When the disk fails; the next start then recovers as after a crash.
     pub async fn shutdown(&self) -> Result<()> {
-        if self.closed.swap(true, Ordering::SeqCst) {
+        if self.closing.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
+        self.shared.metadata.hand_over(HAND_OVER_PATIENCE).await;
+        self.closed.store(true, Ordering::SeqCst);
         if self.shared.env.timeout(DRAIN_TIMEOUT, self.flusher.drained()).await.is_err() {
             tracing::warn!("flushes are still under way; the next start recovers as after a crash");
             return Ok(());
@@ -150,11 +171,10 @@ impl Broker {
         };
         self.shared.env.blocking(Pool::General, snapshots).await?;
         self.shared.partitions.close().await?;
-        let (partitions, metadata_log) =
-            (Arc::clone(&self.shared.partitions), Arc::clone(&self.metadata_log));
+        self.shared.metadata.log().close().await?;
+        let (partitions, metadata) = (Arc::clone(&self.shared.partitions), Arc::clone(&self.shared.metadata));
         let close = move || {
-            metadata_log.close()?;
-            partitions.checkpoint(metadata_log.checkpointed())?;
+            partitions.checkpoint(metadata.log().checkpointed())?;
             partitions.mark_clean()
         };
         self.shared.env.blocking(Pool::General, close).await??;
@@ -209,13 +229,21 @@ impl Drop for Broker {
     }
 }
 
-/// Opens the directory and the metadata log in it. A new directory becomes a new cluster's.
+/// A directory that is this node's, and the metadata log in it.
+struct OpenedDir {
+    dir: LogDir,
+    identity: DirIdentity,
+    log: Log,
+}
+
+/// Opens the directory and the metadata log in it. A new directory becomes a new cluster's, or that of the cluster to be joined.
 async fn open_dir(
     env: &Env,
     disk: Arc<dyn Disk>,
     data_dir: PathBuf,
     config: &BrokerConfig,
-) -> Result<(LogDir, DirIdentity, LocalLog)> {
+    links: &Links,
+) -> Result<OpenedDir> {
     let patience = env.elapsed().saturating_add(LOCK_PATIENCE);
     let dir = loop {
         let (disk, path) = (Arc::clone(&disk), data_dir.clone());
@@ -225,17 +253,76 @@ async fn open_dir(
         }
     };
     let (now, node_id) = (env.now(), config.node_id);
-    let (new_cluster, new_directory) = (env.random_uuid(), env.random_uuid());
-    let inside = env.clone();
+    let (dir, known) =
+        env.blocking(Pool::General, move || dir.identity().map(|known| (dir, known))).await??;
+    let cluster_id = match (known, config.quorum.as_ref().filter(|quorum| quorum.joins())) {
+        (Some(known), _) => known.cluster_id,
+        (None, Some(quorum)) => crate::metadata::discover(env, links, &quorum.bootstrap).await?,
+        (None, None) => env.random_uuid().to_string(),
+    };
+    let new_directory = env.random_uuid();
     let open = move || {
-        let cluster_id = dir.identity()?.map_or_else(|| new_cluster.to_string(), |found| found.cluster_id);
         let identity = dir.claim(&cluster_id, node_id, new_directory)?;
         let at = TopicPartition::new(CLUSTER_METADATA, 0);
         let log_config = LogConfig { cleanup_delete: false, ..LogConfig::default() };
         let (log, _) = dir.open_log(&at, METADATA_TOPIC_ID, log_config, now)?;
-        Ok((dir, identity, LocalLog::lead(inside, log)))
+        Ok(OpenedDir { dir, identity, log })
     };
     env.blocking(Pool::General, open).await?
+}
+
+/// Leads the metadata log alone, or takes this member's part in a quorum.
+async fn open_metadata_log(
+    env: &Env,
+    config: &BrokerConfig,
+    identity: &DirIdentity,
+    log: Log,
+    dir: &Arc<RwLock<LogDir>>,
+    dial: Arc<dyn Dial>,
+) -> Result<OwnLog> {
+    let Some(quorum) = &config.quorum else {
+        return Ok(OwnLog::Local(Arc::new(LocalLog::lead(env.clone(), log))));
+    };
+    let member = MemberId { node: config.node_id, directory: identity.directory_id };
+    let founds = !quorum.joins() || log.end_offset() > Offset(0);
+    let founders = founds.then(|| (member, quorum.endpoint.clone())).into_iter().collect();
+    let dir = Arc::clone(dir);
+    let at = TopicPartition::new(CLUSTER_METADATA, 0);
+    let options = QuorumOptions {
+        member,
+        founders,
+        dial,
+        timing: QuorumTiming::default(),
+        snapshot_after: SNAPSHOT_AFTER,
+        keep_before_snapshot: KEEP_BEFORE_SNAPSHOT,
+        compactor: compactor(),
+        lower_recovery_point: Arc::new(move |to| dir.write().lower_recovery_point(&at, to)),
+    };
+    let opened = QuorumLog::open(env.clone(), log, options).await;
+    Ok(OwnLog::Quorum(opened.map_err(|error| BrokerError::Refused {
+        what: error.to_string(),
+        mend: "look at the metadata log's directory, __cluster_metadata-0",
+    })?))
+}
+
+/// Makes the broker known: at once where it is the cluster, else in a task, since the cluster may not be there yet.
+async fn take_part(
+    metadata: &Arc<Metadata>,
+    tasks: &TaskGroup,
+    config: &BrokerConfig,
+    identity: &DirIdentity,
+) -> Result<()> {
+    let registration = registration(metadata.incarnation(), config, identity);
+    if config.quorum.is_none() {
+        return metadata.register(&registration).await.map_err(|refusal| BrokerError::Refused {
+            what: format!("the broker cannot register: {refusal:?}"),
+            mend: "look at the disk of the log directory",
+        });
+    }
+    let me = MemberId { node: config.node_id, directory: identity.directory_id };
+    tasks.spawn("controller", Arc::clone(metadata).control());
+    tasks.spawn("membership", Arc::clone(metadata).attend(registration, me));
+    Ok(())
 }
 
 fn copying_premises(shared: &Shared, tasks: &TaskGroup, dial: Arc<dyn Dial>) -> replication::Premises {
@@ -252,12 +339,16 @@ fn copying_premises(shared: &Shared, tasks: &TaskGroup, dial: Arc<dyn Dial>) -> 
     }
 }
 
-fn registration(env: &Env, config: &BrokerConfig, identity: &DirIdentity) -> BrokerRegistrationRequest {
+fn registration(
+    incarnation_id: Uuid,
+    config: &BrokerConfig,
+    identity: &DirIdentity,
+) -> BrokerRegistrationRequest {
     let features = Controller::supported_features().into_iter();
     BrokerRegistrationRequest {
         broker_id: config.node_id.0,
         cluster_id: ByteString::from(identity.cluster_id.as_str()),
-        incarnation_id: env.random_uuid(),
+        incarnation_id,
         listeners: config
             .listeners
             .iter()

@@ -15,6 +15,28 @@ pub struct ListenerEndpoint {
     pub endpoint: Endpoint,
 }
 
+/// How a broker takes part in a cluster of several nodes. Each node is a broker and a controller.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuorumConfig {
+    /// Name of the listener on which controllers and brokers ask each other (`controller.listener.names`).
+    pub listener: String,
+    /// Where others reach this node's.
+    pub endpoint: Endpoint,
+    /// `controller.quorum.bootstrap.servers`: where a cluster is found that is there already. Without any but itself, an empty node
+    /// founds one.
+    pub bootstrap: Vec<Endpoint>,
+    /// `controller.quorum.auto.join.enable`: an empty node has itself made a voter.
+    pub auto_join: bool,
+}
+
+impl QuorumConfig {
+    /// Whether there is a cluster to be joined, rather than founded.
+    #[must_use]
+    pub fn joins(&self) -> bool {
+        self.bootstrap.iter().any(|server| *server != self.endpoint)
+    }
+}
+
 /// What a broker is told at start. Every property has Kafka's name and, but for [`BrokerConfig::SINGLE_NODE`], its default.
 #[derive(Clone, Debug)]
 pub struct BrokerConfig {
@@ -24,6 +46,8 @@ pub struct BrokerConfig {
     pub rack: Option<ByteString>,
     /// `advertised.listeners`; the first is told to clients of a listener without an entry of its own.
     pub listeners: Vec<ListenerEndpoint>,
+    /// How it takes part in a cluster; `None` for a node that is alone.
+    pub quorum: Option<QuorumConfig>,
     /// `num.partitions`: partitions of a topic whose creator did not say.
     pub num_partitions: i32,
     /// `default.replication.factor`.
@@ -58,8 +82,12 @@ impl BrokerConfig {
 
     /// Reads validated properties; what is not among them has its default.
     #[must_use]
-    pub fn from_properties(mut properties: Static, listeners: Vec<ListenerEndpoint>) -> Self {
-        for (name, value) in Self::SINGLE_NODE {
+    pub fn from_properties(
+        mut properties: Static,
+        listeners: Vec<ListenerEndpoint>,
+        quorum: Option<QuorumConfig>,
+    ) -> Self {
+        for (name, value) in Self::SINGLE_NODE.iter().filter(|_| quorum.is_none()) {
             properties.entry((*name).to_owned()).or_insert_with(|| (*value).to_owned());
         }
         let image = Image::default();
@@ -71,6 +99,7 @@ impl BrokerConfig {
             node_id: NodeId(properties.get("node.id").and_then(|id| id.parse().ok()).unwrap_or(0)),
             rack: read.broker_value("broker.rack").map(ByteString::from),
             listeners,
+            quorum,
             num_partitions: int("num.partitions"),
             default_replication_factor: short("default.replication.factor"),
             auto_create_topics_enable: read.broker_flag("auto.create.topics.enable"),
@@ -107,6 +136,6 @@ impl BrokerConfig {
 
 impl Default for BrokerConfig {
     fn default() -> Self {
-        Self::from_properties(Static::new(), Vec::new())
+        Self::from_properties(Static::new(), Vec::new(), None)
     }
 }

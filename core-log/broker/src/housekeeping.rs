@@ -1,16 +1,15 @@
-//! What is done now and then: checkpoints, retention, snapshots. One task for all of it.
+//! What is done now and then (checkpoints, retention, snapshots: one task for all of it), and what follows from new metadata.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_env::Pool;
 
-use crate::metadata::LocalLog;
 use crate::shared::Shared;
 
 /// Keeps house until the broker ends. Failures are logged and tried again at the next round: nothing here is promised to
 /// anybody.
-pub(crate) async fn run(shared: Arc<Shared>, metadata_log: Arc<LocalLog>) {
+pub(crate) async fn run(shared: Arc<Shared>) {
     let ms =
         |name: &str| Duration::from_millis(u64::try_from(shared.config.number(name)).unwrap_or(u64::MAX));
     let checkpoint_every = ms("log.flush.offset.checkpoint.interval.ms");
@@ -30,15 +29,26 @@ pub(crate) async fn run(shared: Arc<Shared>, metadata_log: Arc<LocalLog>) {
         }
         shared.groups.snapshot_due();
         shared.transactions.snapshot_due();
-        let (partitions, metadata) = (Arc::clone(&shared.partitions), Arc::clone(&metadata_log));
+        let (partitions, metadata) = (Arc::clone(&shared.partitions), Arc::clone(&shared.metadata));
         let round = move || {
             if is_retention_due {
                 partitions.retain()?;
             }
-            partitions.checkpoint(metadata.checkpointed())
+            partitions.checkpoint(metadata.log().checkpointed())
         };
         if let Ok(Err(error)) = env.blocking(Pool::General, round).await {
             tracing::error!(%error, "housekeeping failed; it is tried again");
         }
+    }
+}
+
+/// Loads the coordinators whose partitions come to be led here, and forgets those that are led elsewhere, as the metadata
+/// changes.
+pub(crate) async fn follow_leadership(shared: Arc<Shared>) {
+    loop {
+        let end = shared.image.load().end();
+        shared.groups.refresh();
+        shared.transactions.refresh();
+        shared.metadata.changed(end).await;
     }
 }

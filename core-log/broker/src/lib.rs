@@ -58,6 +58,6 @@ mod timers;
 mod topic_settings;
 
 pub use broker::Broker;
-pub use config::{BrokerConfig, ListenerEndpoint};
+pub use config::{BrokerConfig, ListenerEndpoint, QuorumConfig};
 pub use error::{BrokerError, Result};
 pub use metadata::quorum;

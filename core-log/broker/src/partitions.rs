@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use futures::future::join_all;
 use millstream_env::Pool;
 use millstream_machine::config::{Effective, Static};
-use millstream_machine::metadata::{ConfigScope, Image, Partition as Known, Record, Topic};
+use millstream_machine::metadata::{Committed, ConfigScope, Image, Partition as Known, Record, Topic};
 use millstream_protocol::ErrorCode;
 use millstream_record::{LeaderEpoch, Offset, TopicId, TopicPartition, Uuid};
 use millstream_storage::{DeletedLog, Log, LogConfig, LogDir, Offsets, StorageError};
@@ -64,11 +64,12 @@ struct Wanted {
 }
 
 impl Partitions {
-    pub(crate) fn new(context: Arc<Context>, dir: LogDir, statics: Static) -> Arc<Self> {
+    pub(crate) fn new(context: Arc<Context>, dir: Arc<RwLock<LogDir>>, statics: Static) -> Arc<Self> {
+        let was_clean = dir.read().was_clean();
         Arc::new(Self {
             context,
-            was_clean: dir.was_clean(),
-            dir: Arc::new(RwLock::new(dir)),
+            was_clean,
+            dir,
             statics,
             table: RwLock::default(),
             opened: Mutex::default(),
@@ -199,21 +200,22 @@ impl Partitions {
     }
 
     /// Does what clients need not wait for: gives up what is gone, takes up changed configurations.
-    pub(crate) async fn after_publishing(&self, before: &Image, next: &Image, records: &[Record]) {
+    pub(crate) async fn after_publishing(&self, before: &Image, next: &Image, batches: &[Committed]) {
         self.give_up(before, next).await;
-        for record in records {
-            match record {
-                Record::RemoveTopic(removed) => self.forget(before, removed.topic_id).await,
-                Record::Config(config) => {
-                    match ConfigScope::of_resource(config.resource_type, &config.resource_name) {
-                        Some(ConfigScope::Topic(name)) => {
-                            next.topic(&name).into_iter().for_each(|t| self.configure(next, t))
-                        }
-                        Some(_) => next.topics().for_each(|topic| self.configure(next, topic)),
-                        None => {}
-                    }
+        for topic in before.topics().filter(|topic| next.topic_by_id(topic.id).is_none()) {
+            self.forget(topic).await;
+        }
+        if batches.iter().any(|batch| batch.snapshot) {
+            next.topics().for_each(|topic| self.configure(next, topic));
+        }
+        for record in batches.iter().flat_map(|batch| &batch.records) {
+            let Record::Config(config) = record else { continue };
+            match ConfigScope::of_resource(config.resource_type, &config.resource_name) {
+                Some(ConfigScope::Topic(name)) => {
+                    next.topic(&name).into_iter().for_each(|topic| self.configure(next, topic));
                 }
-                _ => {}
+                Some(_) => next.topics().for_each(|topic| self.configure(next, topic)),
+                None => {}
             }
         }
     }
@@ -282,9 +284,8 @@ impl Partitions {
     }
 
     /// Gives up the partitions of a deleted topic. Their directories go out of sight at once, their bytes later.
-    async fn forget(&self, before: &Image, topic_id: TopicId) {
-        let slots = self.table.write().remove(&topic_id).unwrap_or_default();
-        let Some(topic) = before.topic_by_id(topic_id) else { return };
+    async fn forget(&self, topic: &Topic) {
+        let slots = self.table.write().remove(&topic.id).unwrap_or_default();
         let mut gone = Vec::new();
         for (slot, index) in slots.into_iter().zip(0..) {
             match slot {

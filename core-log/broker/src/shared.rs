@@ -29,7 +29,7 @@ pub(crate) struct Shared {
     pub(crate) cluster_id: ByteString,
     pub(crate) image: Arc<ArcSwap<Image>>,
     pub(crate) partitions: Arc<Partitions>,
-    pub(crate) metadata: Metadata,
+    pub(crate) metadata: Arc<Metadata>,
     pub(crate) groups: Arc<Groups>,
     pub(crate) transactions: Arc<Transactions>,
     pub(crate) producer_ids: Mutex<ProducerIds>,

@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use bytestring::ByteString;
+use millstream_protocol::versions::Audience;
 
 /// How connections are served. Kafka's name of a setting is given where it has one.
 #[derive(Clone, Debug)]
 pub struct NetConfig {
     /// Name of the listener, as told to the service.
     pub listener: ByteString,
+    /// Whom the listener is for: what it serves.
+    pub audience: Audience,
     /// Longest request, in bytes (`socket.request.max.bytes`).
     pub max_request_bytes: usize,
     /// Connections at once (`max.connections`); further ones are closed at once.
@@ -30,6 +33,7 @@ impl Default for NetConfig {
     fn default() -> Self {
         Self {
             listener: ByteString::from_static("PLAINTEXT"),
+            audience: Audience::Clients,
             max_request_bytes: 100 * 1024 * 1024,
             max_connections: 10_000,
             max_in_flight: 64,

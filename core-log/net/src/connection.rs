@@ -9,10 +9,9 @@ use futures::{FutureExt, TryFutureExt};
 use millstream_env::{Accepted, Env, Stream};
 use millstream_protocol::frames::{InboundRequest, RequestError, decode_request, encode_response};
 use millstream_protocol::messages::ApiVersionsResponse;
+use millstream_protocol::versions::Audience;
 use millstream_protocol::wire::Segments;
-use millstream_protocol::{
-    ANONYMOUS, CallError, Ctx, ErrorCode, Receipt, Request, Response, Service, versions,
-};
+use millstream_protocol::{ANONYMOUS, CallError, Ctx, ErrorCode, Receipt, Request, Response, Service};
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -103,20 +102,21 @@ impl Caller {
             };
             // The bound comes before the call: what has been called must find its place in the queue.
             let Ok(place) = self.queue.clone().reserve_owned().await else { return Ok(()) };
-            let (correlation_id, version, receipt, fetch) = match decode_request(frame.bytes) {
-                Ok(inbound) => {
-                    let fetch = match inbound.request {
-                        Request::Fetch(_) => Arc::clone(&self.fetches).acquire_owned().await.ok(),
-                        _ => None,
-                    };
-                    let (id, version) = (inbound.header.correlation_id, inbound.header.api_version);
-                    (id, version, self.call(inbound), fetch)
-                }
-                Err(RequestError::ApiVersionsTooNew { correlation_id, .. }) => {
-                    (correlation_id, 0, Receipt::from(versions_told()), None)
-                }
-                Err(error) => return Err(error.into()),
-            };
+            let (correlation_id, version, receipt, fetch) =
+                match decode_request(frame.bytes, self.door.config.audience) {
+                    Ok(inbound) => {
+                        let fetch = match inbound.request {
+                            Request::Fetch(_) => Arc::clone(&self.fetches).acquire_owned().await.ok(),
+                            _ => None,
+                        };
+                        let (id, version) = (inbound.header.correlation_id, inbound.header.api_version);
+                        (id, version, self.call(inbound), fetch)
+                    }
+                    Err(RequestError::ApiVersionsTooNew { correlation_id, .. }) => {
+                        (correlation_id, 0, Receipt::from(versions_told(self.door.config.audience)), None)
+                    }
+                    Err(error) => return Err(error.into()),
+                };
             if receipt.is_none() {
                 continue;
             }
@@ -142,10 +142,10 @@ impl Caller {
 }
 
 /// What a client is told that asks for the versions in a version of its own (KIP-511).
-fn versions_told() -> Response {
+fn versions_told(audience: Audience) -> Response {
     ApiVersionsResponse {
         error_code: ErrorCode::UnsupportedVersion.code(),
-        api_keys: versions::told(),
+        api_keys: audience.told(),
         ..Default::default()
     }
     .into()

@@ -13,8 +13,9 @@ use millstream_protocol::frames::{correlation_id, decode_response, encode_reques
 use millstream_protocol::messages::{
     ApiVersionsRequest, FetchRequest, MetadataRequest, ProduceRequest, fetch, metadata, produce,
 };
+use millstream_protocol::versions::Audience;
 use millstream_protocol::{
-    ApiKey, CallError, Ctx, Dial, DialError, Endpoint, Link, Receipt, Request, Response, versions,
+    ApiKey, CallError, Ctx, Dial, DialError, Endpoint, Link, Receipt, Request, Response,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -126,7 +127,7 @@ fn api_versions_that_are_too_new_learn_what_there_is() {
         let Response::ApiVersions(told) = decode_response(answer, ApiKey::ApiVersions, 0).unwrap() else {
             panic!()
         };
-        assert_eq!((told.error_code, told.api_keys), (35, versions::told()));
+        assert_eq!((told.error_code, told.api_keys), (35, Audience::Clients.told()));
         // The connection goes on in a version that both know.
         stream.write_all(&frame(8, ApiVersionsRequest::default().into(), 2)).await.unwrap();
         assert_eq!(correlation_id(&read_frame(&world, &mut stream).await), Ok(8));

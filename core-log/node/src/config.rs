@@ -1,12 +1,14 @@
 //! What a node is told at start, in Kafka's words.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use millstream_broker::{BrokerConfig, ListenerEndpoint};
+use millstream_broker::{BrokerConfig, ListenerEndpoint, QuorumConfig};
 use millstream_machine::config::{Static, broker_definition, broker_definitions};
 use millstream_net::NetConfig;
 use millstream_protocol::Endpoint;
+use millstream_protocol::versions::Audience;
 
 use crate::properties;
 use crate::{NodeError, Result};
@@ -93,6 +95,12 @@ impl NodeConfig {
         self.listen.iter().filter(is_client).cloned().collect()
     }
 
+    /// The listener on which controllers and brokers ask each other, if this node is to be one of several.
+    pub(crate) fn controller_listener(&self) -> Option<Listen> {
+        let name = self.properties.get("controller.listener.names")?.split(',').next()?.trim();
+        self.listen.iter().find(|listen| listen.name == name).cloned()
+    }
+
     /// How connections to a listener are served.
     pub(crate) fn net(&self, listener: &Listen) -> NetConfig {
         let default = NetConfig::default();
@@ -101,6 +109,10 @@ impl NodeConfig {
             |name: &str, default| number(name).and_then(|n| usize::try_from(n).ok()).unwrap_or(default);
         NetConfig {
             listener: listener.name.as_str().into(),
+            audience: match self.controller_listener() {
+                Some(controllers) if controllers.name == listener.name => Audience::Controllers,
+                _ => Audience::Clients,
+            },
             max_request_bytes: size("socket.request.max.bytes", default.max_request_bytes),
             max_connections: size("max.connections", default.max_connections),
             idle_timeout: number("connections.max.idle.ms")
@@ -114,7 +126,7 @@ impl NodeConfig {
         let advertised =
             self.properties.get("advertised.listeners").and_then(|text| parse_listeners(text).ok());
         let of_bound = |name: &str| bound.iter().find(|listen| listen.name == name);
-        let listeners = advertised.unwrap_or_else(|| bound.to_vec()).into_iter().map(|listen| {
+        let advertise = |listen: Listen| {
             let mut endpoint = listen.address;
             if endpoint.port == 0 {
                 endpoint.port = of_bound(&listen.name).map_or(0, |bound| bound.address.port);
@@ -123,8 +135,27 @@ impl NodeConfig {
                 endpoint.host = "localhost".into(); // nobody can connect to "any address"
             }
             ListenerEndpoint { name: listen.name.into(), endpoint }
-        });
-        BrokerConfig::from_properties(self.properties.clone(), listeners.collect())
+        };
+        let all = advertised.unwrap_or_else(|| bound.to_vec()).into_iter().map(advertise);
+        let controllers = self.controller_listener().map(|listen| listen.name);
+        let is_controllers = |one: &ListenerEndpoint| controllers.as_deref() == Some(&*one.name);
+        let (of_controllers, listeners): (Vec<_>, Vec<_>) = all.partition(is_controllers);
+        // Where only clients' addresses are advertised, controllers are reached where they listen.
+        let bound_controllers = controllers.as_deref().and_then(of_bound).cloned().map(advertise);
+        let quorum = of_controllers.into_iter().next().or(bound_controllers);
+        let quorum = quorum.map(|controllers| self.quorum(controllers));
+        BrokerConfig::from_properties(self.properties.clone(), listeners, quorum)
+    }
+
+    fn quorum(&self, controllers: ListenerEndpoint) -> QuorumConfig {
+        let text = |name: &str| self.properties.get(name).map_or("", String::as_str);
+        let servers = text("controller.quorum.bootstrap.servers").split(',');
+        QuorumConfig {
+            listener: controllers.name.to_string(),
+            endpoint: controllers.endpoint,
+            bootstrap: servers.filter_map(|server| Endpoint::parse(server.trim())).collect(),
+            auto_join: text("controller.quorum.auto.join.enable") == "true",
+        }
     }
 }
 
@@ -145,6 +176,13 @@ fn check_served(key: &str, value: &str) -> Result<(), String> {
     match key {
         "authorizer.class.name" if !value.is_empty() => {
             refuse("there are no ACLs yet, so leave it out and guard the port")
+        }
+        "controller.quorum.voters" if !value.is_empty() => refuse(
+            "start one node without other controllers in controller.quorum.bootstrap.servers, and the others with it there and \
+             controller.quorum.auto.join.enable = true",
+        ),
+        "process.roles" if value.split(',').map(str::trim).collect::<BTreeSet<_>>().len() < 2 => {
+            refuse("each node is broker and controller; write `broker,controller`, or leave it out")
         }
         "listener.security.protocol.map" => {
             let insecure =

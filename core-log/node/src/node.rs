@@ -99,7 +99,7 @@ impl Node {
 
 async fn listen(env: &Env, config: &NodeConfig) -> Result<Vec<(Listen, Box<dyn Listener>)>> {
     let mut bound = Vec::new();
-    for listen in config.client_listeners() {
+    for listen in config.client_listeners().into_iter().chain(config.controller_listener()) {
         let address = listen.address.to_string();
         let listener = env.listen(&address).await;
         let listener = listener.map_err(|source| NodeError::Listen { address: address.clone(), source })?;

@@ -4,8 +4,9 @@ use bytes::Bytes;
 use bytestring::ByteString;
 
 use crate::shape::{fit_request, fit_response, settle_request, settle_response};
+use crate::versions::Audience;
 use crate::wire::{Reader, Segments, Wire, Writer};
-use crate::{ApiKey, CodecError, Facts, Request, Response, facts, versions};
+use crate::{ApiKey, CodecError, Facts, Request, Response, facts};
 
 /// Lists of one request take at most this much memory when read, however long the frame is. (Records and strings are slices of the
 /// frame, and do not count.)
@@ -71,14 +72,14 @@ pub enum RequestError {
 ///
 /// # Errors
 /// When it does not serve it, or the bytes are no such request.
-pub fn decode_request(frame: Bytes) -> Result<InboundRequest, RequestError> {
+pub fn decode_request(frame: Bytes, audience: Audience) -> Result<InboundRequest, RequestError> {
     let mut reader = Reader::limited(frame, MAX_REQUEST_LISTS_BYTES);
     let api_key = i16::get(&mut reader)?;
     let version = i16::get(&mut reader)?;
     let correlation_id = i32::get(&mut reader)?;
-    let api = ApiKey::from_code(api_key).filter(|api| versions::served(*api).is_some());
-    let Some(api) = api else { return Err(RequestError::UnknownApi { api_key }) };
-    if !versions::serves(api, version) {
+    let served = ApiKey::from_code(api_key).and_then(|api| Some((api, audience.served(api)?)));
+    let Some((api, (first, last))) = served else { return Err(RequestError::UnknownApi { api_key }) };
+    if version < first || version > last {
         return Err(match api {
             ApiKey::ApiVersions => RequestError::ApiVersionsTooNew { version, correlation_id },
             _ => RequestError::UnknownVersion { api, version },

@@ -42,37 +42,68 @@ pub const SERVED: &[(ApiKey, i16, i16)] = &[
     (ApiKey::DescribeCluster, 0, 2),
 ];
 
-/// What members of the metadata quorum ask of each other: (API, first version, last version). Only a controller's listeners serve it, and
-/// only they tell of it.
-pub const SERVED_TO_MEMBERS: &[(ApiKey, i16, i16)] = &[
+/// What brokers and members of the metadata quorum ask of controllers: (API, first version, last version). Only a controller's listeners
+/// serve it, and only they tell of it.
+pub const SERVED_TO_CONTROLLERS: &[(ApiKey, i16, i16)] = &[
+    (ApiKey::ApiVersions, 0, 4),
+    (ApiKey::CreateTopics, 2, 7),
+    (ApiKey::DeleteTopics, 1, 6),
+    (ApiKey::CreatePartitions, 0, 3),
+    (ApiKey::IncrementalAlterConfigs, 0, 1),
+    (ApiKey::AlterPartition, 2, 3),
+    (ApiKey::DescribeCluster, 0, 2),
+    (ApiKey::BrokerRegistration, 0, 4),
+    (ApiKey::BrokerHeartbeat, 0, 2),
+    (ApiKey::AllocateProducerIds, 0, 0),
+    (ApiKey::AddRaftVoter, 0, 1),
     (ApiKey::RaftAppend, 0, 0),
     (ApiKey::RaftVote, 0, 0),
     (ApiKey::RaftSnapshot, 0, 0),
     (ApiKey::RaftTransfer, 0, 0),
 ];
 
-/// The versions of `api` that we serve, first and last; `None` when we do not serve it.
+/// Whom a listener is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Audience {
+    /// Clients, and brokers that fetch: [`SERVED`].
+    #[default]
+    Clients,
+    /// Brokers and controllers: [`SERVED_TO_CONTROLLERS`].
+    Controllers,
+}
+
+impl Audience {
+    fn table(self) -> &'static [(ApiKey, i16, i16)] {
+        match self {
+            Self::Clients => SERVED,
+            Self::Controllers => SERVED_TO_CONTROLLERS,
+        }
+    }
+
+    /// The versions of `api` that are served, first and last; `None` when it is not.
+    #[must_use]
+    pub fn served(self, api: ApiKey) -> Option<(i16, i16)> {
+        let found = self.table().iter().find(|(served, ..)| *served == api);
+        found.map(|(_, first, last)| (*first, *last))
+    }
+
+    /// What ApiVersions tells: the table, but for Produce.
+    #[must_use]
+    pub fn told(self) -> Vec<ApiVersion> {
+        let told_from = |api, first| if api == ApiKey::Produce { PRODUCE_TOLD_FROM } else { first };
+        let told = |&(api, first, last): &(ApiKey, i16, i16)| ApiVersion {
+            api_key: api as i16,
+            min_version: told_from(api, first),
+            max_version: last,
+        };
+        self.table().iter().map(told).collect()
+    }
+}
+
+/// The versions of `api` that clients are served, first and last; `None` when it is not.
 #[must_use]
 pub fn served(api: ApiKey) -> Option<(i16, i16)> {
-    SERVED.iter().find(|(served, ..)| *served == api).map(|(_, first, last)| (*first, *last))
-}
-
-/// Whether we serve `version` of `api`.
-#[must_use]
-pub fn serves(api: ApiKey, version: i16) -> bool {
-    served(api).is_some_and(|(first, last)| first <= version && version <= last)
-}
-
-/// What ApiVersions tells: the table, but for Produce.
-#[must_use]
-pub fn told() -> Vec<ApiVersion> {
-    let told_from = |api, first| if api == ApiKey::Produce { PRODUCE_TOLD_FROM } else { first };
-    let told = |&(api, first, last): &(ApiKey, i16, i16)| ApiVersion {
-        api_key: api as i16,
-        min_version: told_from(api, first),
-        max_version: last,
-    };
-    SERVED.iter().map(told).collect()
+    Audience::Clients.served(api)
 }
 
 /// The versions of `api` that are both defined here and in `theirs` (first, last): what a link may speak.

@@ -7,6 +7,7 @@ use std::alloc::System;
 use bytes::Bytes;
 use common::{Maker, Rng, table};
 use millstream_protocol::frames::{MAX_REQUEST_LISTS_BYTES, decode_request};
+use millstream_protocol::versions::Audience;
 use millstream_protocol::wire::Reader;
 use millstream_protocol::{ApiKey, Request, Response, versions};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -71,7 +72,7 @@ fn a_frame_of_the_largest_size_stays_bounded() {
             frame.extend([0x81, 0x80, 0x80, 0x01]); // a compact length of 2 MiB, where a list comes first
             frame.resize(8 << 20, 1);
             let frame = Bytes::from(frame);
-            let taken = allocated(|| decode_request(frame));
+            let taken = allocated(|| decode_request(frame, Audience::Clients));
             assert!(taken <= MAX_REQUEST_LISTS_BYTES + 100_000, "{api} v{version} took {taken}");
         }
     }

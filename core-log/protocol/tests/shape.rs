@@ -9,6 +9,7 @@ use millstream_protocol::messages::{
     add_partitions_to_txn as txn, delete_topics, describe_groups, fetch, find_coordinator, leave_group,
     list_offsets, metadata, offset_fetch, produce,
 };
+use millstream_protocol::versions::Audience;
 use millstream_protocol::{ApiKey, CodecError, Request, Response, facts, versions};
 use millstream_record::Uuid;
 
@@ -59,7 +60,7 @@ fn a_request_has_one_shape_in_every_version_that_is_served() {
                 fetch.groups[0].topics.as_mut().unwrap()[0].topic_id = Uuid([7; 16]);
             }
             let frame = encode_request(1, Some(&"c".into()), request.clone(), version).unwrap().into_bytes();
-            let read = decode_request(frame).unwrap();
+            let read = decode_request(frame, Audience::Clients).unwrap();
             assert_eq!(read.request, request, "{} v{version}", request.api());
             assert_eq!(read.header.client_id, Some("c".into()));
             assert_eq!(read.facts, facts(request.api(), version));

@@ -30,7 +30,7 @@ pub(super) fn handle(shared: &Shared, ctx: &Ctx, request: &ApiVersionsRequest) -
         min_version_level: level,
     });
     ApiVersionsResponse {
-        api_keys: versions::told(),
+        api_keys: versions::Audience::Clients.told(),
         supported_features: supported
             .filter(|(_, least, _)| *least > 0 || ctx.facts.zero_feature_known)
             .map(|(name, min_version, max_version)| SupportedFeatureKey {

@@ -3,6 +3,7 @@
 //! A handler only translates: it finds the partition or coordinator, asks it, and puts what it says into the answer.
 
 mod api_versions;
+mod controller;
 mod describe_cluster;
 mod describe_configs;
 mod fetch;
@@ -25,6 +26,9 @@ use crate::Broker;
 /// Hands `request` to its handler. What must be in order is in order when this returns.
 pub(crate) fn dispatch(broker: &Broker, ctx: Ctx, request: Request) -> Receipt {
     let shared = &broker.shared;
+    if shared.config.quorum.as_ref().is_some_and(|quorum| quorum.listener == *ctx.listener) {
+        return controller::handle(broker, &ctx, request);
+    }
     match request {
         Request::Produce(request) => produce::handle(shared, &ctx, request),
         Request::Fetch(request) => fetch::handle(broker, ctx, request),

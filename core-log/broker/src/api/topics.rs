@@ -21,9 +21,7 @@ use crate::refusal::Refusal;
 pub(super) fn create(broker: &Broker, request: CreateTopicsRequest) -> Receipt {
     let shared = Arc::clone(&broker.shared);
     broker.answer("create topics", async move {
-        let decided =
-            shared.metadata.decide(|controller, image, ids| controller.create_topics(image, &request, ids));
-        decided.await.unwrap_or_else(|Refusal { code, why }| {
+        shared.metadata.ask(request.clone()).await.unwrap_or_else(|Refusal { code, why }| {
             let topics = request.topics.into_iter().map(|topic| CreatableTopicResult {
                 name: topic.name,
                 error_code: code.code(),
@@ -43,8 +41,7 @@ pub(super) fn delete(broker: &Broker, ctx: &Ctx, request: DeleteTopicsRequest) -
         return super::now(none_deleted(&request, &code.into()));
     }
     broker.answer("delete topics", async move {
-        let decided =
-            shared.metadata.decide(|controller, image, _| controller.delete_topics(image, &request)).await;
+        let decided = shared.metadata.ask(request.clone()).await;
         let response = decided.unwrap_or_else(|refusal| none_deleted(&request, &refusal));
         let gone = response.responses.iter().filter(|result| result.error_code == 0);
         let topics: Vec<ByteString> = gone.filter_map(|result| result.name.clone()).collect();
@@ -69,9 +66,7 @@ fn none_deleted(request: &DeleteTopicsRequest, refusal: &Refusal) -> DeleteTopic
 pub(super) fn create_partitions(broker: &Broker, request: CreatePartitionsRequest) -> Receipt {
     let shared = Arc::clone(&broker.shared);
     broker.answer("create partitions", async move {
-        let decided =
-            shared.metadata.decide(|controller, image, _| controller.create_partitions(image, &request));
-        decided.await.unwrap_or_else(|Refusal { code, why }| {
+        shared.metadata.ask(request.clone()).await.unwrap_or_else(|Refusal { code, why }| {
             let results = request.topics.into_iter().map(|topic| CreatePartitionsTopicResult {
                 name: topic.name,
                 error_code: code.code(),
@@ -85,9 +80,7 @@ pub(super) fn create_partitions(broker: &Broker, request: CreatePartitionsReques
 pub(super) fn alter_configs(broker: &Broker, request: IncrementalAlterConfigsRequest) -> Receipt {
     let shared = Arc::clone(&broker.shared);
     broker.answer("alter configs", async move {
-        let decided =
-            shared.metadata.decide(|controller, image, _| controller.alter_configs(image, &request));
-        decided.await.unwrap_or_else(|Refusal { code, why }| {
+        shared.metadata.ask(request.clone()).await.unwrap_or_else(|Refusal { code, why }| {
             let responses = request.resources.into_iter().map(|resource| AlterConfigsResourceResponse {
                 error_code: code.code(),
                 error_message: why.clone(),

@@ -1,46 +1,85 @@
 //! Metadata: the controller's decisions on their way through the metadata log into the image that everybody reads.
+//!
+//! Every node follows the log: one task reads what is committed, has the replicas play the parts that it gives them, and
+//! publishes the image. Whoever needs a decision asks the active controller ([`Metadata::ask`]): this node's own, where it
+//! leads the log, else another's over the network. The controller decides one thing at a time, against an image that has all
+//! that came before, and answers once the decision is committed and applied on its node.
 
 mod codec;
+mod controller;
+mod lifecycle;
 mod local_log;
+mod own_log;
 pub mod quorum;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytestring::ByteString;
+use millstream_client::Links;
 use millstream_env::Env;
 use millstream_machine::config::{Effective, Static};
 use millstream_machine::metadata::{
-    Controller, Decision, Image, InternalTopic, MetadataLog, NewIds, ProposeError, Record,
+    Committed, Controller, Decision, Image, InternalTopic, Liveness, MetadataLog, NewIds, ProposeError,
 };
-use millstream_protocol::ErrorCode;
 use millstream_protocol::messages::create_topics::CreatableTopic;
 use millstream_protocol::messages::{
-    AllocateProducerIdsRequest, AllocateProducerIdsResponse, AlterPartitionRequest, AlterPartitionResponse,
-    BrokerRegistrationRequest, CreateTopicsRequest,
+    AddRaftVoterRequest, AddRaftVoterResponse, AllocateProducerIdsRequest, AllocateProducerIdsResponse,
+    AlterPartitionRequest, AlterPartitionResponse, BrokerRegistrationRequest, CreateTopicsRequest,
 };
-use millstream_record::Offset;
+use millstream_protocol::{ErrorCode, Rpc};
+use millstream_record::{Offset, Uuid};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
 
+pub(crate) use lifecycle::discover;
 pub(crate) use local_log::LocalLog;
+pub(crate) use own_log::{OwnLog, compactor};
 
 use crate::partitions::Partitions;
 use crate::refusal::Refusal;
-use crate::{BrokerConfig, Result};
+use crate::{BrokerConfig, BrokerError, Result};
 
 /// Batches that are applied between two looks at the log.
 const BATCHES_PER_READ: usize = 1024;
+/// How long a decision may take to be committed. A leader of the quorum that is cut off would wait for ever.
+const COMMIT_PATIENCE: Duration = Duration::from_secs(10);
+/// How long this node may take to apply what is committed.
+const APPLY_PATIENCE: Duration = Duration::from_secs(60);
+/// How long somebody looks for an active controller.
+const CONTROLLER_PATIENCE: Duration = Duration::from_secs(15);
+/// How long a new voter may take to catch up.
+const ADD_VOTER_PATIENCE: Duration = Duration::from_secs(90);
+/// While there is no active controller, or this node does not know it.
+const CONTROLLER_RETRY: Duration = Duration::from_millis(50);
 
-/// Decides, commits and applies, one decision at a time: each is made against an image that has all earlier ones.
+/// Metadata as this node has it, and the way to change it.
 pub(crate) struct Metadata {
     env: Env,
     image: Arc<ArcSwap<Image>>,
-    log: Arc<dyn MetadataLog>,
+    log: OwnLog,
     controller: Controller,
     statics: Arc<Static>,
     config: BrokerConfig,
     partitions: Arc<Partitions>,
+    /// To other controllers.
+    links: Links,
+    /// This life of this broker; its replicas play no part before the image has it.
+    incarnation: Uuid,
+    /// One decision at a time.
     turn: tokio::sync::Mutex<()>,
+    liveness: Mutex<Liveness>,
+    /// The image has changed, or never will again.
+    moved: Notify,
+    /// Why this node cannot follow the cluster any more.
+    lost: Mutex<Option<String>>,
+    /// The broker wants to go, and may.
+    stopping: AtomicBool,
+    released: AtomicBool,
+    hurry: Notify,
 }
 
 impl Metadata {
@@ -51,21 +90,130 @@ impl Metadata {
     pub(crate) async fn load(
         env: Env,
         config: &BrokerConfig,
-        log: Arc<dyn MetadataLog>,
-        image: Arc<ArcSwap<Image>>,
+        cluster_id: &str,
+        log: OwnLog,
+        links: Links,
         partitions: Arc<Partitions>,
-    ) -> Result<Self> {
+    ) -> Result<Arc<Self>> {
         let statics = Arc::new(config.properties.clone());
-        let controller = Controller::new(Arc::clone(&statics));
-        let config = config.clone();
-        let turn = tokio::sync::Mutex::default();
-        let metadata = Self { env, image, log, controller, statics, config, partitions, turn };
-        let committed = metadata.follow(Image::default()).await?;
-        metadata.image.store(Arc::new(committed));
-        Ok(metadata)
+        let incarnation = env.random_uuid();
+        let metadata = Self {
+            image: Arc::new(ArcSwap::from_pointee(Image::default())),
+            controller: Controller::new(Arc::clone(&statics)).of_cluster(cluster_id),
+            liveness: Mutex::new(Liveness::new(config.number("broker.session.timeout.ms"))),
+            config: config.clone(),
+            env,
+            log,
+            statics,
+            partitions,
+            links,
+            incarnation,
+            turn: Default::default(),
+            moved: Notify::new(),
+            lost: Mutex::default(),
+            stopping: AtomicBool::new(false),
+            released: AtomicBool::new(false),
+            hurry: Notify::new(),
+        };
+        let mut image = Image::default();
+        while image.end() < metadata.log.committed_end() {
+            for batch in metadata.read(image.end()).await? {
+                image.apply_batch(&batch)?;
+            }
+        }
+        metadata.image.store(Arc::new(image));
+        Ok(Arc::new(metadata))
     }
 
-    /// Makes this node's presence a fact: the first records of a new cluster, and this incarnation of the broker.
+    /// What everybody reads.
+    pub(crate) fn image(&self) -> &Arc<ArcSwap<Image>> {
+        &self.image
+    }
+
+    /// The log.
+    pub(crate) fn log(&self) -> &OwnLog {
+        &self.log
+    }
+
+    /// This life of this broker.
+    pub(crate) fn incarnation(&self) -> Uuid {
+        self.incarnation
+    }
+
+    async fn read(&self, from: Offset) -> Result<Vec<Committed>> {
+        let read = self.log.read(from, BATCHES_PER_READ).await;
+        read.map_err(|error| BrokerError::Refused {
+            what: error.to_string(),
+            mend: "look at the metadata log's directory, __cluster_metadata-0",
+        })
+    }
+
+    /// Follows the log until the node ends, or cannot: then it takes up nothing any more, and says why.
+    pub(crate) async fn follow(self: Arc<Self>) {
+        loop {
+            let before = self.image.load_full();
+            let taken_up = match self.read(before.end()).await {
+                Ok(batches) => self.take_up(before, &batches).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = taken_up {
+                if self.log.committed_end() > self.image.load().end() {
+                    tracing::error!(%error, "this node cannot follow the cluster's metadata any more");
+                }
+                *self.lost.lock() = Some(error.to_string());
+                self.moved.notify_waiters();
+                return;
+            }
+        }
+    }
+
+    async fn take_up(&self, before: Arc<Image>, batches: &[Committed]) -> Result<()> {
+        let mut next = (*before).clone();
+        for batch in batches {
+            next.apply_batch(batch)?;
+        }
+        let next = Arc::new(next);
+        let is_mine = next.broker(self.config.node_id).is_some_and(|me| me.incarnation == self.incarnation);
+        if is_mine {
+            self.partitions.before_publishing(&next).await;
+        }
+        self.image.store(Arc::clone(&next));
+        self.liveness.lock().observe(crate::partition::monotonic(&self.env), &next);
+        self.partitions.after_publishing(&before, &next, batches).await;
+        self.moved.notify_waiters();
+        Ok(())
+    }
+
+    /// Waits until the image has everything below `end`.
+    async fn reached(&self, end: Offset) -> Result<(), Refusal> {
+        let applied = async {
+            loop {
+                let moved = self.moved.notified();
+                if self.image.load().end() >= end {
+                    return Ok(());
+                }
+                if let Some(why) = self.lost.lock().clone() {
+                    return Err(Refusal::new(ErrorCode::UnknownServerError, why));
+                }
+                moved.await;
+            }
+        };
+        self.env.timeout(APPLY_PATIENCE, applied).await.unwrap_or(Err(ErrorCode::RequestTimedOut.into()))
+    }
+
+    /// Waits until the image changes.
+    pub(crate) async fn changed(&self, since: Offset) {
+        loop {
+            let moved = self.moved.notified();
+            if self.image.load().end() > since || self.lost.lock().is_some() {
+                return;
+            }
+            moved.await;
+        }
+    }
+
+    /// Makes this node's presence a fact, where it is the cluster: the first records of a new cluster, and this incarnation of
+    /// the broker.
     ///
     /// # Errors
     /// When the log cannot be written.
@@ -88,19 +236,70 @@ impl Metadata {
     /// Lets the controller decide, commits what it decided and applies it, then gives its answer.
     ///
     /// # Errors
-    /// When the log cannot be written, or this node does not lead it.
+    /// NOT_CONTROLLER when this node does not lead the log, REQUEST_TIMED_OUT when nothing is committed; what was decided may
+    /// yet become true then.
     pub(crate) async fn decide<R>(
         &self,
         decide: impl FnOnce(&Controller, &Image, NewIds<'_>) -> Decision<R>,
     ) -> Result<R, Refusal> {
         let _turn = self.turn.lock().await;
+        let (epoch, leads) = self.log.leadership();
+        if !leads {
+            return Err(ErrorCode::NotController.into());
+        }
+        self.reached(self.log.committed_end()).await?;
         let image = self.image.load_full();
         let mut new_id = || self.env.random_uuid();
         let Decision { records, response } = decide(&self.controller, &image, &mut new_id);
         if !records.is_empty() {
-            self.commit(records).await?;
+            let committed = self.env.timeout(COMMIT_PATIENCE, self.log.propose(epoch, records)).await;
+            let end = committed.map_err(|_| ErrorCode::RequestTimedOut)?.map_err(unproposed)?;
+            self.reached(end).await?;
         }
         Ok(response)
+    }
+
+    /// Asks the active controller, wherever it is, and again while there is none. What was asked of one that did not answer may
+    /// have happened.
+    ///
+    /// # Errors
+    /// NOT_CONTROLLER when none is found in time; as for [`Metadata::decide`].
+    pub(crate) async fn ask<R: Rpc + Clone>(&self, request: R) -> Result<R::Response, Refusal> {
+        let end = self.env.elapsed().saturating_add(CONTROLLER_PATIENCE);
+        loop {
+            let answer = if self.log.leadership().1 {
+                self.decide_request(request.clone().into()).await.and_then(|response| {
+                    response.try_into().map_err(|_| ErrorCode::UnknownServerError.into())
+                })
+            } else {
+                self.forward(request.clone()).await
+            };
+            match answer {
+                Err(refusal) if refusal.code == ErrorCode::NotController && self.env.elapsed() < end => {
+                    self.env.sleep(CONTROLLER_RETRY).await;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Passes on what only the active controller can do.
+    ///
+    /// # Errors
+    /// NOT_CONTROLLER while none is known.
+    pub(crate) async fn forward_add_voter(
+        &self,
+        request: AddRaftVoterRequest,
+    ) -> Result<AddRaftVoterResponse, Refusal> {
+        let (_, endpoint) = self.log.leader().ok_or(ErrorCode::NotController)?;
+        let answer = self.links.call_within(&endpoint, ADD_VOTER_PATIENCE, request).await;
+        answer.map_err(|error| Refusal::new(ErrorCode::NotController, error.to_string()))
+    }
+
+    async fn forward<R: Rpc>(&self, request: R) -> Result<R::Response, Refusal> {
+        let (_, endpoint) = self.log.leader().ok_or(ErrorCode::NotController)?;
+        let answer = self.links.call(&endpoint, request).await;
+        answer.map_err(|error| Refusal::new(ErrorCode::NotController, error.to_string()))
     }
 
     /// Creates the topics named, as a client's first use of them does; gives those that could not be created.
@@ -118,7 +317,7 @@ impl Metadata {
         };
         let topics = names.iter().map(as_asked).collect();
         let request = CreateTopicsRequest { topics, ..CreateTopicsRequest::default() };
-        match self.decide(|controller, image, ids| controller.create_topics(image, &request, ids)).await {
+        match self.ask(request).await {
             Ok(response) => response
                 .topics
                 .into_iter()
@@ -137,8 +336,7 @@ impl Metadata {
     pub(crate) async fn allocate_producer_ids(&self) -> Result<AllocateProducerIdsResponse, Refusal> {
         let broker_epoch = self.image.load().broker(self.config.node_id).map_or(-1, |broker| broker.epoch);
         let request = AllocateProducerIdsRequest { broker_id: self.config.node_id.0, broker_epoch };
-        let response =
-            self.decide(|controller, image, _| controller.allocate_producer_ids(image, &request)).await?;
+        let response = self.ask(request).await?;
         ErrorCode::from_code(response.error_code).ok()?;
         Ok(response)
     }
@@ -151,48 +349,9 @@ impl Metadata {
         &self,
         request: AlterPartitionRequest,
     ) -> Result<AlterPartitionResponse, Refusal> {
-        let response =
-            self.decide(|controller, image, _| controller.alter_partition(image, &request)).await?;
+        let response = self.ask(request).await?;
         ErrorCode::from_code(response.error_code).ok()?;
         Ok(response)
-    }
-
-    async fn commit(&self, records: Vec<Record>) -> Result<(), Refusal> {
-        let (epoch, leads) = self.log.leadership();
-        if !leads {
-            return Err(ErrorCode::NotController.into());
-        }
-        let end = self.log.propose(epoch, records.clone()).await.map_err(unproposed)?;
-        let before = self.image.load_full();
-        let next = self.follow((*before).clone()).await.map_err(|error| {
-            tracing::error!(%error, "committed metadata cannot be applied");
-            Refusal::new(ErrorCode::UnknownServerError, error.to_string())
-        })?;
-        debug_assert!(next.end() >= end);
-        let next = Arc::new(next);
-        self.partitions.before_publishing(&next).await;
-        self.image.store(Arc::clone(&next));
-        self.partitions.after_publishing(&before, &next, &records).await;
-        Ok(())
-    }
-
-    /// `image` with everything committed that it lacks.
-    async fn follow(&self, mut image: Image) -> Result<Image> {
-        while image.end() < self.log.committed_end() {
-            let read = self.log.read(image.end(), BATCHES_PER_READ).await;
-            let batches = read.map_err(|error| crate::BrokerError::Refused {
-                what: error.to_string(),
-                mend: "look at the metadata log's directory, __cluster_metadata-0",
-            })?;
-            let before: Offset = image.end();
-            for batch in &batches {
-                image.apply_batch(batch)?;
-            }
-            if image.end() == before {
-                break;
-            }
-        }
-        Ok(image)
     }
 }
 

@@ -65,7 +65,7 @@ impl Harness {
 
     fn open(&mut self) {
         let listener = ListenerEndpoint { name: "test".into(), endpoint: Endpoint::new("localhost", 9092) };
-        let config = BrokerConfig::from_properties(self.properties.clone(), vec![listener]);
+        let config = BrokerConfig::from_properties(self.properties.clone(), vec![listener], None);
         let (disk, dir) = (Arc::new(self.disk.clone()), self.dir.path().to_owned());
         let start = Broker::start(self.env.clone(), disk, dir, config, Arc::new(Nobody));
         self.broker = Some(self.runtime.block_on(start).unwrap());

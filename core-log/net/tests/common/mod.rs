@@ -12,8 +12,9 @@ use millstream_net::{NetConfig, TcpDial, serve};
 use millstream_protocol::messages::{
     ApiVersionsResponse, FetchResponse, MetadataResponse, ProduceResponse, fetch, metadata,
 };
+use millstream_protocol::versions::Audience;
 use millstream_protocol::{
-    CallError, Completer, Ctx, Dial, Endpoint, Link, Receipt, Request, Response, Service, versions,
+    CallError, Completer, Ctx, Dial, Endpoint, Link, Receipt, Request, Response, Service,
 };
 use parking_lot::Mutex;
 use tokio::io::AsyncReadExt;
@@ -34,10 +35,11 @@ impl Service for Sample {
     fn call(&self, ctx: Ctx, request: Request) -> Receipt {
         self.calls.lock().push((ctx, request.clone()));
         match request {
-            Request::ApiVersions(_) => {
-                Response::from(ApiVersionsResponse { api_keys: versions::told(), ..Default::default() })
-                    .into()
-            }
+            Request::ApiVersions(_) => Response::from(ApiVersionsResponse {
+                api_keys: Audience::Clients.told(),
+                ..Default::default()
+            })
+            .into(),
             Request::Metadata(asked) => {
                 let name = asked.topics.and_then(|mut topics| topics.pop()).and_then(|topic| topic.name);
                 self.metadata(name.unwrap_or_default())

@@ -10,6 +10,7 @@
 
 use bytes::Bytes;
 use millstream_protocol::frames::{decode_request, decode_response, encode_request, encode_response};
+use millstream_protocol::versions::Audience;
 use millstream_protocol::wire::{Message, Reader, Writer};
 use millstream_protocol::{ApiKey, MetadataRecord, Request, Response, messages};
 
@@ -29,11 +30,12 @@ pub fn body(data: &[u8]) {
 }
 
 fn whole_request(frame: Bytes) {
-    let Ok(read) = decode_request(frame) else { return };
+    let Ok(read) = decode_request(frame, Audience::Clients) else { return };
     let header = &read.header;
     let (id, version, client) = (header.correlation_id, header.api_version, header.client_id.clone());
     let written = encode_request(id, client.as_ref(), read.request.clone(), version);
-    let again = decode_request(written.expect("what was read can be written").into_bytes());
+    let again =
+        decode_request(written.expect("what was read can be written").into_bytes(), Audience::Clients);
     assert_eq!(again.expect("what was written can be read"), read);
 }
 

@@ -1,0 +1,99 @@
+//! The active controller at work: it decides what others ask for, and looks after brokers that have gone silent.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use millstream_machine::metadata::{Controller, Decision, Image, MetadataLog, NewIds};
+use millstream_protocol::{ErrorCode, Request, Response};
+use millstream_record::LeaderEpoch;
+
+use super::Metadata;
+use crate::partition::monotonic;
+use crate::refusal::Refusal;
+
+/// How often a node looks whether it has become the active controller.
+const LEADERSHIP_LOOK: Duration = Duration::from_millis(20);
+
+impl Metadata {
+    /// Decides what brokers and clients ask of the controller.
+    ///
+    /// # Errors
+    /// NOT_CONTROLLER on any other node; as for [`Metadata::decide`].
+    pub(crate) async fn decide_request(&self, request: Request) -> Result<Response, Refusal> {
+        let now = monotonic(&self.env);
+        Ok(match request {
+            Request::CreateTopics(r) => self.decide(|c, i, ids| c.create_topics(i, &r, ids)).await?.into(),
+            Request::DeleteTopics(r) => self.decide(|c, i, _| c.delete_topics(i, &r)).await?.into(),
+            Request::CreatePartitions(r) => self.decide(|c, i, _| c.create_partitions(i, &r)).await?.into(),
+            Request::IncrementalAlterConfigs(r) => {
+                self.decide(|c, i, _| c.alter_configs(i, &r)).await?.into()
+            }
+            Request::AllocateProducerIds(r) => {
+                self.decide(|c, i, _| c.allocate_producer_ids(i, &r)).await?.into()
+            }
+            Request::AlterPartition(r) => self.decide(|c, i, _| c.alter_partition(i, &r)).await?.into(),
+            Request::BrokerRegistration(r) => {
+                self.decide(|c, i, _| c.register_broker(i, &self.liveness.lock(), now, &r)).await?.into()
+            }
+            Request::BrokerHeartbeat(r) => {
+                self.liveness.lock().heard(now, &r);
+                self.decide(|c, i, _| c.heartbeat(i, &self.liveness.lock(), &r)).await?.into()
+            }
+            other => {
+                let why = format!("{} is not asked of a controller", other.api().name());
+                return Err(Refusal::new(ErrorCode::InvalidRequest, why));
+            }
+        })
+    }
+
+    /// Looks after the brokers while this node is the active controller, until the node ends.
+    pub(crate) async fn control(self: Arc<Self>) {
+        let mut led: Option<LeaderEpoch> = None;
+        loop {
+            let (epoch, leads) = self.log.leadership();
+            if !leads {
+                led = None;
+                self.env.sleep(LEADERSHIP_LOOK).await;
+                continue;
+            }
+            let outcome = if led == Some(epoch) { self.look_after().await } else { self.begin().await };
+            match outcome {
+                Ok(()) => led = Some(epoch),
+                Err(refusal) => {
+                    tracing::debug!(
+                        ?refusal,
+                        "the controller's own decision was not committed; it is made again"
+                    );
+                    self.env.sleep(LEADERSHIP_LOOK).await;
+                    continue;
+                }
+            }
+            let now = monotonic(&self.env);
+            let next = self.liveness.lock().next_look(now);
+            self.env.sleep(Duration::from_millis(u64::try_from(next.since_ms(now)).unwrap_or(1))).await;
+        }
+    }
+
+    /// Begins to control: everybody counts as heard now, and a new cluster gets its first records.
+    async fn begin(&self) -> Result<(), Refusal> {
+        let bootstrap = |controller: &Controller, image: &Image, _: NewIds<'_>| {
+            self.liveness.lock().lead(monotonic(&self.env), image);
+            Decision { records: controller.bootstrap(image), response: () }
+        };
+        self.decide(bootstrap).await
+    }
+
+    async fn look_after(&self) -> Result<(), Refusal> {
+        let fence = |controller: &Controller, image: &Image, _: NewIds<'_>| {
+            let silent = self.liveness.lock().expired(monotonic(&self.env), image);
+            if !silent.is_empty() {
+                tracing::warn!(
+                    ?silent,
+                    "brokers have not been heard for a session; others lead in their place"
+                );
+            }
+            controller.fence(image, &silent)
+        };
+        self.decide(fence).await
+    }
+}

@@ -1,0 +1,227 @@
+//! This broker's place in a cluster: it joins the quorum, registers, and says again and again that it is there.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use futures::future::select;
+use millstream_protocol::Endpoint;
+use millstream_protocol::ErrorCode;
+use millstream_protocol::messages::{
+    AddRaftVoterRequest, BrokerHeartbeatRequest, BrokerHeartbeatResponse, BrokerRegistrationRequest,
+    DescribeClusterRequest, add_raft_voter,
+};
+
+use super::Metadata;
+use super::quorum::{MemberId, QuorumError, QuorumLog};
+use crate::refusal::Refusal;
+use crate::{BrokerError, Result};
+
+/// After the cluster did not answer, or said no.
+const RETRY: Duration = Duration::from_millis(200);
+/// Until a broker is unfenced it says often how far it is: nobody is served before.
+const EAGER_HEARTBEAT: Duration = Duration::from_millis(50);
+/// How long an empty node looks for the cluster that it is to join.
+const DISCOVERY_PATIENCE: Duration = Duration::from_secs(60);
+/// How long joining the quorum may take on the other side: the log has to be sent.
+const JOIN_PATIENCE: Duration = Duration::from_secs(90);
+/// In DescribeCluster: controllers are asked for.
+const CONTROLLERS: i8 = 2;
+
+impl Metadata {
+    /// Takes part in the cluster until the node ends.
+    pub(crate) async fn attend(self: Arc<Self>, registration: BrokerRegistrationRequest, me: MemberId) {
+        self.join(me).await;
+        loop {
+            let broker_epoch = self.register_with_retries(&registration).await;
+            self.heartbeats(broker_epoch).await; // it ends where the controller does not know this incarnation
+        }
+    }
+
+    /// Has the quorum take this node in, if that is asked for and it is no voter yet.
+    async fn join(&self, me: MemberId) {
+        let Some(settings) = self.config.quorum.clone() else { return };
+        while settings.auto_join && !self.votes(me) {
+            for server in &settings.bootstrap {
+                let request = AddRaftVoterRequest {
+                    timeout_ms: i32::try_from(JOIN_PATIENCE.as_millis()).unwrap_or(i32::MAX),
+                    voter_id: me.node.0,
+                    voter_directory_id: me.directory,
+                    listeners: vec![add_raft_voter::Listener {
+                        name: settings.listener.as_str().into(),
+                        host: settings.endpoint.host.clone(),
+                        port: settings.endpoint.port,
+                    }],
+                    ..AddRaftVoterRequest::default()
+                };
+                match self.links.call_within(server, JOIN_PATIENCE, request).await {
+                    Ok(answer) if answer.error_code == 0 => return,
+                    Ok(answer) => {
+                        let code = ErrorCode::from_code(answer.error_code);
+                        tracing::info!(%server, %code, why = ?answer.error_message, "not taken into the quorum yet");
+                    }
+                    Err(error) => tracing::debug!(%server, %error, "a controller does not answer"),
+                }
+            }
+            self.env.sleep(RETRY).await;
+        }
+    }
+
+    fn votes(&self, me: MemberId) -> bool {
+        self.log.quorum().is_some_and(|quorum| {
+            quorum.status().members.iter().any(|member| member.member == me && member.votes)
+        })
+    }
+
+    async fn register_with_retries(&self, registration: &BrokerRegistrationRequest) -> i64 {
+        loop {
+            // What this node acknowledged is on its disk, so it ended in order however it ended.
+            let known = self.image.load().broker(self.config.node_id).map_or(-1, |broker| broker.epoch);
+            let request = BrokerRegistrationRequest { previous_broker_epoch: known, ..registration.clone() };
+            match self.ask(request).await {
+                Ok(answer) if answer.error_code == 0 => return answer.broker_epoch,
+                Ok(answer) => {
+                    let code = ErrorCode::from_code(answer.error_code);
+                    tracing::warn!(%code, "the cluster does not register this broker; it is asked again");
+                }
+                Err(refusal) => tracing::info!(?refusal, "no controller registers this broker yet"),
+            }
+            self.env.sleep(RETRY).await;
+        }
+    }
+
+    /// Heartbeats of one incarnation.
+    async fn heartbeats(&self, broker_epoch: i64) {
+        let interval_ms = u64::try_from(self.config.number("broker.heartbeat.interval.ms")).unwrap_or(2_000);
+        loop {
+            let request = BrokerHeartbeatRequest {
+                broker_id: self.config.node_id.0,
+                broker_epoch,
+                current_metadata_offset: self.image.load().end().0 - 1,
+                want_shut_down: self.stopping.load(Ordering::SeqCst),
+                ..BrokerHeartbeatRequest::default()
+            };
+            let wait = match self.ask(request).await {
+                Ok(answer) if answer.error_code == ErrorCode::StaleBrokerEpoch.code() => return,
+                Ok(answer) => self.heard(&answer, Duration::from_millis(interval_ms)),
+                Err(refusal) => {
+                    tracing::debug!(?refusal, "no controller took this broker's heartbeat");
+                    RETRY
+                }
+            };
+            let stopping = std::pin::pin!(self.hurry.notified());
+            select(stopping, self.env.sleep(wait)).await;
+        }
+    }
+
+    /// Takes up a heartbeat's answer; gives the time to the next.
+    fn heard(&self, answer: &BrokerHeartbeatResponse, interval: Duration) -> Duration {
+        if answer.should_shut_down {
+            self.released.store(true, Ordering::SeqCst);
+            self.moved.notify_waiters();
+        }
+        let is_settled = !answer.is_fenced && !self.stopping.load(Ordering::SeqCst);
+        if is_settled { interval } else { EAGER_HEARTBEAT.min(interval) }
+    }
+
+    /// Hands over what this broker leads, and waits until the controller lets it go.
+    pub(crate) async fn hand_over(&self, patience: Duration) {
+        let Some(quorum) = self.log.quorum() else { return };
+        self.stopping.store(true, Ordering::SeqCst);
+        self.hurry.notify_one();
+        let released = async {
+            loop {
+                let moved = self.moved.notified();
+                if self.released.load(Ordering::SeqCst) {
+                    return;
+                }
+                moved.await;
+            }
+        };
+        let is_last = self.image.load().brokers().filter(|broker| !broker.fenced).count() <= 1;
+        if !is_last && self.env.timeout(patience, released).await.is_err() {
+            tracing::warn!("the controller does not let this broker go; its partitions move once it is gone");
+        }
+        hand_over_quorum(quorum).await;
+    }
+
+    /// Takes a node into the quorum: as a learner first, then with a vote. An older member of the same node is one whose directory
+    /// was lost, and goes first.
+    ///
+    /// # Errors
+    /// NOT_LEADER_OR_FOLLOWER on any node but the active controller; what the quorum says.
+    pub(crate) async fn add_voter(&self, request: &AddRaftVoterRequest) -> Result<(), Refusal> {
+        let quorum = self.log.quorum().ok_or(ErrorCode::UnsupportedVersion)?;
+        let listener = request.listeners.first().ok_or(ErrorCode::InvalidRequest)?;
+        let endpoint = Endpoint::new(&*listener.host, listener.port);
+        let node = millstream_record::NodeId(request.voter_id);
+        let member = MemberId { node, directory: request.voter_directory_id };
+        let known = quorum.status().members;
+        if known.iter().any(|known| known.member == member && known.votes) {
+            return Ok(());
+        }
+        for old in known.iter().filter(|old| old.member.node == node && old.member != member) {
+            quorum.remove(old.member).await.map_err(unchanged)?;
+        }
+        if !known.iter().any(|known| known.member == member) {
+            quorum.add_learner(member, endpoint).await.map_err(unchanged)?;
+        }
+        quorum.promote(member).await.map_err(unchanged)
+    }
+}
+
+fn unchanged(error: QuorumError) -> Refusal {
+    let code = match error {
+        QuorumError::NotLeader { .. } => ErrorCode::NotLeaderOrFollower,
+        QuorumError::Members { .. } => ErrorCode::RequestTimedOut,
+        _ => ErrorCode::UnknownServerError,
+    };
+    Refusal::new(code, error.to_string())
+}
+
+/// Lets another voter lead the quorum before this one goes.
+async fn hand_over_quorum(quorum: &QuorumLog) {
+    let status = quorum.status();
+    if status.leader != Some(quorum.member()) {
+        return;
+    }
+    let others = status.members.iter().filter(|member| member.votes && member.member != quorum.member());
+    if let Some(next) = others.max_by_key(|member| member.log_end)
+        && let Err(error) = quorum.hand_over_to(next.member).await
+    {
+        tracing::warn!(%error, "the quorum elects another leader once this one is gone");
+    }
+}
+
+/// The id of the cluster that an empty node is to join.
+///
+/// # Errors
+/// When no controller answers in time.
+pub(crate) async fn discover(
+    env: &millstream_env::Env,
+    links: &millstream_client::Links,
+    servers: &[Endpoint],
+) -> Result<String> {
+    let end = env.elapsed().saturating_add(DISCOVERY_PATIENCE);
+    loop {
+        for server in servers {
+            let request = DescribeClusterRequest { endpoint_type: CONTROLLERS, ..Default::default() };
+            match links.call(server, request).await {
+                Ok(answer) if answer.error_code == 0 => return Ok(answer.cluster_id.to_string()),
+                Ok(answer) => {
+                    let code = ErrorCode::from_code(answer.error_code);
+                    tracing::info!(%server, %code, "a controller does not say which cluster it belongs to");
+                }
+                Err(error) => tracing::debug!(%server, %error, "a controller does not answer"),
+            }
+        }
+        if env.elapsed() >= end {
+            let servers: Vec<String> = servers.iter().map(ToString::to_string).collect();
+            return Err(BrokerError::Refused {
+                what: format!("no controller answers at {}", servers.join(", ")),
+                mend: "start the cluster's first node, or correct controller.quorum.bootstrap.servers",
+            });
+        }
+        env.sleep(RETRY).await;
+    }
+}

@@ -1,0 +1,120 @@
+//! The metadata log as this node has it: alone, or as a member of a quorum.
+
+use std::sync::Arc;
+
+use millstream_machine::metadata::{BoxFuture, Committed, Image, MetadataLog, ProposeError, Record};
+use millstream_protocol::Endpoint;
+use millstream_record::{LeaderEpoch, Offset, TopicPartition};
+
+use super::LocalLog;
+use super::quorum::{Compactor, MemberId, NewCompactor, QuorumLog};
+use crate::partition::Checkpointed;
+use crate::partitions::CLUSTER_METADATA;
+use crate::{BrokerError, Result};
+
+/// The metadata log as this node has it.
+#[derive(Clone)]
+pub(crate) enum OwnLog {
+    /// This node is the cluster.
+    Local(Arc<LocalLog>),
+    /// This node is, or is to be, a member of the quorum.
+    Quorum(Arc<QuorumLog>),
+}
+
+impl OwnLog {
+    fn log(&self) -> &dyn MetadataLog {
+        match self {
+            Self::Local(log) => &**log,
+            Self::Quorum(log) => &**log,
+        }
+    }
+
+    /// The quorum, where there is one.
+    pub(crate) fn quorum(&self) -> Option<&Arc<QuorumLog>> {
+        match self {
+            Self::Local(_) => None,
+            Self::Quorum(quorum) => Some(quorum),
+        }
+    }
+
+    /// Who is the active controller, and where it is reached: none while there is none, or this node does not know.
+    pub(crate) fn leader(&self) -> Option<(MemberId, Endpoint)> {
+        let status = self.quorum()?.status();
+        let leader = status.leader?;
+        let member = status.members.into_iter().find(|member| member.member == leader)?;
+        Some((leader, member.endpoint))
+    }
+
+    /// What the directory's checkpoints say of this log.
+    pub(crate) fn checkpointed(&self) -> Checkpointed {
+        match self {
+            Self::Local(log) => log.checkpointed(),
+            Self::Quorum(quorum) => quorum.with_log(|log| Checkpointed {
+                at: TopicPartition::new(CLUSTER_METADATA, 0),
+                recovery_point: log.flushed_offset(),
+                start: log.start_offset(),
+                high_watermark: log.start_offset(),
+            }),
+        }
+    }
+
+    /// Writes what makes the next open fast, and takes part in nothing any more.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub(crate) async fn close(&self) -> Result<()> {
+        match self {
+            Self::Local(log) => log.close()?,
+            Self::Quorum(quorum) => quorum.close().await.map_err(|error| BrokerError::Refused {
+                what: error.to_string(),
+                mend: "look at the disk of the metadata log, __cluster_metadata-0",
+            })?,
+        }
+        Ok(())
+    }
+}
+
+impl MetadataLog for OwnLog {
+    fn leadership(&self) -> (LeaderEpoch, bool) {
+        self.log().leadership()
+    }
+
+    fn propose(
+        &self,
+        epoch: LeaderEpoch,
+        records: Vec<Record>,
+    ) -> BoxFuture<'static, Result<Offset, ProposeError>> {
+        self.log().propose(epoch, records)
+    }
+
+    fn committed_end(&self) -> Offset {
+        self.log().committed_end()
+    }
+
+    fn read(
+        &self,
+        from: Offset,
+        max_batches: usize,
+    ) -> BoxFuture<'static, Result<Vec<Committed>, ProposeError>> {
+        self.log().read(from, max_batches)
+    }
+}
+
+/// Makes a quorum's snapshots: an image that is built on the side.
+#[derive(Default)]
+struct ImageCompactor(Image);
+
+impl Compactor for ImageCompactor {
+    fn apply(&mut self, batch: &Committed) -> Result<(), String> {
+        self.0.apply_batch(batch).map_err(|error| error.to_string())
+    }
+
+    fn records(&self) -> Vec<Record> {
+        self.0.to_records().collect()
+    }
+}
+
+/// How a quorum's snapshots are made.
+pub(crate) fn compactor() -> NewCompactor {
+    Arc::new(|| Box::new(ImageCompactor::default()))
+}
