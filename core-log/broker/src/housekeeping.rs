@@ -49,6 +49,8 @@ pub(crate) async fn follow_leadership(shared: Arc<Shared>) {
         let end = shared.image.load().end();
         shared.groups.refresh();
         shared.transactions.refresh();
-        shared.metadata.changed(end).await;
+        if !shared.metadata.changed(end).await {
+            return;
+        }
     }
 }

@@ -42,8 +42,9 @@ impl Metadata {
     async fn join(&self, me: MemberId) {
         let Some(settings) = self.config.quorum.clone() else { return };
         while settings.auto_join && !self.votes(me) {
-            for server in &settings.bootstrap {
+            for server in settings.bootstrap.iter().filter(|server| **server != settings.endpoint) {
                 let request = AddRaftVoterRequest {
+                    cluster_id: Some(self.cluster_id.clone()),
                     timeout_ms: i32::try_from(JOIN_PATIENCE.as_millis()).unwrap_or(i32::MAX),
                     voter_id: me.node.0,
                     voter_directory_id: me.directory,

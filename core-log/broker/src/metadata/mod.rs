@@ -65,6 +65,7 @@ pub(crate) struct Metadata {
     statics: Arc<Static>,
     config: BrokerConfig,
     partitions: Arc<Partitions>,
+    cluster_id: ByteString,
     /// To other controllers.
     links: Links,
     /// This life of this broker; its replicas play no part before the image has it.
@@ -102,6 +103,7 @@ impl Metadata {
             controller: Controller::new(Arc::clone(&statics)).of_cluster(cluster_id),
             liveness: Mutex::new(Liveness::new(config.number("broker.session.timeout.ms"))),
             config: config.clone(),
+            cluster_id: ByteString::from(cluster_id),
             env,
             log,
             statics,
@@ -201,12 +203,15 @@ impl Metadata {
         self.env.timeout(APPLY_PATIENCE, applied).await.unwrap_or(Err(ErrorCode::RequestTimedOut.into()))
     }
 
-    /// Waits until the image changes.
-    pub(crate) async fn changed(&self, since: Offset) {
+    /// Waits until the image has more than it had at `since`; false when it never will.
+    pub(crate) async fn changed(&self, since: Offset) -> bool {
         loop {
             let moved = self.moved.notified();
-            if self.image.load().end() > since || self.lost.lock().is_some() {
-                return;
+            if self.image.load().end() > since {
+                return true;
+            }
+            if self.lost.lock().is_some() {
+                return false;
             }
             moved.await;
         }
