@@ -19,8 +19,10 @@
 //!   partitions wake it. Record bytes go from the file to the answer as one slice.
 //! - **Groups and transactions**: each partition of an internal topic has a coordinator, whose answers wait until its records
 //!   are below the high watermark. Snapshots bound what a start has to replay.
-//! - **Metadata**: the controller decides against the image, the decision is committed to the metadata log, applied, and
-//!   only then answered. One decision at a time.
+//! - **Metadata**: the active controller decides against the image, the decision is committed to the metadata log, applied, and
+//!   only then answered. One decision at a time. Every node follows the log; whoever is not the active controller asks it.
+//! - **Replication**: a follower fetches, appends, waits for its fsync and says so with its next fetch; the leader's machine moves
+//!   the mark, and asks the controller for the in-sync set that should be.
 //!
 //! ## Invariants
 //!
@@ -35,7 +37,8 @@
 //! ## Deliberately absent
 //!
 //! Sockets and frames (see `millstream-net`), decisions (see `millstream-machine`), authorisation, quotas, fetch sessions
-//! (answering session id 0 is legal, KIP-227), compaction, replication to other brokers.
+//! (answering session id 0 is legal, KIP-227), compaction. In a cluster: transactions (refused), brokers that are no
+//! controllers, reading from followers, reassignment and elections by request.
 
 mod api;
 mod batches;

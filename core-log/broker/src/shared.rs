@@ -42,6 +42,11 @@ impl Shared {
         Arc::new(Semaphore::new(MAX_PARKED_FETCHES))
     }
 
+    /// Whether transactions are served: in a cluster they would need markers and checks that go from broker to broker.
+    pub(crate) fn serves_transactions(&self) -> bool {
+        self.config.quorum.is_none()
+    }
+
     /// A producer id that nobody has, if the broker was granted some.
     pub(crate) fn take_producer_id(&self) -> Option<ProducerId> {
         self.producer_ids.lock().take()

@@ -24,6 +24,9 @@ pub(super) fn handle(broker: &Broker, ctx: Ctx, request: FindCoordinatorRequest)
         _ => return super::now(refused(&request, ErrorCode::InvalidRequest)),
     };
     let shared = Arc::clone(&broker.shared);
+    if topic == InternalTopic::Transactions && !shared.serves_transactions() {
+        return super::now(refused(&request, ErrorCode::UnsupportedVersion));
+    }
     if shared.image.load().topic(topic.name()).is_some() {
         return super::now(respond(&shared, &ctx, topic, &request));
     }

@@ -28,6 +28,9 @@ pub(super) fn init_producer_id(broker: &Broker, ctx: &Ctx, request: InitProducer
         producer_epoch: -1,
         ..InitProducerIdResponse::default()
     };
+    if request.transactional_id.is_some() && !shared.serves_transactions() {
+        return super::now(refused(ErrorCode::UnsupportedVersion));
+    }
     if request.transactional_id.as_deref() == Some("") || request.enable2_pc || request.keep_prepared_txn {
         return super::now(refused(ErrorCode::InvalidRequest));
     }

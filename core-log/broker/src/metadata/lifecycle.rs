@@ -15,7 +15,7 @@ use millstream_protocol::messages::{
 use super::Metadata;
 use super::quorum::{MemberId, QuorumError, QuorumLog};
 use crate::refusal::Refusal;
-use crate::{BrokerError, Result};
+use crate::{BrokerError, QuorumConfig, Result};
 
 /// After the cluster did not answer, or said no.
 const RETRY: Duration = Duration::from_millis(200);
@@ -38,10 +38,24 @@ impl Metadata {
         }
     }
 
-    /// Has the quorum take this node in, if that is asked for and it is no voter yet.
+    /// Has the quorum take this node in, if that is asked for and it is no voter yet. It is taken in when its own log says so: who
+    /// was asked may be gone by then, with the answer.
     async fn join(&self, me: MemberId) {
         let Some(settings) = self.config.quorum.clone() else { return };
-        while settings.auto_join && !self.votes(me) {
+        if !settings.auto_join {
+            return;
+        }
+        let asking = std::pin::pin!(self.ask_to_join(&settings, me));
+        let taken_in = std::pin::pin!(async {
+            while !self.votes(me) {
+                self.env.sleep(EAGER_HEARTBEAT).await;
+            }
+        });
+        select(taken_in, asking).await;
+    }
+
+    async fn ask_to_join(&self, settings: &QuorumConfig, me: MemberId) {
+        loop {
             for server in settings.bootstrap.iter().filter(|server| **server != settings.endpoint) {
                 let request = AddRaftVoterRequest {
                     cluster_id: Some(self.cluster_id.clone()),
@@ -157,6 +171,7 @@ impl Metadata {
         let endpoint = Endpoint::new(&*listener.host, listener.port);
         let node = millstream_record::NodeId(request.voter_id);
         let member = MemberId { node, directory: request.voter_directory_id };
+        let _turn = self.membership.lock().await;
         let known = quorum.status().members;
         if known.iter().any(|known| known.member == member && known.votes) {
             return Ok(());

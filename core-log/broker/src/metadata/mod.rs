@@ -72,6 +72,8 @@ pub(crate) struct Metadata {
     incarnation: Uuid,
     /// One decision at a time.
     turn: tokio::sync::Mutex<()>,
+    /// One change of the quorum's members at a time: each takes two steps, and another between them would leave it half done.
+    membership: tokio::sync::Mutex<()>,
     liveness: Mutex<Liveness>,
     /// The image has changed, or never will again.
     moved: Notify,
@@ -111,6 +113,7 @@ impl Metadata {
             links,
             incarnation,
             turn: Default::default(),
+            membership: Default::default(),
             moved: Notify::new(),
             lost: Mutex::default(),
             stopping: AtomicBool::new(false),
