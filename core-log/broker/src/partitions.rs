@@ -46,7 +46,7 @@ enum Slot {
     Elsewhere,
     Here(Arc<Partition>),
     /// Its log could not be opened; the others go on.
-    Broken,
+    Broken(TopicPartition),
 }
 
 /// A partition of which an image says something new.
@@ -86,7 +86,7 @@ impl Partitions {
         let index = usize::try_from(index).map_err(|_| ErrorCode::UnknownTopicOrPartition)?;
         match self.table.read().get(&topic_id).and_then(|slots| slots.get(index)) {
             Some(Slot::Here(partition)) => Ok(Arc::clone(partition)),
-            Some(Slot::Broken) => Err(ErrorCode::KafkaStorageError),
+            Some(Slot::Broken(_)) => Err(ErrorCode::KafkaStorageError),
             Some(Slot::Elsewhere) | None => Err(ErrorCode::NotLeaderOrFollower),
         }
     }
@@ -106,7 +106,7 @@ impl Partitions {
         let table = self.table.read();
         let leading = |slot: &Slot| match slot {
             Slot::Here(partition) => Some(Arc::clone(partition)),
-            Slot::Elsewhere | Slot::Broken => None,
+            Slot::Elsewhere | Slot::Broken(_) => None,
         };
         table.values().flatten().filter_map(leading).collect()
     }
@@ -157,7 +157,7 @@ impl Partitions {
 
     fn is_new_here(&self, change: &Change<'_>) -> bool {
         let slot = self.slot(change.topic.id, change.index);
-        self.is_here(change.partition) && !matches!(slot, Some(Slot::Here(_) | Slot::Broken))
+        self.is_here(change.partition) && !matches!(slot, Some(Slot::Here(_) | Slot::Broken(_)))
     }
 
     fn take_up(&self, next: &Image, change: &Change<'_>, logs: &mut BTreeMap<TopicPartition, Option<Log>>) {
@@ -171,7 +171,7 @@ impl Partitions {
                 let mark = self.dir.read().checkpointed_high_watermark(&at).unwrap_or_default();
                 Slot::Here(Partition::new(&self.context, at, log, settings, mark, was_clean))
             }
-            _ if self.is_here(change.partition) => Slot::Broken,
+            _ if self.is_here(change.partition) => Slot::Broken(at),
             _ => Slot::Elsewhere,
         };
         if let Slot::Here(partition) = &slot {
@@ -233,7 +233,7 @@ impl Partitions {
                     self.context.copying.forget(&partition);
                     partition.resign();
                 }
-                Some(Slot::Broken) => {}
+                Some(Slot::Broken(_)) => {}
                 Some(Slot::Elsewhere) | None => continue,
             }
             gone.push(TopicPartition::new(Arc::clone(&change.topic.name), change.index));
@@ -293,7 +293,7 @@ impl Partitions {
                     self.context.copying.forget(&partition);
                     partition.resign();
                 }
-                Slot::Broken => {}
+                Slot::Broken(_) => {}
                 Slot::Elsewhere => continue,
             }
             gone.push(TopicPartition::new(Arc::clone(&topic.name), index));
@@ -359,14 +359,24 @@ impl Partitions {
     /// # Errors
     /// Those of the disk; the older checkpoints then still hold.
     pub(crate) fn checkpoint(&self, metadata: Checkpointed) -> Result<(), StorageError> {
-        let mut dir = self.dir.write(); // before anything is looked at, see `cut`
+        // Held before the table is read: a topic that goes, or a log that is cut, meanwhile must not have its notes written again.
+        let mut dir = self.dir.write();
         let (mut recovery, mut starts, mut marks) = (Offsets::new(), Offsets::new(), Offsets::new());
         for one in self.all().iter().map(|partition| partition.checkpointed()).chain([metadata]) {
             recovery.insert(one.at.clone(), one.recovery_point);
             starts.insert(one.at.clone(), one.start);
             marks.insert(one.at, one.high_watermark);
         }
-        dir.checkpoint(recovery, starts, marks)
+        dir.checkpoint(recovery, starts, marks, &self.broken())
+    }
+
+    /// Every partition that should be led and whose log could not be opened.
+    fn broken(&self) -> Vec<TopicPartition> {
+        let broken = |slot: &Slot| match slot {
+            Slot::Broken(at) => Some(at.clone()),
+            Slot::Elsewhere | Slot::Here(_) => None,
+        };
+        self.table.read().values().flatten().filter_map(broken).collect()
     }
 
     /// Cuts a follower's log at `target`, with its recovery point lowered first. Blocks, and keeps checkpoints out meanwhile: one
@@ -417,12 +427,13 @@ impl Partitions {
         Ok(())
     }
 
-    /// Says that all logs, that of the metadata too, were closed in order.
+    /// Says that all logs, that of the metadata too, were closed in order. One that could not be opened was not: it may still have
+    /// the tail that a crash tore.
     ///
     /// # Errors
     /// Those of the disk.
     pub(crate) fn mark_clean(&self) -> Result<(), StorageError> {
-        self.dir.write().mark_clean()
+        if self.broken().is_empty() { self.dir.write().mark_clean() } else { Ok(()) }
     }
 
     /// Forgets who waits, everywhere, without an answer.

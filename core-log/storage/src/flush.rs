@@ -12,9 +12,10 @@ use std::sync::Arc;
 use millstream_record::Offset;
 use parking_lot::Mutex;
 
-use crate::disk::{self, OpenMode};
+use crate::disk;
 use crate::error::Result;
 use crate::handle::{Dirty, Kind, OpenFiles};
+use crate::snapshot;
 
 /// The name of the file with [`crate::LeaderEpochs`].
 pub(crate) const EPOCHS_FILE: &str = "leader-epoch-checkpoint";
@@ -67,7 +68,7 @@ impl FlushJob {
         let derived = *cuts == self.cuts_seen; // else snapshots and epochs tell of records that are gone
         for (offset, bytes) in self.snapshots.iter().filter(|_| derived) {
             let path = Kind::Snapshot.path(&self.dir, *offset);
-            self.write_snapshot(&path, bytes).map_err(|error| self.files.fail(&path, &error))?;
+            snapshot::write(&**disk, &path, bytes).map_err(|error| self.files.fail(&path, &error))?;
         }
         if self.names || !self.snapshots.is_empty() {
             disk.sync_dir(&self.dir).map_err(|error| self.files.fail(&self.dir, &error))?;
@@ -78,13 +79,6 @@ impl FlushJob {
                 .map_err(|error| self.files.fail(&path, &error))?;
         }
         Ok(FlushPoint(self.point))
-    }
-
-    /// A torn snapshot is told by its CRC, so it needs no renaming.
-    fn write_snapshot(&self, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-        let file = self.files.disk().open(path, OpenMode::Replace)?;
-        file.write_at(&[std::io::IoSlice::new(bytes)], 0)?;
-        file.sync()
     }
 }
 

@@ -50,7 +50,10 @@ pub(crate) struct FlushState {
     pub(crate) bytes: u64,
     pub(crate) names: bool,
     pub(crate) epochs: bool,
+    /// Producer snapshots to write. Each segment but the oldest has one at its base: here, on disk, or with the job that is out.
     pub(crate) snapshots: Vec<(Offset, Vec<u8>)>,
+    /// Those that the job that is out has to write.
+    pub(crate) snapshots_out: Vec<Offset>,
     /// How often the log has been cut; see [`FlushJob`].
     pub(crate) cuts: Arc<Mutex<u64>>,
 }
@@ -336,6 +339,7 @@ impl Log {
             return None;
         }
         self.flush.in_flight = Some(self.end);
+        self.flush.snapshots_out = self.flush.snapshots.iter().map(|&(offset, _)| offset).collect();
         Some(FlushJob {
             files: Arc::clone(&self.files),
             dir: Arc::clone(&self.dir),
@@ -356,6 +360,7 @@ impl Log {
     /// The job's own error; the directory is then offline.
     pub fn flush_done(&mut self, result: Result<FlushPoint>) -> Result<Offset> {
         let valid_up_to = self.flush.in_flight.take();
+        self.flush.snapshots_out.clear();
         let FlushPoint(point) = result?;
         let point = valid_up_to.map_or(point, |valid| point.min(valid));
         self.flush.flushed = self.flush.flushed.max(point);

@@ -195,17 +195,28 @@ impl LogDir {
     }
 
     /// Notes, durably and each in one step, the recovery points ([`Log::flushed_offset`]), log starts and high watermarks of all
-    /// partitions. What is not named is forgotten.
+    /// partitions. Of a partition among `unopened`, whose log lies here but is not open, the older notes are carried on: without its
+    /// recovery point a damaged middle would be cut off as a torn tail once it opens. Else what is not named is forgotten.
     ///
     /// # Errors
     /// [`StorageError::Io`]; the older checkpoint then still holds.
     pub fn checkpoint(
         &mut self,
-        recovery_points: Offsets,
-        log_starts: Offsets,
-        high_watermarks: Offsets,
+        mut recovery_points: Offsets,
+        mut log_starts: Offsets,
+        mut high_watermarks: Offsets,
+        unopened: &[TopicPartition],
     ) -> Result<()> {
         self.files.check_online()?;
+        for (offsets, known) in [
+            (&mut recovery_points, &self.recovery_points),
+            (&mut log_starts, &self.log_starts),
+            (&mut high_watermarks, &self.high_watermarks),
+        ] {
+            offsets.extend(
+                unopened.iter().filter_map(|at| known.get_key_value(at)).map(|(at, o)| (at.clone(), *o)),
+            );
+        }
         let write = |name: &str, offsets: &Offsets, known: &Offsets| {
             if offsets == known {
                 return Ok(());

@@ -175,6 +175,7 @@ impl Recovery {
             if at >= scan_from {
                 self.scan(at, replay_from)?;
             } else if segment_end > replay_from {
+                self.renew_snapshot(at, replay_from);
                 self.replay(at, replay_from)?;
             }
         }
@@ -324,6 +325,16 @@ impl Recovery {
         Ok(())
     }
 
+    /// Has what is known of producers where segment `at` begins written once more when batches before it had to be replayed: that
+    /// snapshot may have been lost, and must be there before the older segments are deleted.
+    fn renew_snapshot(&mut self, at: usize, replay_from: Offset) {
+        let log = &mut self.log;
+        let base = log.segments[at].base;
+        if base > replay_from {
+            log.flush.snapshots.push((base, snapshot::encode(&log.producers)));
+        }
+    }
+
     /// Takes the batches of a segment that is trusted, from `from` on, up into the producer state.
     fn replay(&mut self, at: usize, from: Offset) -> Result<()> {
         let segment = &self.log.segments[at];
@@ -357,6 +368,8 @@ impl Recovery {
             // what compaction left.)
             return self.cut(at - 1, None, "the next segment does not begin where this one ends");
         }
+        self.renew_snapshot(at, replay_from);
+        let log = &mut self.log;
         let old = &log.segments[at];
         let (size, io) = (old.bytes, old.io());
         let mut segment = Segment::empty(&log.files, &log.dir, base, self.now);

@@ -105,7 +105,8 @@ impl Log {
     /// Makes the producer state anew as of the log end, from the newest snapshot that is not ahead of it.
     fn rebuild_producers(&mut self, now: Millis) -> Result<()> {
         let (end, disk) = (self.end, Arc::clone(self.files.disk()));
-        self.flush.snapshots.retain(|&(offset, _)| offset <= end);
+        // A job that is out will not write those that it took along, so all that are missing are made anew.
+        self.flush.snapshots.clear();
         let mut from = self.segments.front().map_or(self.start, |segment| segment.base);
         let mut states = ProducerStates::default();
         for offset in self.snapshot_offsets()?.into_iter().rev() {
@@ -120,6 +121,9 @@ impl Log {
             }
         }
         for segment in &self.segments {
+            if segment.base > from {
+                self.flush.snapshots.push((segment.base, snapshot::encode(&states)));
+            }
             let mut scanner = segment.scan_from(from.max(segment.base))?;
             loop {
                 match scanner.next().map_err(segment.io())? {
@@ -237,8 +241,13 @@ impl Log {
             if is_last {
                 self.roll_now(now)?; // the log goes on, empty, at its end
             }
-            if is_last || deleted == 0 {
-                self.keep_next_name()?;
+            let Some(next) = self.segments.get(1).map(|next| next.base) else { break };
+            if self.flush.snapshots_out.contains(&next) {
+                break; // until the job is back nobody knows whether it wrote what must be kept
+            }
+            let kept = self.keep_producers(next)?;
+            if kept || is_last || deleted == 0 {
+                self.keep_next_name(kept)?;
             }
             self.delete_oldest(now)?;
             deleted += 1;
@@ -246,11 +255,24 @@ impl Log {
         Ok(deleted)
     }
 
+    /// Writes down now what the log knows of producers at `base`, where the segment behind the oldest begins: without the oldest
+    /// it could not be replayed, and a batch that is sent again would be appended again. True when no flush had done so.
+    fn keep_producers(&mut self, base: Offset) -> Result<bool> {
+        let Some(at) = self.flush.snapshots.iter().position(|&(offset, _)| offset == base) else {
+            return Ok(false);
+        };
+        let (_, bytes) = self.flush.snapshots.remove(at);
+        let path = Kind::Snapshot.path(&self.dir, base);
+        snapshot::write(&**self.files.disk(), &path, &bytes)
+            .map_err(|error| self.files.fail(&path, &error))?;
+        Ok(true)
+    }
+
     /// Makes the name of the segment behind the oldest durable before the oldest loses its own: of a log without any segment
     /// nobody would know where it ended, and its offsets would be given out again. Waits for the disk only when the roll was
     /// so recent that no flush has come since.
-    fn keep_next_name(&self) -> Result<()> {
-        if self.flush.names || self.flush.in_flight.is_some() {
+    fn keep_next_name(&self, is_new: bool) -> Result<()> {
+        if is_new || self.flush.names || self.flush.in_flight.is_some() {
             self.files.disk().sync_dir(&self.dir).map_err(StorageError::io(&self.dir))?;
         }
         Ok(())

@@ -1,9 +1,12 @@
 //! Producer snapshots: the producer state at an offset, in Kafka's format (`ProducerSnapshot`, version 1).
 
 use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::path::Path;
 
 use millstream_record::{Millis, Offset, ProducerEpoch, ProducerId};
 
+use crate::disk::{Disk, OpenMode};
 use crate::producer::{NO_SEQUENCE, ProducedBatch, ProducerState, ProducerStates};
 
 const VERSION: i16 = 1;
@@ -26,6 +29,13 @@ pub(crate) fn encode(states: &ProducerStates) -> Vec<u8> {
         out.extend_from_slice(&state.open_transaction.map_or(-1, |offset| offset.0).to_be_bytes());
     }
     [&VERSION.to_be_bytes()[..], &crc32c::crc32c(&out).to_be_bytes(), &out].concat()
+}
+
+/// Writes a snapshot file and syncs it, but not its name. A torn one is told by its CRC, so it needs no renaming.
+pub(crate) fn write(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let file = disk.open(path, OpenMode::Replace)?;
+    file.write_at(&[IoSlice::new(bytes)], 0)?;
+    file.sync()
 }
 
 /// Reads a snapshot file.

@@ -1,5 +1,7 @@
 //! Produce, Fetch, ListOffsets, OffsetForLeaderEpoch.
 
+use std::path::Path;
+
 use futures::FutureExt;
 use millstream_protocol::ErrorCode;
 use millstream_protocol::messages::offset_for_leader_epoch::{
@@ -9,6 +11,7 @@ use millstream_protocol::messages::{
     ElectLeadersRequest, FetchRequest, OffsetForLeaderEpochRequest, ProduceRequest,
 };
 use millstream_record::{BatchOptions, Compression};
+use millstream_storage::FaultyDisk;
 use millstream_storage::disk::{Fault, Op};
 
 use crate::harness::{Harness, batch, batch_of, fetch_request, idempotent, produce_request, values_of};
@@ -294,4 +297,64 @@ fn a_hole_in_the_offsets_is_damage_also_where_the_policy_says_compact() {
     });
     assert_eq!(node.values("t", 0, 0), ["a", "b"]);
     assert_eq!(node.offset("t", 0, -1), (ErrorCode::None, 2));
+}
+
+/// Where the log of `t-0` lies, under the broker's directory.
+const LOG: &str = "t-0/00000000000000000000.log";
+
+/// Start-up opens every log, and what failed once more when the metadata is published.
+fn fail_to_open(disk: &FaultyDisk) {
+    (0..2).for_each(|_| disk.arm(Op::Open, LOG, 0, Fault::Error));
+}
+
+fn code_of_fetch(node: &Harness) -> ErrorCode {
+    ErrorCode::from_code(node.fetch("t", 0, 0).error_code)
+}
+
+#[test]
+fn a_log_that_did_not_open_keeps_its_checkpoint_lest_damage_is_taken_for_a_torn_tail() {
+    let mut node = Harness::start();
+    node.create("t", 1, &[]);
+    node.put("t", 0, &["a"]);
+    node.put("t", 0, &["b"]);
+    node.restart();
+    let disk = node.disk.clone();
+    node.restart_after(|_| fail_to_open(&disk));
+    assert_eq!((disk.pending(), code_of_fetch(&node)), (0, ErrorCode::KafkaStorageError));
+    let flip = |dir: &Path| {
+        let mut bytes = std::fs::read(dir.join(LOG)).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(dir.join(LOG), bytes).unwrap();
+    };
+    node.restart_after(|dir| {
+        for name in ["recovery-point-offset-checkpoint", "replication-offset-checkpoint"] {
+            let text = std::fs::read_to_string(dir.join(name)).unwrap();
+            assert!(text.lines().any(|line| line == "t 0 2"), "{name}: {text}");
+        }
+        flip(dir);
+    });
+    assert_eq!(code_of_fetch(&node), ErrorCode::KafkaStorageError, "an acknowledged record is damaged");
+    node.restart_after(flip);
+    assert_eq!(node.values("t", 0, 0), ["a", "b"], "nothing of it was cut off");
+}
+
+#[test]
+fn a_log_that_did_not_open_after_a_crash_is_recovered_when_it_does() {
+    let mut node = Harness::start();
+    node.create("t", 1, &[]);
+    node.put("t", 0, &["a"]);
+    let (disk, log) = (node.disk.clone(), node.dir().join(LOG));
+    node.crash_after(|| {
+        let whole = std::fs::read(&log).unwrap();
+        let torn = [&whole[..], &whole[..whole.len() / 2]].concat();
+        std::fs::write(&log, torn).unwrap();
+        fail_to_open(&disk);
+    });
+    assert_eq!((disk.pending(), code_of_fetch(&node)), (0, ErrorCode::KafkaStorageError));
+    node.restart_after(|dir| {
+        let clean = dir.join(".kafka_cleanshutdown");
+        assert!(!clean.exists(), "a log that was never opened was not closed in order");
+    });
+    assert_eq!(node.values("t", 0, 0), ["a"]);
+    assert_eq!(node.put("t", 0, &["b"]), 1);
 }

@@ -106,7 +106,7 @@ impl Run {
     fn checkpoint(&mut self) -> Result<()> {
         let offsets: Offsets =
             [(TopicPartition::new("topic", 0), self.log.flushed_offset())].into_iter().collect();
-        self.dir.checkpoint(offsets, Offsets::new(), Offsets::new())
+        self.dir.checkpoint(offsets, Offsets::new(), Offsets::new(), &[])
     }
 }
 

@@ -285,6 +285,72 @@ fn truncation_takes_everything_derived_along() {
 }
 
 #[test]
+fn a_producer_outlives_the_segment_of_its_batches() {
+    let crash = |bench: Bench| {
+        let recovery_point = bench.log.flushed_offset();
+        bench.reopen(Shutdown::Crash { recovery_point }).unwrap()
+    };
+    let cut = |mut bench: Bench| {
+        let start = bench.log.start_offset();
+        bench.log.truncate_to(start, NOW).unwrap();
+        bench
+    };
+    let cut_and_crash = |bench| crash(cut(bench));
+    let changes: [(&str, &dyn Fn(Bench) -> Bench); 3] =
+        [("crash", &crash), ("cut", &cut), ("both", &cut_and_crash)];
+    for (what, change) in changes {
+        let mut bench = Bench::new(LogConfig { retention_bytes: 0, ..small() });
+        bench.append(&produced(1, 0, 0, 2, false));
+        bench.log.flush_blocking().unwrap();
+        bench.log.roll_now(NOW).unwrap();
+        bench.append(&plain(1, 10));
+        assert_eq!(
+            bench.log.retention(NOW, Offset(2)).unwrap(),
+            1,
+            "{what}: no flush has come since the roll"
+        );
+        let mut bench = change(bench);
+        assert_eq!(bench.log.start_offset(), Offset(2), "{what}");
+        let again = bench.log.append(&produced(1, 0, 0, 2, false), LEADER, NOW).unwrap();
+        assert!(again.duplicate, "{what}");
+        assert_eq!((again.base_offset, again.last_offset), (Offset(0), Offset(1)), "{what}");
+    }
+}
+
+#[test]
+fn retention_waits_for_a_flush_that_is_to_write_what_producers_had() {
+    let mut bench = Bench::new(LogConfig { retention_bytes: 0, ..small() });
+    bench.append(&produced(1, 0, 0, 2, false));
+    bench.log.flush_blocking().unwrap();
+    bench.log.roll_now(NOW).unwrap();
+    bench.append(&plain(1, 10));
+    bench.append(&plain(1, 10));
+    let job = bench.log.flush_begin().unwrap();
+    assert_eq!(bench.log.retention(NOW, Offset(2)).unwrap(), 0, "the job has the snapshot");
+    bench.log.truncate_to(Offset(3), NOW).unwrap();
+    bench.log.flush_done(job.run()).unwrap();
+    assert_eq!(bench.log.retention(NOW, Offset(2)).unwrap(), 1);
+    let mut bench = bench.reopen(Shutdown::Crash { recovery_point: Offset(2) }).unwrap();
+    assert_eq!(
+        bench.append(&produced(1, 0, 0, 2, false)),
+        0,
+        "the job was overtaken by a cut and wrote none"
+    );
+}
+
+#[test]
+fn what_recovery_replayed_is_kept_when_its_segment_goes() {
+    let mut bench = Bench::new(LogConfig { retention_bytes: 0, ..small() });
+    bench.append(&produced(1, 0, 0, 2, false));
+    bench.log.roll_now(NOW).unwrap();
+    bench.append(&plain(1, 10));
+    let mut bench = bench.reopen(Shutdown::Crash { recovery_point: Offset(0) }).unwrap();
+    assert_eq!(bench.log.retention(NOW, Offset(2)).unwrap(), 1);
+    let mut bench = bench.reopen(Shutdown::Crash { recovery_point: Offset(2) }).unwrap();
+    assert_eq!(bench.append(&produced(1, 0, 0, 2, false)), 0);
+}
+
+#[test]
 fn a_plan_that_races_with_truncation_or_deletion_gives_old_bytes_or_says_so() {
     let mut bench = Bench::new(small());
     for _ in 0..10 {
@@ -459,7 +525,7 @@ fn a_log_directory_keeps_its_checkpoints_its_lock_and_its_identity() {
     log.close().unwrap();
     let partition = millstream_record::TopicPartition::new("topic", 0);
     let offsets = |offset| [(partition.clone(), Offset(offset))].into_iter().collect();
-    dir.checkpoint(offsets(4), offsets(1), offsets(3)).unwrap();
+    dir.checkpoint(offsets(4), offsets(1), offsets(3), &[]).unwrap();
     dir.mark_clean().unwrap();
     drop((dir, log));
     let (mut dir, log, report) = open_dir(disk.clone(), small()).unwrap();

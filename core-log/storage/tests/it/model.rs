@@ -51,13 +51,16 @@ struct Entry {
 struct World {
     bench: Bench,
     batches: Vec<Entry>,
+    /// What producers wrote, also where its segment was deleted since: that is no reason to forget a producer.
+    written: Vec<Entry>,
     start: i64,
 }
 
 impl World {
     fn new() -> Self {
         let config = LogConfig { retention_ms: -1, ..small() };
-        Self { bench: Bench::on(Arc::new(MemoryDisk::new()), config), batches: Vec::new(), start: 0 }
+        let bench = Bench::on(Arc::new(MemoryDisk::new()), config);
+        Self { bench, batches: Vec::new(), written: Vec::new(), start: 0 }
     }
 
     fn end(&self) -> i64 {
@@ -74,24 +77,31 @@ impl World {
         assert!(!info.duplicate);
         assert_eq!(info.base_offset.0, self.end());
         let (base, next) = (info.base_offset.0, info.last_offset.0 + 1);
-        self.batches.push(Entry { base, next, bytes, produced });
+        let entry = Entry { base, next, bytes, produced };
+        self.written.extend(produced.map(|_| entry.clone()));
+        self.batches.push(entry);
     }
 
-    /// A producer's newest batch, unless the log may have forgotten it: it lies below the log start.
+    /// A producer's newest batch.
     fn newest_of(&self, producer: i64) -> Option<&Entry> {
-        let newest =
-            self.batches.iter().rev().find(|entry| entry.produced.is_some_and(|(id, _)| id == producer));
-        newest.filter(|entry| entry.next > self.start)
+        self.written.iter().rev().find(|entry| entry.produced.is_some_and(|(id, _)| id == producer))
     }
 
     fn next_sequence(&self, producer: i64) -> i32 {
-        let known =
-            self.bench.log.producer(ProducerId(producer)).map_or(0, |state| state.last_sequence() + 1);
-        if let Some(entry) = self.newest_of(producer) {
-            let (_, first) = entry.produced.unwrap();
-            assert_eq!(known, first + (entry.next - entry.base) as i32, "producer {producer}");
-        }
-        known
+        let after = |entry: &Entry| entry.produced.unwrap().1 + (entry.next - entry.base) as i32;
+        let expected = self.newest_of(producer).map_or(0, after);
+        let known = self.bench.log.producer(ProducerId(producer));
+        assert_eq!(known.map_or(0, |state| state.last_sequence() + 1), expected, "producer {producer}");
+        expected
+    }
+
+    fn truncate(&mut self, to: i64) {
+        let begins_anew =
+            self.batches.iter().any(|entry| entry.base < self.start && to < entry.next && self.start <= to);
+        self.batches.retain(|entry| entry.next <= to);
+        self.written.retain(|entry| entry.next <= to && !begins_anew);
+        let end = self.bench.log.truncate_to(Offset(to), NOW).unwrap();
+        assert_eq!(end.0, self.end());
     }
 
     fn run(&mut self, step: Step) {
@@ -110,12 +120,7 @@ impl World {
                 );
             }
             Step::Read { from, max_bytes } => self.read(self.place(from), max_bytes),
-            Step::Truncate { to } => {
-                let to = self.place(to);
-                self.batches.retain(|entry| entry.next <= to);
-                let end = self.bench.log.truncate_to(Offset(to), NOW).unwrap();
-                assert_eq!(end.0, self.end());
-            }
+            Step::Truncate { to } => self.truncate(self.place(to)),
             Step::Roll => self.bench.log.roll_now(NOW).unwrap(),
             Step::Flush => assert_eq!(self.bench.log.flush_blocking().unwrap().0, self.end()),
             Step::Reopen { clean } => self.reopen(clean),
@@ -143,12 +148,10 @@ impl World {
     fn reopen(&mut self, clean: bool) {
         let recovery_point = self.bench.log.flushed_offset();
         let shutdown = if clean { Shutdown::Clean } else { Shutdown::Crash { recovery_point } };
-        let mut world = World::new();
-        std::mem::swap(self, &mut world);
-        let start = world.start;
-        self.bench = world.bench.reopen(shutdown).unwrap();
-        assert_eq!(self.bench.report.cut, None);
-        (self.batches, self.start) = (world.batches, start);
+        let World { bench, batches, written, start } = std::mem::replace(self, World::new());
+        let bench = bench.reopen(shutdown).unwrap();
+        assert_eq!(bench.report.cut, None);
+        *self = World { bench, batches, written, start };
     }
 
     fn read(&self, from: i64, max_bytes: usize) {
