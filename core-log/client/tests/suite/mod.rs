@@ -55,6 +55,11 @@ impl Door {
         self.client.consumer(config).unwrap()
     }
 
+    /// The records of the next poll that gives any.
+    async fn poll_one(&self, consumer: &mut Consumer) -> Vec<ConsumerRecord> {
+        consumer.poll(PATIENCE).await.unwrap().remove(0).records
+    }
+
     /// Reads until there are `count` records, and a moment longer, so that one too many is seen too.
     async fn read(
         &self,
@@ -84,6 +89,8 @@ pub(crate) async fn all(door: &Door) {
     records::round_trip(door).await;
     records::order_and_once(door).await;
     records::seeking(door).await;
+    records::an_idle_partition(door).await;
+    records::a_paused_partition(door).await;
     records::refusals(door).await;
     records::administration(door).await;
     groups::commits_are_resumed(door).await;

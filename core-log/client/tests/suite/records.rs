@@ -129,6 +129,67 @@ pub(crate) async fn seeking(door: &Door) {
     assert_eq!(values(&consumer.poll(Duration::from_secs(10)).await.unwrap()[0].records)[0], "0");
 }
 
+/// Records of a partition that are read over many fetches.
+const IN_MANY_FETCHES: usize = 400;
+/// So long a fetch waits when there is nothing. Were it waited for before every other one, they took longer than a test waits.
+const FETCH_WAIT_MS: i32 = 5_000;
+
+/// Writes values of 100 bytes to partition 0 of `topic`, a fetch's worth or more in each batch.
+async fn write_to_the_first(door: &Door, topic: &Arc<str>) {
+    let producer = door.client.producer(ProducerConfig { batch_size: 1_000, ..producer_config() }).unwrap();
+    for n in 0..IN_MANY_FETCHES {
+        let record = ProducerRecord::new(Arc::clone(topic), bytes(format!("{n:0100}"))).with_partition(0);
+        drop(producer.send(record).await.unwrap());
+    }
+    producer.close().await.unwrap();
+}
+
+/// Reads little with each fetch, and waits long for it.
+fn in_many_fetches() -> ConsumerConfig {
+    ConsumerConfig {
+        max_poll_records: 1,
+        max_partition_fetch_bytes: 1_000,
+        fetch_max_wait_ms: FETCH_WAIT_MS,
+        ..ConsumerConfig::default()
+    }
+}
+
+/// A partition in which nothing happens does not hold up another one of its leader.
+pub(crate) async fn an_idle_partition(door: &Door) {
+    let topic = door.topic("idle", 2).await;
+    write_to_the_first(door, &topic).await;
+    let mut consumer = door.reader(in_many_fetches());
+    let [full, idle] = [0, 1].map(|p| TopicPartition::new(Arc::clone(&topic), p));
+    consumer.assign([full.clone(), idle]).unwrap();
+    let found = door.read(&mut consumer, IN_MANY_FETCHES).await;
+    let expected: Vec<_> = (0..IN_MANY_FETCHES).map(|n| format!("{n:0100}")).collect();
+    assert_eq!(values(&found[&full]), expected);
+}
+
+/// Nor does one that is paused while records of it lie there unread; those come once it is resumed.
+pub(crate) async fn a_paused_partition(door: &Door) {
+    let topic = door.topic("paused", 2).await;
+    write_to_the_first(door, &topic).await;
+    let producer = door.client.producer(producer_config()).unwrap();
+    for n in 0..3 {
+        let record = ProducerRecord::new(Arc::clone(&topic), bytes(n)).with_partition(1);
+        drop(producer.send(record).await.unwrap());
+    }
+    producer.close().await.unwrap();
+    let mut consumer = door.reader(in_many_fetches());
+    let [full, paused] = [0, 1].map(|p| TopicPartition::new(Arc::clone(&topic), p));
+    consumer.assign([paused.clone()]).unwrap();
+    let first = door.poll_one(&mut consumer).await;
+    assert_eq!(values(&first), ["0"], "the other two came with it and lie there");
+    consumer.pause(std::slice::from_ref(&paused)).unwrap();
+    consumer.assign([full.clone(), paused.clone()]).unwrap();
+    let found = door.read(&mut consumer, IN_MANY_FETCHES).await;
+    assert_eq!(found[&full].len(), IN_MANY_FETCHES);
+    consumer.resume(&[paused]).unwrap();
+    let rest = [door.poll_one(&mut consumer).await, door.poll_one(&mut consumer).await].concat();
+    assert_eq!(values(&rest), ["1", "2"]);
+}
+
 /// What is refused, and in which words.
 pub(crate) async fn refusals(door: &Door) {
     let topic = door.topic("refusals", 1).await;
