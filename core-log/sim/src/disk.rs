@@ -32,6 +32,8 @@ pub struct Faults {
     pub capacity: u64,
     /// After this many more calls every call fails, as if the process had died inside one. 0 is never.
     pub die_after: u64,
+    /// Those calls are counted from the next rename of a file to `*.deleted` on: retention has begun.
+    pub die_in_retention: bool,
 }
 
 /// How often each fault was injected.
@@ -201,7 +203,7 @@ impl SimDisk {
         if inner.died {
             return Err(io::Error::other("the simulated process died in an earlier call"));
         }
-        if inner.faults.die_after > 0 {
+        if inner.faults.die_after > 0 && !inner.faults.die_in_retention {
             inner.faults.die_after -= 1;
             inner.died = inner.faults.die_after == 0;
         }
@@ -430,6 +432,9 @@ impl Disk for SimDisk {
             && !dir.names.is_empty()
         {
             return Err(io::Error::new(io::ErrorKind::DirectoryNotEmpty, to.display().to_string()));
+        }
+        if to.extension().is_some_and(|extension| extension == "deleted") {
+            inner.faults.die_in_retention = false;
         }
         inner.parent(to)?;
         let (dir, old) = inner.parent(from)?;
@@ -676,6 +681,12 @@ mod tests {
         disk.set_faults(Faults { die_after: 2, ..Faults::default() });
         assert!(file.sync().is_ok() && file.sync().is_ok() && file.sync().is_err());
         assert!(disk.has_died());
+        disk.reopen();
+        disk.set_faults(Faults { die_after: 1, die_in_retention: true, ..Faults::default() });
+        write(&disk, "/b", &[7; 9]);
+        disk.rename(Path::new("/b"), Path::new("/b.deleted")).unwrap();
+        assert!(!disk.has_died());
+        assert!(file.sync().is_ok() && file.sync().is_err());
         disk.reopen();
         let before = read(&disk, "/a").unwrap();
         let (path, at) = disk.flip_bit(|p| p.ends_with("a")).unwrap();

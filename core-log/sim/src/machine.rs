@@ -129,8 +129,9 @@ impl Machine {
         match fault {
             Fault::Crash => self.again(false).await,
             Fault::PowerLoss => self.again(true).await,
-            Fault::CrashInside(calls) => self.die_inside(calls, false).await,
-            Fault::PowerLossInside(calls) => self.die_inside(calls, true).await,
+            Fault::CrashInside(calls) => self.die_inside(calls, false, false).await,
+            Fault::PowerLossInside(calls) => self.die_inside(calls, false, true).await,
+            Fault::PowerLossInRetention(calls) => self.die_inside(calls, true, true).await,
             Fault::Pause(length) => self.pause(length).await,
             Fault::CutConnection => drop(self.sim.drop_connection()),
             Fault::SlowDisk(max) => {
@@ -198,8 +199,9 @@ impl Machine {
         self.boot();
     }
 
-    async fn die_inside(&self, calls: u64, power: bool) {
-        self.disk.set_faults(Faults { die_after: calls, ..Faults::default() });
+    async fn die_inside(&self, calls: u64, in_retention: bool, power: bool) {
+        let faults = Faults { die_after: calls, die_in_retention: in_retention, ..Faults::default() };
+        self.disk.set_faults(faults);
         let disk = self.disk.clone();
         self.until(move || disk.has_died()).await;
         self.again(power).await;
@@ -242,5 +244,6 @@ fn fault_number(fault: Fault) -> u64 {
         Fault::PowerLossAgain(_) => 12,
         Fault::SyncErrorThenCrash => 13,
         Fault::CleanRestartThenPowerLoss(_) => 14,
+        Fault::PowerLossInRetention(_) => 15,
     }
 }

@@ -15,6 +15,8 @@ pub enum Fault {
     PowerLoss,
     /// Power goes inside of the n-th disk call from now.
     PowerLossInside(u64),
+    /// Power goes inside of the n-th disk call after retention has begun to take a segment away.
+    PowerLossInRetention(u64),
     /// SIGSTOP for so long.
     Pause(Duration),
     /// One connection is cut.
@@ -53,6 +55,8 @@ pub struct Plan {
     pub members: u32,
     /// Whether a topic with short retention is written beside.
     pub retention: bool,
+    /// Its producer rests for so long that retention takes all that there is.
+    pub rests: bool,
     /// Whether topics come and go beside.
     pub topic_changes: bool,
     /// Records that each producer sends.
@@ -84,6 +88,7 @@ impl Plan {
             transactional: random.below(3) as u32,
             members: random.below(3) as u32,
             retention: random.one_in(2),
+            rests: false,
             topic_changes: random.one_in(4),
             records: 20 + random.below(80),
             roll_ms: 50 + random.below(3_000),
@@ -112,6 +117,11 @@ impl Plan {
                 let at = random.below(self.faults.len() as u64 + 1) as usize;
                 self.faults.insert(at, (wait(random), fault));
             }
+        }
+        self.rests = self.retention && random.one_in(2);
+        if self.rests {
+            let at = random.below(self.faults.len() as u64 + 1) as usize;
+            self.faults.insert(at, (wait(random), Fault::PowerLossInRetention(1 + random.below(12))));
         }
     }
 }

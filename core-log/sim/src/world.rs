@@ -15,7 +15,7 @@ use crate::history::Partition;
 use crate::machine::{ADDRESS, Machine};
 use crate::plan::Plan;
 use crate::random::Random;
-use crate::workload::producer::Promise;
+use crate::workload::producer::{Only, Promise};
 use crate::workload::{SHORT, Scene, TOPIC, group, producer, reader, topics, transactional};
 
 /// A world that is not done after this much virtual time hangs.
@@ -140,7 +140,8 @@ impl World {
             work.push(transactional::transact(scene(), partitions, records).boxed());
         }
         if self.plan.retention {
-            work.push(producer::produce(scene(), Promise::Durable, 1, records, Some(SHORT)).boxed());
+            let only = Some(Only { topic: SHORT.0, partition: SHORT.1, rests: self.plan.rests });
+            work.push(producer::produce(scene(), Promise::Durable, 1, records, only).boxed());
         }
         if self.plan.topic_changes {
             work.push(topics::come_and_go(scene(), 4).boxed());

@@ -12,6 +12,9 @@ const OPEN_MAX: usize = 12;
 /// A producer that fails is replaced, at most so often.
 const REPLACED_MAX: u64 = 50;
 
+/// Longest rest between two records.
+const REST_MAX_MS: u64 = 2_500;
+
 /// Which promise a producer asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Promise {
@@ -21,14 +24,19 @@ pub enum Promise {
     Leader,
 }
 
+/// The one partition of a topic, by its number in the history.
+#[derive(Clone, Copy, Debug)]
+pub struct Only {
+    /// The topic.
+    pub topic: &'static str,
+    /// Its partition's number.
+    pub partition: Partition,
+    /// Now and then nothing is sent for longer than the topic keeps anything.
+    pub rests: bool,
+}
+
 /// Sends `records` records to partitions of the world's topic, or all to `only`.
-pub async fn produce(
-    scene: Scene,
-    promise: Promise,
-    partitions: u32,
-    records: u64,
-    only: Option<(&'static str, Partition)>,
-) {
+pub async fn produce(scene: Scene, promise: Promise, partitions: u32, records: u64, only: Option<Only>) {
     let (env, client) = scene.client("producer");
     let durable = promise == Promise::Durable;
     let mut sent = 0;
@@ -50,8 +58,8 @@ pub async fn produce(
         while sent < records && healthy {
             let value = scene.fresh();
             let partition =
-                only.map_or_else(|| scene.sim.below(u64::from(partitions)) as Partition, |(_, p)| p);
-            let record = ProducerRecord::new(only.map_or(TOPIC, |(topic, _)| topic), scene.payload(value))
+                only.map_or_else(|| scene.sim.below(u64::from(partitions)) as Partition, |one| one.partition);
+            let record = ProducerRecord::new(only.map_or(TOPIC, |one| one.topic), scene.payload(value))
                 .with_partition(if only.is_some() { 0 } else { partition as i32 });
             let send =
                 Send { partition, producer: number, order: value, idempotent: durable, durable, txn: None };
@@ -66,6 +74,9 @@ pub async fn produce(
             }
             if scene.sim.below(3) == 0 {
                 scene.dither(&env, 40).await;
+            }
+            if only.is_some_and(|one| one.rests) && scene.sim.below(10) == 0 {
+                scene.dither(&env, REST_MAX_MS).await;
             }
         }
         while !open.is_empty() {
