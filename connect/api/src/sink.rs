@@ -1,6 +1,7 @@
 //! Sinks: what takes rows out of the log.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use arrow::array::{Int8Array, RecordBatch};
 use arrow::datatypes::SchemaRef;
@@ -65,6 +66,8 @@ pub trait SinkTask: Send {
 pub struct SinkOpen {
     /// The partitions it will be handed rows of.
     pub partitions: Vec<SinkPartition>,
+    /// A folder for notes of this sink alone, which need not exist yet. It goes when the pipeline is reset, and may be lost.
+    pub state_dir: PathBuf,
     /// Clock, blocking work, stop signal.
     pub context: TaskContext,
 }

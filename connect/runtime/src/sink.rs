@@ -91,7 +91,8 @@ impl Attempt<'_> {
             partitions.iter().map(|at| (at.partition.clone(), at.committed)).collect();
         let mut task = connector.task(config, &input).map_err(&failed)?;
         let context = task_context(&self.worker.env, self.stop);
-        let held = task.open(SinkOpen { partitions, context }).await.map_err(&failed)?;
+        let state_dir = self.worker.state_dir.join(name);
+        let held = task.open(SinkOpen { partitions, state_dir, context }).await.map_err(&failed)?;
         from.extend(held.into_iter().map(|(partition, offset)| (partition, Some(offset))));
         reader.seek(from).await?;
         let converter = converter(&self.spec.converter).ok_or_else(|| {

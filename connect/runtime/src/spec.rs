@@ -1,5 +1,6 @@
 //! What a worker is told to run.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,8 @@ pub struct WorkerEnv {
     pub log: Arc<dyn Log>,
     /// Names this pipeline or daemon; part of transactional ids, groups and keys of positions.
     pub namespace: String,
+    /// Where sinks keep notes, each in a folder of its name.
+    pub state_dir: PathBuf,
 }
 
 /// A table and the topic that holds it.

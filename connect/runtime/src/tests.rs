@@ -189,7 +189,12 @@ impl World {
     fn new() -> Self {
         let (runtime, env) = HostRuntime::start("connect-test", 2).unwrap();
         let log = MemoryLog::new();
-        let worker = WorkerEnv { env, log: Arc::new(log.clone()), namespace: "test".into() };
+        let worker = WorkerEnv {
+            env,
+            log: Arc::new(log.clone()),
+            namespace: "test".into(),
+            state_dir: "state".into(),
+        };
         let on_error = OnError::DeadLetters("bad".into());
         Self { runtime, worker, log, told: Arc::default(), outside: Arc::default(), on_error }
     }

@@ -1,6 +1,6 @@
 //! The file sink: what it takes, and what it refuses.
 
-mod manifest;
+mod note;
 mod parts;
 mod settings;
 mod task;

@@ -60,7 +60,8 @@ async fn run(folder: &Path, env: &Env, node: &Embedded, text: &str) -> Result<Ve
     let daemon = Daemon::parse(&folder.join("daemon.toml"), text, &registry, &|_| Ok(None))?;
     let client = Client::new(env.clone(), node.dial(), ClientConfig::new(node.bootstrap()));
     let log = Arc::new(ClientLog::new(client, env.clone()));
-    let worker = WorkerEnv { env: env.clone(), log, namespace: daemon.name().to_owned() };
+    let namespace = daemon.name().to_owned();
+    let worker = WorkerEnv { env: env.clone(), log, namespace, state_dir: folder.join("state") };
     let (_stopper, stop) = stop_signal();
     daemon.run(worker, stop).await?;
     let statuses = daemon.source_statuses().chain(daemon.sink_statuses());
@@ -70,7 +71,6 @@ async fn run(folder: &Path, env: &Env, node: &Embedded, text: &str) -> Result<Ve
 /// All lines of the files in a folder, in the order of their names; only final names may be there.
 fn lines(folder: &Path) -> Vec<String> {
     let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.retain(|file| !file.file_name().unwrap().to_str().unwrap().starts_with('.'));
     files.sort();
     files
         .iter()

@@ -12,7 +12,7 @@ mod report;
 mod topics;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +46,10 @@ const CONVERTER: &str = "json";
 const SESSION_TIMEOUT_MS: i32 = 6_000;
 /// How often sinks are asked to make rows durable.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+/// The folders of a pipeline's data: the embedded log, the state of steps, and what sinks note of the log that they read.
+pub(crate) const DATA: [&str; 3] = ["log", STATE, SINKS];
+const STATE: &str = "state";
+pub(crate) const SINKS: &str = "sinks";
 /// What the first Ctrl-C is answered with.
 pub(crate) const STOPPING: &str =
     "stopping after a commit; the same command goes on from here (Ctrl-C again ends at once)";
@@ -93,15 +97,16 @@ struct Running {
 }
 
 impl<'a> Runner<'a> {
-    /// Runs `plan` on the log behind `door`, with the state of its steps in the folder `state`.
-    pub(crate) fn new(door: &'a Door, plan: Plan, state: PathBuf) -> Self {
+    /// Runs `plan` on the log behind `door`, with the state of its steps and the notes of its sinks in the folder `data`.
+    pub(crate) fn new(door: &'a Door, plan: Plan, data: &Path) -> Self {
         let (stopper, stop) = stop_signal();
         let worker = WorkerEnv {
             env: door.env.clone(),
             log: Arc::new(client_log(door)),
             namespace: plan.name.clone(),
+            state_dir: data.join(SINKS),
         };
-        Self { door, plan: Arc::new(plan), state, worker, stopper, stop }
+        Self { door, plan: Arc::new(plan), state: data.join(STATE), worker, stopper, stop }
     }
 
     /// Runs until every input has ended, or somebody asks to stop.

@@ -26,6 +26,7 @@ fn one_command_gives_the_exact_rows_and_a_second_one_changes_nothing() {
     assert_eq!(example.rows(), expected);
 
     let files = example.parquet();
+    assert_eq!(example.out(), files, "final files and nothing else");
     let again = example.run();
     assert!(again.starts_with("nothing new"), "{again}");
     assert_eq!(example.parquet(), files);

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use millstream_connect_api::{ConnectError, Result};
 
-use super::manifest::folder;
 use super::settings::Settings;
 use super::template::Range;
 use crate::source::glob;
@@ -34,6 +33,11 @@ pub(super) fn publish(tmp: &Path, name: &Path) -> Result<()> {
         Some(from) if from != parent => sync_folder(from),
         _ => Ok(()),
     }
+}
+
+/// The folder, with a name for the current one.
+pub(super) fn folder(path: &Path) -> &Path {
+    if path.as_os_str().is_empty() { Path::new(".") } else { path }
 }
 
 /// Creates a folder and those above it, durably.

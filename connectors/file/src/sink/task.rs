@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use arrow::datatypes::SchemaRef;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use millstream_connect_api::{ConnectError, Result, SinkBatch, SinkInput, SinkOpen, SinkTask, TaskContext};
+use millstream_connect_api::{
+    ConnectError, Result, SinkBatch, SinkInput, SinkOpen, SinkPartition, SinkTask, TaskContext,
+};
 use millstream_record::{Millis, Offset, TopicPartition};
 
-use super::manifest;
-use super::parts::{create_folder, finished, io_error};
+use super::note;
+use super::parts::{create_folder, finished, folder, io_error};
 use super::settings::Settings;
 use super::template::Range;
 use super::writer::PartWriter;
@@ -68,8 +70,8 @@ impl FileSinkTask {
 impl SinkTask for FileSinkTask {
     fn open(&mut self, open: SinkOpen) -> BoxFuture<'_, Result<BTreeMap<TopicPartition, Offset>>> {
         self.context = Some(open.context);
-        let partitions = open.partitions;
-        self.blocking(move |files, _| files.start(&partitions)).boxed()
+        let (partitions, state_dir) = (open.partitions, open.state_dir);
+        self.blocking(move |files, _| files.start(&partitions, &state_dir)).boxed()
     }
 
     fn put(&mut self, batch: SinkBatch) -> BoxFuture<'_, Result<()>> {
@@ -103,7 +105,8 @@ impl Files {
     /// Looks at what finished files hold, removes leftovers, and says where each partition begins.
     fn start(
         &mut self,
-        partitions: &[millstream_connect_api::SinkPartition],
+        partitions: &[SinkPartition],
+        state_dir: &Path,
     ) -> Result<BTreeMap<TopicPartition, Offset>> {
         let mut topics: Vec<&str> = partitions.iter().map(|at| &*at.partition.topic).collect();
         topics.dedup();
@@ -112,9 +115,9 @@ impl Files {
                 format!("it reads {}, so path must hold {{topic}} to tell them apart", topics.join(", "));
             return Err(ConnectError::fatal(format!("file sink {}", self.name), reason));
         }
-        create_folder(manifest::folder(&self.settings.base_dir))?;
+        create_folder(folder(&self.settings.base_dir))?;
         let ranges = finished(&self.settings, &topics)?;
-        manifest::reconcile(&self.settings, partitions, &ranges)?;
+        note::reconcile(&self.settings, state_dir, partitions, &ranges)?;
         for at in partitions {
             let tmp = self.tmp(&at.partition);
             match fs::remove_file(&tmp) {

@@ -11,7 +11,6 @@ const OFFSET_DIGITS: usize = 20;
 /// A name below the base folder, with places for the range of rows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Template {
-    text: String,
     pieces: Vec<Piece>,
 }
 
@@ -60,12 +59,7 @@ impl Template {
             let problem = Problem::at(None, "the name does not tell which rows are in a file");
             return Err(problem.help("put {seq} into it, such as \"{seq}.parquet\""));
         }
-        Ok(Self { text: text.to_owned(), pieces })
-    }
-
-    /// The template as it was written.
-    pub(super) fn text(&self) -> &str {
-        &self.text
+        Ok(Self { pieces })
     }
 
     /// Whether names tell topics apart.

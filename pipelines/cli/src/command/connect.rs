@@ -1,5 +1,6 @@
 //! `millstream connect`.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use millstream_env::Env;
 use crate::command::run::{self, conclude};
 use crate::door::Door;
 use crate::pipeline::drawable;
-use crate::run::{Progress, Report, STOPPING, client_log};
+use crate::run::{Progress, Report, SINKS, STOPPING, client_log};
 use crate::signal::{Signals, give_up};
 use crate::{screen, signal};
 
@@ -33,8 +34,8 @@ pub(crate) async fn execute(args: Args, env: Env) -> Result<ExitCode> {
     let Action::Run(args) = args.action;
     let began = env.elapsed();
     let daemon = args.file.daemon()?;
-    let (door, _) = args.open(&env, daemon.name(), daemon.bootstrap()).await?;
-    let outcome = attend(&daemon, &door).await;
+    let (door, data) = args.open(&env, daemon.name(), daemon.bootstrap()).await?;
+    let outcome = attend(&daemon, &door, &data).await;
     let closed = door.close().await;
     let outcome = outcome.map_err(|error| drawable(error, &args.file))?;
     closed?;
@@ -45,12 +46,13 @@ pub(crate) async fn execute(args: Args, env: Env) -> Result<ExitCode> {
 }
 
 /// Runs the daemon and hears Ctrl-C: the first asks it to commit and stop, the second ends the process.
-async fn attend(daemon: &Daemon, door: &Door) -> Result<Outcome, RuntimeError> {
+async fn attend(daemon: &Daemon, door: &Door, data: &Path) -> Result<Outcome, RuntimeError> {
     let mut signals = Signals::listen().map_err(|error| RuntimeError::log("starting", error, false))?;
     let worker = WorkerEnv {
         env: door.env.clone(),
         log: Arc::new(client_log(door)),
         namespace: daemon.name().to_owned(),
+        state_dir: data.join(SINKS),
     };
     let progress = Progress::start(&door.env);
     let statuses = daemon.source_statuses().chain(daemon.sink_statuses());

@@ -9,6 +9,7 @@ use millstream_env::Env;
 use millstream_plan::plan::{Sink, SinkKind};
 
 use crate::pipeline::FileArgs;
+use crate::run::DATA;
 use crate::screen;
 
 /// Arguments of `reset`.
@@ -51,12 +52,12 @@ pub(crate) async fn execute(args: Args, env: Env) -> Result<ExitCode> {
         bail!("this pipeline runs on a cluster; remove its topics there (millstream topics delete)");
     }
     let data = args.data.unwrap_or_else(|| super::run::default_data(&plan.name));
-    let ours = ["log", "state"].iter().any(|part| data.join(part).is_dir());
+    let ours = DATA.iter().any(|part| data.join(part).is_dir());
     if !data.exists() || !ours {
         screen::line(format_args!("{}: there is nothing to remove", data.display()));
         return Ok(ExitCode::SUCCESS);
     }
-    for part in ["log", "state"] {
+    for part in DATA {
         let folder = data.join(part);
         if folder.is_dir() {
             std::fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;

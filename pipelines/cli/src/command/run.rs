@@ -68,7 +68,7 @@ pub(crate) async fn execute(args: Args, env: Env) -> Result<ExitCode> {
     let (door, data) = args.open(&env, &plan.name, plan.bootstrap.as_deref()).await?;
     let known = crate::run::known_tables(&door, &plan).await?;
     let plan = if known.is_empty() { plan } else { args.file.plan(&env, &known).await? };
-    let outcome = Runner::new(&door, plan, data.join("state")).run().await;
+    let outcome = Runner::new(&door, plan, &data).run().await;
     let closed = door.close().await;
     let report = outcome?;
     closed?;

@@ -47,12 +47,18 @@ impl Example {
         String::from_utf8(stdout).unwrap()
     }
 
-    /// The finished files, by name.
-    pub(crate) fn parquet(&self) -> Vec<PathBuf> {
+    /// All that lies in the folder of the output, by name.
+    pub(crate) fn out(&self) -> Vec<PathBuf> {
         let Ok(entries) = std::fs::read_dir(self.folder.path().join("out")) else { return Vec::new() };
         let mut files: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
-        files.retain(|path| path.extension().is_some_and(|extension| extension == "parquet"));
         files.sort();
+        files
+    }
+
+    /// The finished files, by name.
+    pub(crate) fn parquet(&self) -> Vec<PathBuf> {
+        let mut files = self.out();
+        files.retain(|path| path.extension().is_some_and(|extension| extension == "parquet"));
         files
     }
 

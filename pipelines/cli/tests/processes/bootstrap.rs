@@ -1,21 +1,24 @@
 //! The same file on a cluster: `--bootstrap` to our broker and to Apache Kafka.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
-use std::time::Duration;
 
-use millstream_client::{Client, ClientConfig};
+use millstream_client::{Client, ClientConfig, IsolationLevel, OffsetSpec};
 use millstream_env::{Env, HostRuntime};
 use millstream_net::TcpDial;
 use millstream_protocol::Endpoint;
+use millstream_record::TopicPartition;
 
 use crate::example::Example;
-use crate::process::{Broker, PATIENCE, Process, seeded};
+use crate::process::{Broker, LOOK, PATIENCE, Process, seeded};
 
 /// The peer, when PEER_DIR says that there is one.
 const PEER: &str = "127.0.0.1:19092";
 /// Kills of the broker while the pipeline runs.
 const BROKER_KILLS: u32 = 3;
+/// Records that are acknowledged between two kills, at most. The example writes more than twice as many for each of them.
+const BETWEEN_KILLS: u64 = 4_000;
 
 /// The example on the cluster at `address`, under a name that nobody else uses there.
 fn example(address: &str, name: &str) -> Example {
@@ -52,16 +55,36 @@ fn the_pipeline_outlives_a_broker_that_is_killed() {
         let mut broker = Broker::start(&env).await;
         let example = example(&broker.address(), "flights-outlive");
         let mut process = Process::start(example.command());
+        let client = broker.client();
         for _ in 0..BROKER_KILLS {
-            let moment = Duration::from_millis(random.below(1_500));
-            if process.ended(&env, moment).await.is_none() {
-                broker.kill_and_restart().await;
+            let due = acknowledged(&client, "flights-outlive").await + random.below(BETWEEN_KILLS);
+            while process.ended(&env, LOOK).await.is_none() {
+                if acknowledged(&client, "flights-outlive").await > due {
+                    broker.kill_and_restart().await;
+                    break;
+                }
             }
         }
         let ended = process.ended(&env, PATIENCE).await;
         assert!(ended.expect("the pipeline ends").success());
         check(&example);
     });
+}
+
+/// Records in the topics of a pipeline; the broker tells only of those that are durable.
+async fn acknowledged(client: &Client, pipeline: &str) -> u64 {
+    let admin = client.admin();
+    let topics = admin.list_topics().await.unwrap();
+    let ours: Vec<&str> =
+        topics.iter().map(AsRef::as_ref).filter(|name| name.starts_with(pipeline)).collect();
+    let described = admin.describe_topics(&ours).await.unwrap();
+    let partitions = described.into_values().flatten().flat_map(|topic| {
+        let at = move |(_, index)| TopicPartition::new(Arc::clone(&topic.name), index);
+        topic.partitions.into_iter().zip(0..).map(at)
+    });
+    let wanted: BTreeMap<_, _> = partitions.map(|at| (at, OffsetSpec::Latest)).collect();
+    let ends = admin.list_offsets(&wanted, IsolationLevel::ReadUncommitted).await.unwrap();
+    ends.into_values().flatten().flatten().map(|end| end.offset.0.unsigned_abs()).sum()
 }
 
 #[test]

@@ -16,6 +16,7 @@ use crate::FileSink;
 
 struct World {
     folder: TempDir,
+    state: TempDir,
     settings: String,
     id: TopicId,
     committed: Option<Offset>,
@@ -46,8 +47,9 @@ fn batch(offsets: &[i64]) -> SinkBatch {
 
 impl World {
     fn new(settings: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        Self { folder, settings: settings.into(), id: TopicId::from_random(1, 1), committed: None, now: 0 }
+        let (folder, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let id = TopicId::from_random(1, 1);
+        Self { folder, state, settings: settings.into(), id, committed: None, now: 0 }
     }
 
     fn start(&self) -> Result<(Box<dyn SinkTask>, Option<Offset>)> {
@@ -55,7 +57,11 @@ impl World {
         let config = FileSink.definition().relative_to(self.folder.path()).resolve(&table, None).unwrap();
         let mut task = FileSink.task(&config, &input()).unwrap();
         let partition = SinkPartition { partition: topic(), topic_id: self.id, committed: self.committed };
-        let open = SinkOpen { partitions: vec![partition], context: TaskContext::inline(Millis(self.now)) };
+        let open = SinkOpen {
+            partitions: vec![partition],
+            state_dir: self.state.path().join("out"),
+            context: TaskContext::inline(Millis(self.now)),
+        };
         let starts = block_on(task.open(open))?;
         Ok((task, starts.get(&topic()).copied()))
     }
@@ -169,8 +175,35 @@ fn files_of_another_log_are_refused() {
     block_on(task.finish()).unwrap();
     assert!(world.start().is_ok());
     world.id = TopicId::from_random(2, 2);
-    let error = world.start().map(|_| ()).unwrap_err().to_string();
-    assert!(error.contains("were written from another log"), "{error}");
+    let refused = |world: &World| {
+        let error = world.start().map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("were written from another log"), "{error}");
+    };
+    refused(&world);
+    world.committed = Some(Offset(1));
+    refused(&world);
+    // A reset takes the log and the note away, and the committed offsets with the log.
+    (world.state, world.committed) = (tempfile::tempdir().unwrap(), None);
+    refused(&world);
+    world.committed = Some(Offset(1));
+    assert!(world.start().is_ok(), "only the note was lost: the log knows that this sink worked on it");
+    world.committed = None;
+    assert_eq!(world.start().unwrap().1, Some(Offset(1)), "and it is noted again");
+}
+
+#[test]
+fn only_final_files_are_left_in_the_folder() {
+    let world = World::new("path = 'x/{seq}.parquet'");
+    let (mut task, _) = world.start().unwrap();
+    block_on(task.put(batch(&[0, 1]))).unwrap();
+    block_on(task.finish()).unwrap();
+    block_on(task.close());
+    let names = |folder: &Path| -> Vec<_> {
+        fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    assert_eq!(names(world.folder.path()), ["x"]);
+    let file = "0-00000000000000000000-00000000000000000001.parquet";
+    assert_eq!(names(&world.folder.path().join("x")), [file]);
 }
 
 #[test]

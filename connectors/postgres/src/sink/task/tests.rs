@@ -36,7 +36,11 @@ impl<'a> World<'a> {
         let config = PostgresSink.definition().resolve(&parse_toml(&text).unwrap(), None).unwrap();
         let mut task = PostgresSink.task(&config, &self.input)?;
         let partition = SinkPartition { partition: topic(), topic_id: self.id, committed: None };
-        let open = SinkOpen { partitions: vec![partition], context: TaskContext::inline(Millis(0)) };
+        let open = SinkOpen {
+            partitions: vec![partition],
+            state_dir: "state".into(),
+            context: TaskContext::inline(Millis(0)),
+        };
         let starts = block_on(task.open(open))?;
         Ok((task, starts.get(&topic()).map(|offset| offset.0)))
     }

@@ -1,0 +1,79 @@
+//! Which log the files of a sink were written from. Positions are read from names, and names hold offsets; offsets of another log
+//! (after a reset, or of another cluster) mean nothing here, so such files are refused instead of being taken for progress.
+//!
+//! The note of it lies with the state of the pipeline and goes with that, so that the folder of the files holds nothing else.
+//! Where it is lost though the log is not, a committed offset tells as much: this sink has worked on this log before.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use millstream_connect_api::{ConnectError, Result, SinkPartition};
+
+use super::parts::{self, io_error};
+use super::settings::Settings;
+use super::template::Range;
+
+const FILE: &str = "topics.json";
+
+/// Ids of topics by name.
+type Topics = BTreeMap<String, String>;
+
+/// Compares the note in `state_dir` with the topics that the sink is to read, and writes it if it is new.
+///
+/// # Errors
+/// Fatal when files that are there were written from another topic.
+pub(super) fn reconcile(
+    settings: &Settings,
+    state_dir: &Path,
+    partitions: &[SinkPartition],
+    finished: &[Range],
+) -> Result<()> {
+    let path = state_dir.join(FILE);
+    let stored = read(&path)?;
+    let mut topics = Topics::new();
+    for at in partitions.iter().filter(|at| !at.topic_id.is_zero()) {
+        topics.insert(at.partition.topic.to_string(), at.topic_id.to_string());
+    }
+    for (topic, id) in &topics {
+        let is_known = match &stored {
+            Some(stored) => stored.get(topic) == Some(id),
+            None => partitions.iter().any(|at| *at.partition.topic == **topic && at.committed.is_some()),
+        };
+        if !is_known && finished.iter().any(|range| *range.partition.topic == **topic) {
+            return Err(another_log(settings, topic));
+        }
+    }
+    let mut merged = stored.clone().unwrap_or_default();
+    // Where names do not tell the topic, all files count as those of the one that is read now.
+    merged.retain(|topic, _| settings.template.has_topic() || topics.contains_key(topic));
+    merged.extend(topics);
+    if stored.as_ref() == Some(&merged) {
+        return Ok(());
+    }
+    let text = serde_json::to_vec(&merged).map_err(|error| ConnectError::fatal("writing a note", error))?;
+    parts::create_folder(state_dir)?;
+    let tmp = path.with_extension("tmp");
+    fs::write(&tmp, text).map_err(io_error("writing", &tmp))?;
+    parts::publish(&tmp, &path)
+}
+
+fn read(path: &Path) -> Result<Option<Topics>> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+            let reason = format!("{error}; remove the file if the sink has written nothing yet");
+            ConnectError::fatal(format!("reading {}", path.display()), reason)
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io_error("reading", path)(error)),
+    }
+}
+
+fn another_log(settings: &Settings, topic: &str) -> ConnectError {
+    let reason = format!(
+        "its files were written from another log than topic '{topic}' of this one (after a reset, or on another cluster), so their names \
+         do not tell what is still missing; move or remove them, or choose another path"
+    );
+    ConnectError::fatal(format!("folder {}", parts::folder(&settings.base_dir).display()), reason)
+}
