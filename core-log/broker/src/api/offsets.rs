@@ -216,6 +216,9 @@ pub(super) fn commit_in_transaction(
         }
         response
     };
+    if request.transactional_id.is_empty() {
+        return super::now(refused(response, ErrorCode::InvalidRequest));
+    }
     let (completer, receipt) = Receipt::pending();
     let host = match shared.groups.host_of(&request.group_id) {
         Ok(host) => host,

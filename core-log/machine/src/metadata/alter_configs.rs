@@ -1,6 +1,6 @@
 //! Deciding configuration changes (KIP-339).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bytestring::ByteString;
 use millstream_protocol::ErrorCode;
@@ -16,6 +16,7 @@ use super::Record;
 use super::controller::{Controller, Decision, Refusal};
 use super::image::{ConfigScope, Image};
 use super::partition_change::ELR_FEATURE;
+use super::topic_name::validate_topic_name;
 use crate::config::{Definition, Effective, Type, Update, broker_definition, topic_definition};
 
 /// In-sync replicas below which nothing is acknowledged.
@@ -50,14 +51,18 @@ impl Controller {
         image: &Image,
         request: &IncrementalAlterConfigsRequest,
     ) -> Decision<IncrementalAlterConfigsResponse> {
-        let mut seen = BTreeSet::new();
+        let mut named: BTreeMap<(i8, &str), u32> = BTreeMap::new();
+        for resource in &request.resources {
+            *named.entry((resource.resource_type, &resource.resource_name)).or_default() += 1;
+        }
         let (mut records, mut responses) = (Vec::new(), Vec::new());
         for resource in &request.resources {
-            let first = seen.insert((resource.resource_type, resource.resource_name.clone()));
-            let decided = if first {
-                self.alter_resource(image, resource)
-            } else {
-                Err(Refusal::new(ErrorCode::InvalidRequest, "The resource is named twice in the request."))
+            let decided = match named.get(&(resource.resource_type, &*resource.resource_name)) {
+                Some(1) => self.alter_resource(image, resource),
+                _ => Err(Refusal::new(
+                    ErrorCode::InvalidRequest,
+                    "The resource is named twice in the request.",
+                )),
             };
             let mut response = AlterConfigsResourceResponse {
                 resource_type: resource.resource_type,
@@ -119,11 +124,14 @@ impl Controller {
         scope: &ConfigScope,
         config: &AlterableConfig,
     ) -> Result<Option<ByteString>, Refusal> {
-        let definition = definition(scope, &config.name)?;
         let operation = Operation::of(config.config_operation).ok_or_else(|| {
             let message = format!("Unknown operation {} on {}.", config.config_operation, config.name);
             Refusal::new(ErrorCode::InvalidRequest, message)
         })?;
+        if operation == Operation::Delete && find(scope, &config.name).0.is_none() {
+            return Ok(None); // nothing of that name is set
+        }
+        let definition = definition(scope, &config.name)?;
         if operation == Operation::Delete {
             return Ok(None);
         }
@@ -140,7 +148,11 @@ impl Controller {
                 format!("Only lists can be appended to or subtracted from, and {} is not one.", config.name);
             return Err(Refusal::new(ErrorCode::InvalidConfig, message));
         };
-        definition.validate(&value).map_err(|why| Refusal::new(ErrorCode::InvalidConfig, why))?;
+        let wrong = match scope {
+            ConfigScope::Topic(_) => ErrorCode::InvalidConfig,
+            ConfigScope::Broker(_) | ConfigScope::BrokerDefault => ErrorCode::InvalidRequest,
+        };
+        definition.validate(&value).map_err(|why| Refusal::new(wrong, why))?;
         Ok(Some(value))
     }
 
@@ -196,22 +208,31 @@ fn judge_resource(image: &Image, resource: &AlterConfigsResource) -> Result<Conf
             Refusal::new(ErrorCode::InvalidRequest, message)
         })?;
     match &scope {
-        ConfigScope::Topic(name) if image.topic(name).is_none() => Err(Refusal::new(
-            ErrorCode::UnknownTopicOrPartition,
-            format!("The topic '{name}' does not exist."),
-        )),
+        ConfigScope::Topic(name) if name.is_empty() => {
+            Err(Refusal::new(ErrorCode::InvalidRequest, "There is no configuration of all topics."))
+        }
+        ConfigScope::Topic(name) if image.topic(name).is_none() => {
+            validate_topic_name(name).map_err(|why| Refusal::new(ErrorCode::InvalidTopicException, why))?;
+            let message = format!("The topic '{name}' does not exist.");
+            Err(Refusal::new(ErrorCode::UnknownTopicOrPartition, message))
+        }
         ConfigScope::Broker(id) if image.broker(*id).is_none() => {
-            Err(Refusal::new(ErrorCode::BrokerIdNotRegistered, format!("Broker {id} is not registered.")))
+            Err(Refusal::new(ErrorCode::InvalidRequest, format!("Broker {id} is not registered.")))
         }
         _ => Ok(scope),
     }
 }
 
-fn definition(scope: &ConfigScope, name: &str) -> Result<&'static Definition, Refusal> {
-    let (found, level) = match scope {
+/// The definition of a name where `scope` may set it, and what such a scope is called.
+fn find(scope: &ConfigScope, name: &str) -> (Option<&'static Definition>, &'static str) {
+    match scope {
         ConfigScope::Topic(_) => (topic_definition(name), "topic"),
         ConfigScope::Broker(_) | ConfigScope::BrokerDefault => (broker_definition(name), "broker"),
-    };
+    }
+}
+
+fn definition(scope: &ConfigScope, name: &str) -> Result<&'static Definition, Refusal> {
+    let (found, level) = find(scope, name);
     let definition = found.ok_or_else(|| {
         Refusal::new(ErrorCode::InvalidConfig, format!("Unknown {level} config name: {name}"))
     })?;
