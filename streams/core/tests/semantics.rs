@@ -3,7 +3,7 @@
 use millstream_streams_core::dsl::{
     Emit, Hopping, Late, Serde, StreamBuilder, Tumbling, Windowed, millis, store,
 };
-use millstream_streams_core::{StreamsError, TestDriver};
+use millstream_streams_core::{Header, StreamsError, TestDriver};
 use proptest::prelude::*;
 
 fn driver(build: impl FnOnce(&StreamBuilder)) -> TestDriver {
@@ -51,6 +51,19 @@ fn a_jump_of_stream_time_loses_no_window() {
     let mut driver = window_count(Tumbling::of(millis(10)).grace(millis(5)), Emit::OnClose);
     pipe(&mut driver, "in", &[("a", "", 1), ("a", "", 3), ("a", "", 24)]);
     assert_eq!(read_windows(&mut driver), ["a@0=2"]);
+}
+
+#[test]
+fn a_result_has_the_headers_of_its_row_on_update_and_none_on_close() {
+    for (emit, expected) in [(Emit::OnUpdate, 1), (Emit::OnClose, 0)] {
+        let mut driver = window_count(Tumbling::of(millis(10)), emit);
+        let bytes = |text: &str| text.to_owned().to_bytes().unwrap();
+        let header = vec![Header::new("trace", "7")];
+        driver.pipe_record("in", bytes("a"), bytes(""), 1, header).unwrap();
+        driver.end_inputs().unwrap();
+        let headers: Vec<_> = driver.read_records("out").iter().map(|record| record.headers.len()).collect();
+        assert_eq!(headers, [expected], "{emit:?}");
+    }
 }
 
 #[test]

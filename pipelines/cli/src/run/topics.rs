@@ -25,12 +25,11 @@ impl Topics {
                 }
                 SourceKind::Topic { .. } => topics.find(log, &source.topic).await?,
             }
-            if source.is_table
-                && matches!(source.kind, SourceKind::Topic { .. })
-                && topics.partitions(&source.topic) != Some(1)
-            {
+            let partitions = topics.partitions(&source.topic).unwrap_or_default();
+            if source.is_table && matches!(source.kind, SourceKind::Topic { .. }) && partitions != 1 {
                 bail!(
-                    "'{}' is a table from topic {}, whose rows somebody else has placed in partitions; such a topic must have one partition",
+                    "'{}' is a table from topic {} of {partitions} partitions, and nobody knows by what rule its rows were placed there; \
+                     copy them to a topic of one partition (millstream topics create NAME --partitions 1) and read that",
                     source.table.name,
                     source.topic,
                 );

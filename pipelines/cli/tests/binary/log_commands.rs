@@ -163,3 +163,32 @@ fn measurements_say_what_they_measured() {
     assert!(at[0] > 0.0 && at.is_sorted(), "{at:?}");
     assert!(world.fail(&["bench", "latency", "--rate", "0"]).contains("--rate is at least 1"));
 }
+
+#[test]
+fn a_table_from_a_topic_of_many_partitions_is_refused() {
+    let world = World::new();
+    let pipeline = r#"
+version = 1
+name = "p"
+
+[source.airlines]
+type = "topic"
+topic = "carriers"
+columns = { id = "int64", name = "string" }
+read = "once"
+table = { key = ["id"] }
+
+[sink.out]
+type = "file"
+from = "airlines"
+path = "out/{seq}.ndjson"
+"#;
+    world.folder.write("p.toml", pipeline);
+    world.succeed(&["topics", "create", "carriers", "--partitions", "3"]);
+    let refused = world.fail(&["run", "p.toml"]);
+    assert!(
+        refused.contains("'airlines' is a table from topic carriers of 3 partitions")
+            && refused.contains("copy them to a topic of one partition"),
+        "{refused}"
+    );
+}

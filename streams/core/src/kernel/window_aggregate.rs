@@ -20,7 +20,8 @@ pub enum Emit {
     /// With every chunk that changes it.
     #[default]
     OnUpdate,
-    /// Once, when it closes. Unlike Kafka's `EmitStrategy.onWindowClose`, no result is lost when stream time jumps.
+    /// Once, when it closes. Unlike Kafka's `EmitStrategy.onWindowClose`, no result is lost when stream time jumps, and a result has
+    /// no headers: those of a window's last row are not kept with its state.
     OnClose,
 }
 
