@@ -181,7 +181,7 @@ impl Member {
             env.sleep(CHECKPOINT).await;
             let (flushed, start) = quorum.with_log(|log| (log.flushed_offset(), log.start_offset()));
             let note = |offset: Offset| Offsets::from([(at.clone(), offset)]);
-            if dir.lock().checkpoint(note(flushed), note(start), note(start)).is_err() {
+            if dir.lock().checkpoint(note(flushed), note(start), note(start), &[]).is_err() {
                 return Ok(()); // offline, which the quorum reports
             }
         }
