@@ -547,7 +547,7 @@ mod tests {
         drop(store);
         // Recovery scans nothing, and the directory notes no log start: the log begins before the snapshot's end again.
         let at = TopicPartition::new("quorum", 0);
-        dir.checkpoint(BTreeMap::from([(at, end)]), BTreeMap::new(), BTreeMap::new()).unwrap();
+        dir.checkpoint(BTreeMap::from([(at, end)]), BTreeMap::new(), BTreeMap::new(), &[]).unwrap();
         let store = open(&env, &dir).unwrap();
         assert_eq!(store.with_log(|log| log.start_offset()), Offset(0));
         assert_eq!(place(&store), (4, Offset(9), Some(log_id(2, 4))));
