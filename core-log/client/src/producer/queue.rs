@@ -75,8 +75,8 @@ pub(super) enum Next {
 
 /// The batches of one partition.
 ///
-/// Order: a batch that failed is sent again once nothing of the partition is in flight, and nothing newer goes before it. A
-/// sequence number that cannot be used any more (its batch failed for good) ends the identity's run: batches from there on are
+/// Order: the first batch of an identity goes alone. A batch that failed is sent again once nothing of the partition is in flight, and
+/// nothing newer goes before it. A sequence number that cannot be used any more (its batch failed for good) ends the identity's run: batches from there on are
 /// numbered anew under the next epoch (KIP-360), but only when every one before has its outcome.
 #[derive(Debug)]
 pub(super) struct Queue {
@@ -142,14 +142,20 @@ impl Queue {
             return self.in_flight.is_empty().then_some(self.retry_at);
         }
         let changes = self.identity != current || self.renumber_from.is_some();
-        if changes && !self.in_flight.is_empty() {
-            return None; // what is in flight belongs to the old run
+        if (changes || self.is_beginning()) && !self.in_flight.is_empty() {
+            return None; // what is in flight belongs to the old run, or begins the new one
         }
         if !self.full.is_empty() {
             return Some(Duration::ZERO);
         }
         let open = self.open.as_ref()?;
         Some(if hurry { Duration::ZERO } else { open.common.created.saturating_add(linger) })
+    }
+
+    /// Whether the broker may not have heard of this run yet. It takes a producer that it does not know at any sequence, so a
+    /// batch that overtook a lost one would be taken, and the lost one never.
+    fn is_beginning(&self) -> bool {
+        self.identity != NOBODY && self.last_acked < 0
     }
 
     /// Whether the batches to be sent next need an epoch newer than `current`.
@@ -236,7 +242,7 @@ impl Queue {
         }
     }
 
-    /// The batch is in the log, and so is every one before it: brokers take sequences without gaps only.
+    /// The batch is in the log, and so is every one before it: brokers take sequences without gaps only, once they know the producer.
     pub(super) fn acknowledge(&mut self, batch: &Sent) {
         if self.identity != NOBODY && self.place(batch) != Place::Before {
             self.last_acked = advance_sequence(batch.sequence, batch.count - 1);
@@ -389,8 +395,27 @@ mod tests {
     }
 
     #[test]
+    fn the_first_of_a_run_goes_alone() {
+        let mut queue = queue(3);
+        assert_eq!(send(&mut queue, OURS, 0), (0, 0));
+        assert!(!may_send(&queue, OURS), "the broker would take the second one without it");
+        fail(&mut queue, 0);
+        assert_eq!(send(&mut queue, OURS, 99), (0, 0));
+        assert!(!may_send(&queue, OURS));
+        acknowledge(&mut queue, 0);
+        assert_eq!(send(&mut queue, OURS, 1), (0, 2));
+        assert!(may_send(&queue, OURS));
+        assert!(!may_send(&queue, NEXT_EPOCH));
+        acknowledge(&mut queue, 1);
+        assert_eq!(send(&mut queue, NEXT_EPOCH, 2), (1, 0));
+        assert!(!may_send(&queue, NEXT_EPOCH));
+    }
+
+    #[test]
     fn five_are_in_flight_counted_from_the_oldest() {
-        let mut queue = queue(9);
+        let mut queue = queue(10);
+        send(&mut queue, OURS, 9);
+        acknowledge(&mut queue, 9);
         for ticket in 0..5 {
             assert!(may_send(&queue, OURS));
             send(&mut queue, OURS, ticket);

@@ -120,11 +120,15 @@ pub(crate) async fn idempotence(door: &Door) {
         let topic = door.topic("flaky", 2).await;
         let config = ProducerConfig { batch_size: 500, linger_ms: 0, ..ProducerConfig::default() };
         let producer = door.flaky(seed).client.producer(config).unwrap();
+        let mut deliveries = Vec::new();
         for n in 0..RECORDS {
             let record = ProducerRecord::new(Arc::clone(&topic), bytes(n)).with_partition((n % 2) as i32);
-            drop(producer.send(record).await.unwrap());
+            deliveries.push(producer.send(record).await.unwrap());
         }
         producer.flush().await.unwrap();
+        for (delivery, n) in deliveries.into_iter().zip(0..) {
+            delivery.await.unwrap_or_else(|error| panic!("record {n}, seed {seed}: {error}"));
+        }
         let mut consumer = door.flaky(seed + 100).reader(ConsumerConfig::default());
         let partitions = [0, 1].map(|p| TopicPartition::new(Arc::clone(&topic), p));
         consumer.assign(partitions.clone()).unwrap();
