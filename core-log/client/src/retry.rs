@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_env::Env;
+use millstream_protocol::ErrorCode;
 
 use crate::{ClientConfig, ClientError, Result};
 
@@ -43,6 +44,11 @@ impl Backoff {
         Self { next_ms: config.retry_backoff_ms, max_ms: config.retry_backoff_max_ms }
     }
 
+    /// Waits for something that takes a few syncs of a disk: begins shorter than a backoff for a server in trouble.
+    fn brief(config: &ClientConfig) -> Self {
+        Self { next_ms: BRIEF_BACKOFF_MS.min(config.retry_backoff_ms), max_ms: config.retry_backoff_ms }
+    }
+
     pub(crate) fn next(&mut self, env: &Env) -> Duration {
         let base = self.next_ms.min(self.max_ms);
         self.next_ms = base.saturating_mul(2).min(self.max_ms);
@@ -50,6 +56,10 @@ impl Backoff {
         Duration::from_millis(base - fifth + env.random_below(2 * fifth + 1))
     }
 }
+
+/// First wait for the end of a producer's earlier transaction, whose markers are being written. It is asked for right after that
+/// transaction's commit was answered, so a whole `retry.backoff.ms` would be added to every commit.
+const BRIEF_BACKOFF_MS: u64 = 2;
 
 /// Tries `attempt` until it succeeds, fails for good, or `timeout_ms` are over.
 pub(crate) async fn retry<T, F, Fut>(
@@ -64,15 +74,18 @@ where
     Fut: Future<Output = Result<T>>,
 {
     let deadline = Deadline::after(env, timeout_ms);
-    let mut backoff = Backoff::new(config);
+    let (mut backoff, mut brief) = (Backoff::new(config), Backoff::brief(config));
     let mut last = None;
     loop {
         let Some(left) = deadline.left(env) else { return Err(deadline.error(what, last)) };
-        match env.timeout(left, attempt()).await {
-            Ok(Err(error)) if error.is_retriable() => last = Some(error),
+        let error = match env.timeout(left, attempt()).await {
+            Ok(Err(error)) if error.is_retriable() => error,
             Ok(outcome) => return outcome,
             Err(_) => return Err(deadline.error(what, last)),
-        }
-        env.sleep(backoff.next(env).min(left)).await;
+        };
+        let is_ending = error.code() == Some(ErrorCode::ConcurrentTransactions);
+        let wait = if is_ending { brief.next(env) } else { backoff.next(env) };
+        last = Some(error);
+        env.sleep(wait.min(left)).await;
     }
 }
