@@ -1,6 +1,7 @@
 //! The real world: tokio for tasks, timers and sockets; threads for blocking work; the operating system's clock.
 #![allow(clippy::disallowed_methods)] // this module is where the banned calls live
 
+use std::cell::RefCell;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -12,6 +13,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::{Accepted, Env, Listener, Pool, Runtime, Stream, Task};
+
+type Job = Box<dyn FnOnce() + Send>;
 
 /// Threads that may fsync at once: enough to overlap the device's latency over many partitions.
 const FLUSH_THREADS: usize = 8;
@@ -88,7 +91,8 @@ impl Runtime for HostRuntime {
         task
     }
 
-    fn run_blocking(&self, pool: Pool, job: Box<dyn FnOnce() + Send>) {
+    fn run_blocking(&self, pool: Pool, job: Job) {
+        let Some(job) = after_this_one(pool, job) else { return };
         let slots = match pool {
             Pool::Flush => &self.flush,
             Pool::Read => &self.read,
@@ -97,7 +101,7 @@ impl Runtime for HostRuntime {
         match Arc::clone(slots).try_acquire_owned() {
             Ok(slot) => {
                 self.handle.spawn_blocking(move || {
-                    job();
+                    work(pool, job);
                     drop(slot);
                 });
             }
@@ -107,7 +111,7 @@ impl Runtime for HostRuntime {
                 self.handle.spawn(async move {
                     let Ok(slot) = slots.acquire_owned().await else { return };
                     handle.spawn_blocking(move || {
-                        job();
+                        work(pool, job);
                         drop(slot);
                     });
                 });
@@ -145,6 +149,43 @@ impl Runtime for HostRuntime {
         }
         .boxed()
     }
+}
+
+thread_local! {
+    /// On a thread that is flushing: what it does next. `None` on all others.
+    static NEXT: RefCell<Option<Vec<Job>>> = const { RefCell::new(None) };
+}
+
+/// Runs `job`, and then what it left for this thread.
+fn work(pool: Pool, job: Job) {
+    struct Over;
+    impl Drop for Over {
+        fn drop(&mut self) {
+            NEXT.take();
+        }
+    }
+    let _over = Over;
+    if pool == Pool::Flush {
+        NEXT.set(Some(Vec::new()));
+    }
+    let mut now = Some(job);
+    while let Some(job) = now {
+        job();
+        now = NEXT.with_borrow_mut(|next| next.as_mut()?.pop());
+    }
+}
+
+/// A flush that asks for another one, as each does for what became dirty meanwhile, leaves it to its own thread: to wake another for
+/// it takes longer than many a sync. Only one, since others can run beside it; `job` comes back where it has to find a thread. A flush waits
+/// for no other job, so what it leaves is never waited for by itself.
+fn after_this_one(pool: Pool, job: Job) -> Option<Job> {
+    NEXT.with_borrow_mut(|next| match next {
+        Some(next) if pool == Pool::Flush && next.is_empty() => {
+            next.push(job);
+            None
+        }
+        _ => Some(job),
+    })
 }
 
 struct HostListener {
@@ -218,6 +259,27 @@ mod tests {
             assert!(futures::future::join_all(jobs).await.iter().all(Result::is_ok));
         });
         assert!(most.load(Ordering::SeqCst) <= FLUSH_THREADS);
+    }
+
+    #[test]
+    fn a_flush_that_follows_another_stays_on_its_thread() {
+        let (runtime, env) = HostRuntime::start("env-test", 2).unwrap();
+        let here = || std::thread::current().id();
+        let (flush, other) = runtime.block_on(async {
+            let (send, receive) = futures::channel::oneshot::channel();
+            let (inner, first) = (env.clone(), here);
+            env.submit(Pool::Flush, move || {
+                let began = first();
+                let (told, hear) = std::sync::mpsc::channel();
+                inner.submit(Pool::General, move || told.send(first()).unwrap());
+                let other = hear.recv().unwrap() != began; // a job of another pool does not wait for this one
+                inner.submit(Pool::Flush, move || {
+                    send.send((began == first(), other)).expect("somebody waits")
+                });
+            });
+            env.timeout(Duration::from_secs(5), receive).await.unwrap().unwrap()
+        });
+        assert!(flush && other);
     }
 
     #[test]
