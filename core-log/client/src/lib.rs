@@ -48,10 +48,10 @@ pub use error::ClientError;
 pub use links::Links;
 pub use producer::{Delivery, Producer, murmur2, partition_for_key};
 pub use types::{
-    AlterConfig, BrokerInfo, ClusterDescription, ConfigEntry, ConfigResource, ConsumerRecord,
+    AlterConfig, BrokerInfo, ClusterDescription, ConfigEntry, ConfigResource, ConsumerRecord, Election,
     GroupDescription, GroupListing, GroupMember, GroupMetadata, NewTopic, OffsetAndMetadata,
-    OffsetAndTimestamp, OffsetSpec, Offsets, PartitionInfo, PartitionRecords, ProducerRecord, RecordMetadata,
-    TopicDescription,
+    OffsetAndTimestamp, OffsetSpec, Offsets, PartitionInfo, PartitionRecords, ProducerRecord,
+    QuorumDescription, QuorumMember, Reassignment, RecordMetadata, TopicDescription,
 };
 
 /// The result of a client's call.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use millstream_record::{Header, LeaderEpoch, Millis, NodeId, Offset, TopicId, TopicPartition};
+use millstream_record::{Header, LeaderEpoch, Millis, NodeId, Offset, TopicId, TopicPartition, Uuid};
 
 use millstream_protocol::{Endpoint, ErrorCode};
 
@@ -220,6 +220,58 @@ pub struct BrokerInfo {
     pub endpoint: Endpoint,
     /// Its rack, if it has one.
     pub rack: Option<ByteString>,
+}
+
+/// A member of the quorum that keeps the metadata.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuorumMember {
+    /// Its node.
+    pub node: NodeId,
+    /// The directory that it runs on: an emptied one is another member.
+    pub directory: Uuid,
+    /// Where the others reach it; known of voters.
+    pub endpoint: Option<Endpoint>,
+    /// The end of its log.
+    pub log_end: Option<Offset>,
+    /// When the leader heard of it.
+    pub last_fetch: Option<Millis>,
+    /// When it had all that the leader had.
+    pub last_caught_up: Option<Millis>,
+}
+
+/// The quorum that keeps the metadata.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QuorumDescription {
+    /// The active controller.
+    pub leader: Option<NodeId>,
+    /// The epoch that it leads in.
+    pub leader_epoch: LeaderEpoch,
+    /// The end of what is committed.
+    pub high_watermark: Offset,
+    /// Who votes.
+    pub voters: Vec<QuorumMember>,
+    /// Who follows the log without a vote.
+    pub observers: Vec<QuorumMember>,
+}
+
+/// Which leaders are elected by request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Election {
+    /// The first of the replicas, where it is in sync.
+    Preferred,
+    /// Any replica, where nobody in sync is left: records may be lost.
+    Unclean,
+}
+
+/// A partition whose replicas are moving.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reassignment {
+    /// All its replicas for now, the old ones and the new ones.
+    pub replicas: Vec<NodeId>,
+    /// Those that come.
+    pub adding: Vec<NodeId>,
+    /// Those that go.
+    pub removing: Vec<NodeId>,
 }
 
 /// The cluster as a broker describes it.

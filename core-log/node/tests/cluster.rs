@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_client::{
-    Client, ClientConfig, ConsumerConfig, Delivery, NewTopic, OffsetReset, Producer, ProducerConfig,
-    ProducerRecord,
+    Client, ClientConfig, ConsumerConfig, Delivery, Election, NewTopic, OffsetReset, Producer,
+    ProducerConfig, ProducerRecord,
 };
 use millstream_env::{Env, HostRuntime};
 use millstream_net::TcpDial;
 use millstream_node::{Node, NodeConfig, serve};
-use millstream_protocol::Endpoint;
+use millstream_protocol::{Endpoint, ErrorCode};
 use millstream_record::{NodeId, TopicPartition};
 use tempfile::TempDir;
 
@@ -179,6 +179,75 @@ fn what_is_acknowledged_outlives_a_crash_of_any_node_and_is_there_once_in_order(
     cluster.restart(next);
     runtime.block_on(async {
         cluster.until("all are in sync after a stop", async || cluster.in_sync().await == 3).await;
+        for (index, found) in read_all(&cluster, 1200).await {
+            let expected: Vec<u32> =
+                (0..1200).filter(|number| *number as i32 % PARTITIONS == index).collect();
+            assert_eq!(found, expected, "partition {index}");
+        }
+    });
+    for place in &mut cluster.places {
+        place.crash();
+    }
+}
+
+#[test]
+fn operators_move_replicas_leaders_and_votes_while_producers_write() {
+    let (runtime, env) = HostRuntime::start("cluster-test", 2).unwrap();
+    let mut cluster = Cluster::start(&env);
+    runtime.block_on(async {
+        cluster.until("three brokers serve", async || cluster.brokers().await == 3).await;
+        let admin = cluster.client.admin();
+        let topic = NewTopic { replication_factor: Some(1), ..NewTopic::new(TOPIC, PARTITIONS) };
+        admin.ensure_topic(topic).await.unwrap();
+        let producer = cluster.client.producer(ProducerConfig::default()).unwrap();
+        send(&producer, 0..300).await;
+
+        // From one replica to two others, which then have what the first had.
+        let at = |partition| TopicPartition::new(TOPIC, partition);
+        let nodes = |ids: &[i32]| ids.iter().copied().map(NodeId).collect::<Vec<_>>();
+        let wanted = (0..PARTITIONS).map(|index| {
+            let first = index % 3 + 1;
+            (at(index), Some(nodes(&[first, first % 3 + 1])))
+        });
+        let wanted: BTreeMap<_, _> = wanted.collect();
+        for (at, moved) in admin.alter_reassignments(&wanted).await.unwrap() {
+            moved.unwrap_or_else(|error| panic!("{at}: {error}"));
+        }
+        send(&producer, 300..600).await;
+        let moving = async || admin.list_reassignments().await.map_or(usize::MAX, |moving| moving.len());
+        cluster.until("the replicas have moved", async || moving().await == 0).await;
+        let replicas = async |index: i32| {
+            let topics = admin.describe_topics(&[TOPIC]).await.unwrap();
+            topics[TOPIC].as_ref().unwrap().partitions[index as usize].replicas.clone()
+        };
+        for index in 0..PARTITIONS {
+            assert_eq!(Some(replicas(index).await), wanted[&at(index)], "partition {index}");
+        }
+        let elected = admin.elect_leaders(Election::Preferred, None).await.unwrap();
+        assert!(elected.values().all(Result::is_ok), "{elected:?}");
+        for index in 0..PARTITIONS {
+            assert_eq!(cluster.leader(index).await, replicas(index).await.first().copied());
+        }
+        send(&producer, 600..900).await;
+
+        // A vote is taken and given back; its broker serves all the while.
+        let voters = async || admin.describe_quorum().await.map_or(0, |quorum| quorum.voters.len());
+        cluster.until("three vote", async || voters().await == 3).await;
+        let quorum = admin.describe_quorum().await.unwrap();
+        let demoted = quorum.voters.iter().find(|voter| Some(voter.node) != quorum.leader).unwrap();
+        admin.remove_voter(demoted.node, demoted.directory).await.unwrap();
+        let after = admin.describe_quorum().await.unwrap();
+        assert!(after.voters.iter().all(|voter| voter.node != demoted.node), "{after:?}");
+        assert!(after.observers.iter().any(|observer| observer.node == demoted.node), "{after:?}");
+        let unknown = admin.remove_voter(demoted.node, demoted.directory).await.unwrap_err();
+        assert_eq!(unknown.code(), Some(ErrorCode::VoterNotFound));
+        send(&producer, 900..1200).await;
+        let endpoint = demoted.endpoint.clone().expect("where voters are is known");
+        admin.add_voter(demoted.node, demoted.directory, "CONTROLLER", &endpoint).await.unwrap();
+        assert_eq!(voters().await, 3);
+        let running = admin.unregister_broker(demoted.node).await.unwrap_err();
+        assert_eq!(running.code(), Some(ErrorCode::InvalidRequest), "{running}");
+
         for (index, found) in read_all(&cluster, 1200).await {
             let expected: Vec<u32> =
                 (0..1200).filter(|number| *number as i32 % PARTITIONS == index).collect();

@@ -70,7 +70,7 @@ fn describe(shared: &Shared, request: &DescribeClusterRequest) -> DescribeCluste
 }
 
 /// The active controller adds it; any other passes the request on.
-async fn add_voter(shared: Arc<Shared>, request: AddRaftVoterRequest) -> AddRaftVoterResponse {
+pub(super) async fn add_voter(shared: Arc<Shared>, request: AddRaftVoterRequest) -> AddRaftVoterResponse {
     let wrong_cluster = request.cluster_id.as_ref().is_some_and(|id| *id != shared.cluster_id);
     let added = if wrong_cluster {
         Err(ErrorCode::InconsistentClusterId.into())

@@ -3,6 +3,7 @@
 //! A handler only translates: it finds the partition or coordinator, asks it, and puts what it says into the answer.
 
 mod api_versions;
+mod cluster;
 mod controller;
 mod describe_cluster;
 mod describe_configs;
@@ -42,6 +43,14 @@ pub(crate) fn dispatch(broker: &Broker, ctx: Ctx, request: Request) -> Receipt {
         Request::CreateTopics(request) => topics::create(broker, request),
         Request::DeleteTopics(request) => topics::delete(broker, &ctx, request),
         Request::CreatePartitions(request) => topics::create_partitions(broker, request),
+        Request::ElectLeaders(request) => cluster::elect_leaders(broker, request),
+        Request::AlterPartitionReassignments(request) => cluster::alter_reassignments(broker, request),
+        Request::ListPartitionReassignments(request) => cluster::list_reassignments(shared, &request),
+        Request::UpdateFeatures(request) => cluster::update_features(broker, request),
+        Request::UnregisterBroker(request) => cluster::unregister_broker(broker, request),
+        Request::DescribeQuorum(request) => cluster::describe_quorum(broker, request),
+        Request::AddRaftVoter(request) => cluster::add_voter(broker, request),
+        Request::RemoveRaftVoter(request) => cluster::remove_voter(broker, request),
         Request::FindCoordinator(request) => find_coordinator::handle(broker, ctx, request),
         Request::JoinGroup(request) => groups::join(shared, &ctx, request),
         Request::SyncGroup(request) => groups::sync(shared, request),

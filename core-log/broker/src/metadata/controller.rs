@@ -32,6 +32,14 @@ impl Metadata {
                 self.decide(|c, i, _| c.allocate_producer_ids(i, &r)).await?.into()
             }
             Request::AlterPartition(r) => self.decide(|c, i, _| c.alter_partition(i, &r)).await?.into(),
+            Request::ElectLeaders(r) => self.decide(|c, i, _| c.elect_leaders(i, &r)).await?.into(),
+            Request::AlterPartitionReassignments(r) => {
+                self.decide(|c, i, _| c.alter_reassignments(i, &r)).await?.into()
+            }
+            Request::UpdateFeatures(r) => self.decide(|c, i, _| c.update_features(i, &r)).await?.into(),
+            Request::UnregisterBroker(r) => self.unregister_broker(&r).await?.into(),
+            Request::DescribeQuorum(r) => self.describe_quorum(&r)?.into(),
+            Request::RemoveRaftVoter(r) => self.remove_voter(&r).await?.into(),
             Request::BrokerRegistration(r) => {
                 self.decide(|c, i, _| c.register_broker(i, &self.liveness.lock(), now, &r)).await?.into()
             }

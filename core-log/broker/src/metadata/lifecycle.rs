@@ -186,7 +186,8 @@ impl Metadata {
     }
 }
 
-fn unchanged(error: QuorumError) -> Refusal {
+/// Why the members are as they were.
+pub(super) fn unchanged(error: QuorumError) -> Refusal {
     let code = match error {
         QuorumError::NotLeader { .. } => ErrorCode::NotLeaderOrFollower,
         QuorumError::Members { .. } => ErrorCode::RequestTimedOut,

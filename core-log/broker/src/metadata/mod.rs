@@ -9,6 +9,7 @@ mod codec;
 mod controller;
 mod lifecycle;
 mod local_log;
+mod members;
 mod own_log;
 pub mod quorum;
 

@@ -8,7 +8,7 @@ use millstream_protocol::messages::offset_for_leader_epoch::{
     OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
 use millstream_protocol::messages::{
-    ElectLeadersRequest, FetchRequest, OffsetForLeaderEpochRequest, ProduceRequest,
+    DescribeLogDirsRequest, FetchRequest, OffsetForLeaderEpochRequest, ProduceRequest,
 };
 use millstream_record::{BatchOptions, Compression};
 use millstream_storage::FaultyDisk;
@@ -277,8 +277,9 @@ fn a_failed_fsync_acknowledges_nothing_and_is_not_tried_again() {
 #[test]
 fn what_is_not_served_is_refused_by_name() {
     let node = Harness::start();
-    let refused = node.wait::<ElectLeadersRequest>(node.send(ElectLeadersRequest::default())).unwrap_err();
-    assert!(refused.to_string().contains("ElectLeaders"), "{refused}");
+    let refused =
+        node.wait::<DescribeLogDirsRequest>(node.send(DescribeLogDirsRequest::default())).unwrap_err();
+    assert!(refused.to_string().contains("DescribeLogDirs"), "{refused}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The broker, called in process with decoded requests, on a real disk.
 
+mod cluster;
 mod groups;
 mod harness;
 mod log;

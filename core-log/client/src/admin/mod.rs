@@ -1,5 +1,6 @@
 //! Topics and the cluster; configs, groups and offsets are in the modules below.
 
+mod cluster;
 mod configs;
 mod groups;
 

@@ -85,6 +85,15 @@ impl QuorumLog {
         changed(self.inside(self.raft.change_membership(change, false)).await)
     }
 
+    /// Takes the vote of `member`, which goes on following the log.
+    ///
+    /// # Errors
+    /// As [`QuorumLog::remove`].
+    pub async fn demote(&self, member: MemberId) -> Result<(), QuorumError> {
+        let change = ChangeMembers::RemoveVoters(BTreeSet::from([member]));
+        changed(self.inside(self.raft.change_membership(change, true)).await)
+    }
+
     /// Asks `member`, a voter, to lead from here on.
     ///
     /// # Errors

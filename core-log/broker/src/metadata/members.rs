@@ -1,0 +1,203 @@
+//! The quorum as operators see it: who votes, how far each is, and taking one out.
+
+use millstream_machine::metadata::{Controller, Decision, Image, MetadataLog, NewIds};
+use millstream_protocol::ErrorCode;
+use millstream_protocol::messages::describe_quorum::{
+    DescribeQuorumResponsePartitionData, DescribeQuorumResponseTopicData, Listener, Node, ReplicaState,
+};
+use millstream_protocol::messages::{
+    DescribeQuorumRequest, DescribeQuorumResponse, RemoveRaftVoterRequest, RemoveRaftVoterResponse,
+    UnregisterBrokerRequest, UnregisterBrokerResponse,
+};
+use millstream_record::NodeId;
+
+use super::Metadata;
+use super::lifecycle::unchanged;
+use super::quorum::{MemberId, MemberStatus};
+use crate::partitions::CLUSTER_METADATA;
+use crate::refusal::Refusal;
+
+/// A time or an offset that is not known.
+const UNKNOWN: i64 = -1;
+
+impl Metadata {
+    /// Answers DescribeQuorum. Only the active controller knows how far the others are.
+    ///
+    /// # Errors
+    /// NOT_CONTROLLER on any other node.
+    pub(crate) fn describe_quorum(
+        &self,
+        request: &DescribeQuorumRequest,
+    ) -> Result<DescribeQuorumResponse, Refusal> {
+        if !self.log.leadership().1 {
+            return Err(ErrorCode::NotController.into());
+        }
+        let topics = request.topics.iter().map(|topic| DescribeQuorumResponseTopicData {
+            topic_name: topic.topic_name.clone(),
+            partitions: topic
+                .partitions
+                .iter()
+                .map(|asked| {
+                    let is_quorum = &*topic.topic_name == CLUSTER_METADATA && asked.partition_index == 0;
+                    if is_quorum { self.quorum_state() } else { unknown_partition(asked.partition_index) }
+                })
+                .collect(),
+        });
+        let listener = self.config.quorum.as_ref().map(|quorum| &quorum.listener);
+        let node = |(id, endpoint): (NodeId, millstream_protocol::Endpoint)| Node {
+            node_id: id.0,
+            listeners: vec![Listener {
+                name: listener.map(|name| name.as_str().into()).unwrap_or_default(),
+                host: endpoint.host,
+                port: endpoint.port,
+            }],
+        };
+        let members = self.log.quorum().map(|quorum| quorum.status().members).unwrap_or_default();
+        let voters = members.into_iter().filter(|member| member.votes);
+        Ok(DescribeQuorumResponse {
+            topics: topics.collect(),
+            nodes: voters.map(|voter| node((voter.member.node, voter.endpoint))).collect(),
+            ..DescribeQuorumResponse::default()
+        })
+    }
+
+    fn quorum_state(&self) -> DescribeQuorumResponsePartitionData {
+        let (epoch, _) = self.log.leadership();
+        let now = self.env.now().0;
+        let end = self.log.committed_end().0;
+        let members = match self.log.quorum() {
+            Some(quorum) => quorum.status().members,
+            None => Vec::new(),
+        };
+        let state = |member: &MemberStatus| {
+            let heard = member.silent_for.map(|silent| i64::try_from(silent.as_millis()).unwrap_or(i64::MAX));
+            let heard = heard.map_or(UNKNOWN, |silent| now.saturating_sub(silent));
+            let log_end = member.log_end.map_or(UNKNOWN, |end| end.0);
+            ReplicaState {
+                replica_id: member.member.node.0,
+                replica_directory_id: member.member.directory,
+                log_end_offset: log_end,
+                last_fetch_timestamp: heard,
+                last_caught_up_timestamp: if log_end >= end { heard } else { UNKNOWN },
+            }
+        };
+        let alone = ReplicaState {
+            replica_id: self.config.node_id.0,
+            log_end_offset: end,
+            last_fetch_timestamp: now,
+            last_caught_up_timestamp: now,
+            ..ReplicaState::default()
+        };
+        let of = |votes: bool| members.iter().filter(move |member| member.votes == votes).map(state);
+        let image = self.image.load();
+        let mut observers: Vec<ReplicaState> = of(false).collect();
+        let liveness = self.liveness.lock();
+        // Brokers follow the log, too; what they have applied rides on their heartbeats.
+        let is_member = |node: NodeId| members.iter().any(|member| member.member.node == node);
+        let others = image.brokers().filter(|broker| self.log.quorum().is_some() && !is_member(broker.id));
+        observers.extend(others.map(|broker| ReplicaState {
+            replica_id: broker.id.0,
+            log_end_offset: liveness.metadata_offset(broker.id).saturating_add(1),
+            last_fetch_timestamp: UNKNOWN,
+            last_caught_up_timestamp: UNKNOWN,
+            ..ReplicaState::default()
+        }));
+        DescribeQuorumResponsePartitionData {
+            leader_id: self.config.node_id.0,
+            leader_epoch: epoch.0,
+            high_watermark: end,
+            current_voters: if members.is_empty() { vec![alone] } else { of(true).collect() },
+            observers,
+            ..DescribeQuorumResponsePartitionData::default()
+        }
+    }
+
+    /// Forgets a broker that is gone. One that is not would go on serving what it does not lead any more, so it has to be stopped first.
+    ///
+    /// # Errors
+    /// As for [`Metadata::decide`].
+    pub(crate) async fn unregister_broker(
+        &self,
+        request: &UnregisterBrokerRequest,
+    ) -> Result<UnregisterBrokerResponse, Refusal> {
+        let id = NodeId(request.broker_id);
+        let unregister = |controller: &Controller, image: &Image, _: NewIds<'_>| {
+            if image.broker(id).is_none_or(|broker| broker.fenced) {
+                return controller.unregister_broker(image, request);
+            }
+            let response = UnregisterBrokerResponse {
+                error_code: ErrorCode::InvalidRequest.code(),
+                error_message: Some(format!("broker {id} is running; stop it first").into()),
+                ..UnregisterBrokerResponse::default()
+            };
+            Decision { records: Vec::new(), response }
+        };
+        self.decide(unregister).await
+    }
+
+    /// Takes a voter out of the quorum.
+    ///
+    /// # Errors
+    /// NOT_CONTROLLER on any node but the active controller; what the quorum says.
+    pub(crate) async fn remove_voter(
+        &self,
+        request: &RemoveRaftVoterRequest,
+    ) -> Result<RemoveRaftVoterResponse, Refusal> {
+        let refused = |code: ErrorCode, why: String| RemoveRaftVoterResponse {
+            error_code: code.code(),
+            error_message: Some(why.into()),
+            ..RemoveRaftVoterResponse::default()
+        };
+        if !self.log.leadership().1 {
+            return Err(ErrorCode::NotController.into());
+        }
+        if request.cluster_id.as_ref().is_some_and(|id| *id != self.cluster_id) {
+            return Ok(refused(
+                ErrorCode::InconsistentClusterId,
+                format!("this is cluster {}", self.cluster_id),
+            ));
+        }
+        let Some(quorum) = self.log.quorum() else {
+            let why = "this node is the cluster: there is no quorum to leave";
+            return Ok(refused(ErrorCode::UnsupportedVersion, why.to_owned()));
+        };
+        let member = MemberId { node: NodeId(request.voter_id), directory: request.voter_directory_id };
+        let _turn = self.membership.lock().await;
+        let known = quorum.status().members;
+        if !known.iter().any(|known| known.member == member && known.votes) {
+            let why =
+                format!("{member} does not vote; DescribeQuorum tells the voters with their directories");
+            return Ok(refused(ErrorCode::VoterNotFound, why));
+        }
+        if known.iter().filter(|known| known.votes).count() == 1 {
+            return Ok(refused(ErrorCode::InvalidRequest, format!("{member} is the last voter")));
+        }
+        // A broker that serves goes on following the log, as an observer.
+        let serves = self.image.load().broker(member.node).is_some_and(|broker| !broker.fenced);
+        let is_here = |other: &MemberStatus| other.member.node == member.node && other.member != member;
+        let removed = if serves && !known.iter().any(is_here) {
+            quorum.demote(member).await
+        } else {
+            quorum.remove(member).await
+        };
+        match removed.map_err(unchanged) {
+            Ok(()) => Ok(RemoveRaftVoterResponse::default()),
+            Err(refusal) if refusal.code == ErrorCode::NotLeaderOrFollower => {
+                Err(ErrorCode::NotController.into())
+            }
+            Err(Refusal { code, why }) => Ok(RemoveRaftVoterResponse {
+                error_code: code.code(),
+                error_message: why,
+                ..RemoveRaftVoterResponse::default()
+            }),
+        }
+    }
+}
+
+fn unknown_partition(partition_index: i32) -> DescribeQuorumResponsePartitionData {
+    DescribeQuorumResponsePartitionData {
+        partition_index,
+        error_code: ErrorCode::UnknownTopicOrPartition.code(),
+        ..DescribeQuorumResponsePartitionData::default()
+    }
+}
