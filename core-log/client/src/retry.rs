@@ -31,35 +31,54 @@ impl Deadline {
     }
 }
 
+/// First wait for what is over within a few syncs of a disk: the end of a producer's earlier transaction, asked for right after its
+/// commit was answered, or a coordinator that is only just being made or loaded.
+const BRIEF_MS: u64 = 2;
+
 /// Waits that double from `retry.backoff.ms` to `retry.backoff.max.ms`, each 20 % shorter or longer by chance, so that many
-/// clients do not come back at once (KIP-580).
+/// clients do not come back at once (KIP-580). What is over soon is asked for sooner, with waits that double up to `retry.backoff.ms`.
 #[derive(Clone, Debug)]
 pub(crate) struct Backoff {
     next_ms: u64,
     max_ms: u64,
+    brief_ms: u64,
+    brief_max_ms: u64,
 }
 
 impl Backoff {
     pub(crate) fn new(config: &ClientConfig) -> Self {
-        Self { next_ms: config.retry_backoff_ms, max_ms: config.retry_backoff_max_ms }
-    }
-
-    /// Waits for something that takes a few syncs of a disk: begins shorter than a backoff for a server in trouble.
-    fn brief(config: &ClientConfig) -> Self {
-        Self { next_ms: BRIEF_BACKOFF_MS.min(config.retry_backoff_ms), max_ms: config.retry_backoff_ms }
+        Self {
+            next_ms: config.retry_backoff_ms,
+            max_ms: config.retry_backoff_max_ms,
+            brief_ms: BRIEF_MS,
+            brief_max_ms: config.retry_backoff_ms,
+        }
     }
 
     pub(crate) fn next(&mut self, env: &Env) -> Duration {
-        let base = self.next_ms.min(self.max_ms);
-        self.next_ms = base.saturating_mul(2).min(self.max_ms);
-        let fifth = base / 5;
-        Duration::from_millis(base - fifth + env.random_below(2 * fifth + 1))
+        wait(env, &mut self.next_ms, self.max_ms)
+    }
+
+    /// The wait after `error`.
+    pub(crate) fn after(&mut self, env: &Env, error: &ClientError) -> Duration {
+        let is_brief = matches!(
+            error.code(),
+            Some(
+                ErrorCode::ConcurrentTransactions
+                    | ErrorCode::CoordinatorLoadInProgress
+                    | ErrorCode::CoordinatorNotAvailable
+            )
+        );
+        if is_brief { wait(env, &mut self.brief_ms, self.brief_max_ms) } else { self.next(env) }
     }
 }
 
-/// First wait for the end of a producer's earlier transaction, whose markers are being written. It is asked for right after that
-/// transaction's commit was answered, so a whole `retry.backoff.ms` would be added to every commit.
-const BRIEF_BACKOFF_MS: u64 = 2;
+fn wait(env: &Env, next_ms: &mut u64, max_ms: u64) -> Duration {
+    let base = (*next_ms).min(max_ms);
+    *next_ms = base.saturating_mul(2).min(max_ms);
+    let fifth = base / 5;
+    Duration::from_millis(base - fifth + env.random_below(2 * fifth + 1))
+}
 
 /// Tries `attempt` until it succeeds, fails for good, or `timeout_ms` are over.
 pub(crate) async fn retry<T, F, Fut>(
@@ -74,7 +93,7 @@ where
     Fut: Future<Output = Result<T>>,
 {
     let deadline = Deadline::after(env, timeout_ms);
-    let (mut backoff, mut brief) = (Backoff::new(config), Backoff::brief(config));
+    let mut backoff = Backoff::new(config);
     let mut last = None;
     loop {
         let Some(left) = deadline.left(env) else { return Err(deadline.error(what, last)) };
@@ -83,8 +102,7 @@ where
             Ok(outcome) => return outcome,
             Err(_) => return Err(deadline.error(what, last)),
         };
-        let is_ending = error.code() == Some(ErrorCode::ConcurrentTransactions);
-        let wait = if is_ending { brief.next(env) } else { backoff.next(env) };
+        let wait = backoff.after(env, &error);
         last = Some(error);
         env.sleep(wait.min(left)).await;
     }

@@ -105,7 +105,7 @@ pub(super) async fn join(
             Round::Again => {}
             Round::Later(error) => {
                 tracing::debug!(%error, "joining the group failed; trying again");
-                shared.cluster.env.sleep(backoff.next(&shared.cluster.env)).await;
+                shared.cluster.env.sleep(backoff.after(&shared.cluster.env, &error)).await;
             }
             Round::Lost(code) => {
                 shared.membership.lock().lost = Some(code);
