@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use millstream_record::{BatchBuilder, BatchOptions, LeaderEpoch, Millis, Offset, Uuid};
-use millstream_storage::{AppendOrigin, Log, LogConfig, OpenFiles, ReadRequest, RealDisk, Shutdown};
+use millstream_storage::{AppendOrigin, Log, LogConfig, Noted, OpenFiles, ReadRequest, RealDisk, Shutdown};
 
 const NOW: Millis = Millis(1_700_000_000_000);
 const LEADER: AppendOrigin = AppendOrigin::Leader { epoch: LeaderEpoch(0) };
@@ -26,7 +26,7 @@ fn open(dir: &Path) -> Log {
     let config = LogConfig { segment_bytes: 256 << 20, retention_bytes: 512 << 20, ..LogConfig::default() };
     let config = LogConfig { file_delete_delay_ms: 0, ..config };
     let topic = Uuid([1; 16]);
-    Log::open(&files, &dir.join("bench-0"), topic, config, NOW, Shutdown::Clean, None)
+    Log::open(&files, &dir.join("bench-0"), topic, config, NOW, Shutdown::Clean, Noted::default())
         .expect("an empty directory")
         .0
 }

@@ -87,5 +87,5 @@ pub use lookup::{LookupPlan, TimestampOffset};
 pub use meta::DirIdentity;
 pub use producer::{AbortedTransaction, BATCHES_REMEMBERED, ProducedBatch, ProducerState};
 pub use read::{ReadPlan, ReadRequest, ReadSlices};
-pub use recovery::{Cut, RecoveryReport, Shutdown};
+pub use recovery::{Cut, Noted, RecoveryReport, Shutdown};
 pub use side_file::SideFile;

@@ -6,7 +6,7 @@ use std::io::IoSlice;
 use std::path::Path;
 use std::sync::Arc;
 
-use millstream_record::{LeaderEpoch, Millis, Offset, ProducerId, TimestampType, TopicId};
+use millstream_record::{LeaderEpoch, Millis, Offset, ProducerEpoch, ProducerId, TimestampType, TopicId};
 use parking_lot::Mutex;
 
 use crate::append::{self, AppendInfo, AppendOrigin, Incoming, Stamped};
@@ -17,7 +17,7 @@ use crate::epochs::LeaderEpochs;
 use crate::error::{Result, StorageError};
 use crate::flush::{FlushJob, FlushPoint};
 use crate::handle::{Dirty, LazyFile, OpenFiles};
-use crate::producer::{AbortedTransaction, DataBatch, ProducerState, ProducerStates};
+use crate::producer::{AbortedTransaction, DataBatch, Marker, ProducerState, ProducerStates};
 use crate::segment::Segment;
 use crate::snapshot;
 
@@ -35,6 +35,9 @@ pub struct Log {
     pub(crate) epochs: LeaderEpochs,
     pub(crate) producers: ProducerStates,
     pub(crate) flush: FlushState,
+    /// All below is replicated; `None` where nobody says so. What is known of producers is made anew from a snapshot that is not
+    /// ahead of it, since a snapshot does not tell of transactions whose markers could yet be taken back.
+    pub(crate) mark: Option<Offset>,
     /// Segments whose files wait, renamed, for `file.delete.delay.ms` to pass: when they were deleted, and their base.
     pub(crate) deleted: VecDeque<(Millis, Offset)>,
 }
@@ -162,7 +165,22 @@ impl Log {
 
     /// Lets go of what is only kept for transactions that end below `high_watermark`. Call it when the mark moves.
     pub fn high_watermark_moved(&mut self, high_watermark: Offset) {
+        self.mark = self.mark.max(Some(high_watermark));
         self.producers.decided_below(high_watermark);
+    }
+
+    /// Whether the coordinator of `coordinator_epoch` may append a marker of this producer.
+    ///
+    /// # Errors
+    /// [`StorageError::InvalidProducerEpoch`], [`StorageError::CoordinatorFenced`].
+    pub fn check_marker(
+        &self,
+        producer_id: ProducerId,
+        epoch: ProducerEpoch,
+        coordinator_epoch: i32,
+    ) -> Result<()> {
+        let marker = Marker { producer_id, epoch, coordinator_epoch, abort: false, timestamp: Millis::NONE };
+        self.producers.check_marker(&marker)
     }
 
     /// What the log knows of a producer.
@@ -399,6 +417,13 @@ impl Log {
     /// Closes the files of an idle log; they are opened again when needed. Files with unsynced bytes stay open until synced.
     pub fn close_files(&self) {
         self.segments.iter().for_each(Segment::close);
+    }
+
+    /// Producer snapshots beyond this offset are not to be begun from. What lies below the oldest segment was replicated, however old
+    /// the mark is that is known.
+    pub(crate) fn newest_snapshot(&self) -> Offset {
+        let oldest = self.segments.front().map_or(self.start, |segment| segment.base);
+        self.mark.map_or(Offset(i64::MAX), |mark| mark.max(oldest))
     }
 
     pub(crate) fn active(&self) -> &Segment {

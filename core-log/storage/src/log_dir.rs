@@ -13,7 +13,7 @@ use crate::error::{Result, StorageError};
 use crate::handle::OpenFiles;
 use crate::log::Log;
 use crate::meta::{self, DirIdentity};
-use crate::recovery::{RecoveryReport, Shutdown};
+use crate::recovery::{Noted, RecoveryReport, Shutdown};
 use crate::retention;
 
 const LOCK_FILE: &str = ".lock";
@@ -178,8 +178,11 @@ impl LogDir {
     ) -> Result<(Log, RecoveryReport)> {
         let recovery_point = self.recovery_points.get(partition).copied().unwrap_or_default();
         let shutdown = if self.clean { Shutdown::Clean } else { Shutdown::Crash { recovery_point } };
-        let log_start = self.log_starts.get(partition).copied();
-        Log::open(&self.files, &self.log_path(partition), topic_id, config, now, shutdown, log_start)
+        let noted = Noted {
+            log_start: self.log_starts.get(partition).copied(),
+            high_watermark: Some(self.checkpointed_high_watermark(partition).unwrap_or_default()),
+        };
+        Log::open(&self.files, &self.log_path(partition), topic_id, config, now, shutdown, noted)
     }
 
     /// The directory of a partition.

@@ -39,6 +39,15 @@ pub enum Shutdown {
     },
 }
 
+/// What the directory's checkpoints say of a log, besides its recovery point.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Noted {
+    /// First offset that can be read.
+    pub log_start: Option<Offset>,
+    /// All below was replicated. `None` for a log that is not replicated.
+    pub high_watermark: Option<Offset>,
+}
+
 /// What opening found and did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RecoveryReport {
@@ -69,7 +78,7 @@ pub struct Cut {
 }
 
 impl Log {
-    /// Opens the log in `dir`, or makes an empty one that begins at `log_start`.
+    /// Opens the log in `dir`, or makes an empty one that begins where it is noted to begin.
     ///
     /// # Errors
     /// [`StorageError::TopicIdMismatch`] when the directory is another topic's; [`StorageError::Corrupt`] when records that were
@@ -81,7 +90,7 @@ impl Log {
         config: LogConfig,
         now: Millis,
         shutdown: Shutdown,
-        log_start: Option<Offset>,
+        noted: Noted,
     ) -> Result<(Self, RecoveryReport)> {
         files.check_online()?;
         let disk = Arc::clone(files.disk());
@@ -93,11 +102,12 @@ impl Log {
             topic_id,
             config,
             segments: Default::default(),
-            start: log_start.unwrap_or_default(),
+            start: noted.log_start.unwrap_or_default(),
             end: Offset(0),
             epochs: LeaderEpochs::default(),
             producers: ProducerStates::default(),
             flush: FlushState::default(),
+            mark: noted.high_watermark,
             deleted: Default::default(),
         };
         let recovery = Recovery {
@@ -276,11 +286,12 @@ impl Recovery {
         last.find_largest()
     }
 
-    /// Loads the newest producer snapshot that is not ahead of what is known to be in the log; gives the offset from which
-    /// batches are replayed. Snapshots that are ahead of the log, or broken, go.
+    /// Loads the newest producer snapshot that is ahead neither of what is known to be in the log nor of the mark; gives the offset
+    /// from which batches are replayed. Snapshots that are ahead of the log, or broken, go.
     fn load_snapshot(&mut self, scan_from: usize) -> Result<Offset> {
         let log = &mut self.log;
         let limit = log.segments.get(scan_from).map_or(log.end, |segment| segment.base);
+        let limit = limit.min(log.newest_snapshot());
         let oldest = log.segments.front().map_or(log.start, |segment| segment.base);
         for &offset in self.names.snapshots.iter().rev() {
             if offset > limit {

@@ -102,19 +102,21 @@ impl Log {
         Ok(())
     }
 
-    /// Makes the producer state anew as of the log end, from the newest snapshot that is not ahead of it.
+    /// Makes the producer state anew as of the log end, from the newest snapshot that is ahead of neither it nor the mark.
     fn rebuild_producers(&mut self, now: Millis) -> Result<()> {
         let (end, disk) = (self.end, Arc::clone(self.files.disk()));
         // A job that is out will not write those that it took along, so all that are missing are made anew.
         self.flush.snapshots.clear();
         let mut from = self.segments.front().map_or(self.start, |segment| segment.base);
         let mut states = ProducerStates::default();
+        let newest = self.newest_snapshot();
         for offset in self.snapshot_offsets()?.into_iter().rev() {
             let path = Kind::Snapshot.path(&self.dir, offset);
             if offset > end {
                 disk.remove(&path).map_err(StorageError::io(&path))?;
-            } else if let Ok(found) =
-                snapshot::decode(&disk::read_file(&*disk, &path).map_err(StorageError::io(&path))?)
+            } else if offset <= newest
+                && let Ok(found) =
+                    snapshot::decode(&disk::read_file(&*disk, &path).map_err(StorageError::io(&path))?)
             {
                 (states, from) = (found, offset.max(from));
                 break;

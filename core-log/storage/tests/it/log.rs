@@ -6,7 +6,7 @@ use millstream_record::{
     BatchOptions, Batches, Compression, LeaderEpoch, Millis, Offset, ProducerId, TimestampType,
 };
 use millstream_storage::{
-    AppendOrigin, Durability, LogConfig, LogDir, MemoryDisk, ReadRequest, Shutdown, StorageError,
+    AppendOrigin, Durability, Log, LogConfig, LogDir, MemoryDisk, Noted, ReadRequest, Shutdown, StorageError,
     validate_for_append,
 };
 
@@ -284,6 +284,43 @@ fn truncation_takes_everything_derived_along() {
     assert_eq!(bench.log.start_offset(), Offset(100));
 }
 
+/// A leader that begins where the mark is has to know of every transaction whose marker lies behind it.
+#[test]
+fn decided_transactions_behind_the_mark_are_known_however_the_log_was_opened() {
+    let filled = || {
+        let mut bench = Bench::new(small());
+        let epoch = LeaderEpoch(0);
+        bench.append(&plain(1, 1)); // 0
+        bench.append(&produced(6, 0, 0, 1, true)); // 1
+        bench.log.append(&marker(6, 0, true), AppendOrigin::Coordinator { epoch }, NOW).unwrap(); // 2
+        bench.log.roll_now(NOW).unwrap();
+        bench.append(&produced(7, 0, 0, 1, true)); // 3
+        bench.log.append(&marker(7, 0, false), AppendOrigin::Coordinator { epoch }, NOW).unwrap(); // 4
+        bench.log.roll_now(NOW).unwrap();
+        bench.append(&produced(8, 0, 0, 1, true)); // 5
+        bench.append(&plain(1, 1)); // 6
+        bench.log.flush_blocking().unwrap();
+        bench
+    };
+    let all = [(5, None), (1, Some(2)), (3, Some(4))];
+    for (mark, expected) in [(1, &all[..]), (2, &all), (3, &[(5, None), (3, Some(4))]), (7, &all[..1])] {
+        let mark = Offset(mark);
+        let unstable = |bench: &mut Bench| {
+            bench.log.high_watermark_moved(mark);
+            bench.log.unstable().into_iter().map(|(a, b)| (a.0, b.map(|b| b.0))).collect::<Vec<_>>()
+        };
+        let recovery_point = Offset(7);
+        for shutdown in [Shutdown::Clean, Shutdown::Crash { recovery_point }] {
+            let mut bench = filled().reopen_with_mark(shutdown, Some(mark)).unwrap();
+            assert_eq!(unstable(&mut bench), expected, "mark {mark}, {shutdown:?}");
+        }
+        let mut cut = filled();
+        cut.log.high_watermark_moved(mark);
+        cut.log.truncate_to(Offset(6), NOW).unwrap();
+        assert_eq!(unstable(&mut cut), expected, "mark {mark}, cut");
+    }
+}
+
 #[test]
 fn a_producer_outlives_the_segment_of_its_batches() {
     let crash = |bench: Bench| {
@@ -505,7 +542,7 @@ fn topics_that_were_created_anew_do_not_read_the_old_ones_log() {
     bench.log.close().unwrap();
     let other = millstream_record::Uuid([8; 16]);
     let dir = std::path::Path::new(DIR);
-    let opened = millstream_storage::Log::open(&bench.files, dir, other, small(), NOW, Shutdown::Clean, None);
+    let opened = Log::open(&bench.files, dir, other, small(), NOW, Shutdown::Clean, Noted::default());
     assert!(
         matches!(opened, Err(StorageError::TopicIdMismatch { expected, found, .. }) if expected == other && found == TOPIC)
     );

@@ -9,8 +9,8 @@ use millstream_record::{
     Offset, ProducerEpoch, ProducerId, TopicId, TopicPartition,
 };
 use millstream_storage::{
-    AppendOrigin, Disk, Log, LogConfig, LogDir, MemoryDisk, OpenFiles, ReadRequest, RecoveryReport, Result,
-    Shutdown,
+    AppendOrigin, Disk, Log, LogConfig, LogDir, MemoryDisk, Noted, OpenFiles, ReadRequest, RecoveryReport,
+    Result, Shutdown,
 };
 
 pub(crate) const LEADER: AppendOrigin = AppendOrigin::Leader { epoch: LeaderEpoch(0) };
@@ -91,27 +91,31 @@ impl Bench {
     }
 
     pub(crate) fn open(disk: Arc<dyn Disk>, config: LogConfig, shutdown: Shutdown) -> Result<Self> {
-        Self::open_at(disk, config, shutdown, None)
+        Self::open_at(disk, config, shutdown, Noted::default())
     }
 
-    fn open_at(
-        disk: Arc<dyn Disk>,
-        config: LogConfig,
-        shutdown: Shutdown,
-        start: Option<Offset>,
-    ) -> Result<Self> {
+    fn open_at(disk: Arc<dyn Disk>, config: LogConfig, shutdown: Shutdown, noted: Noted) -> Result<Self> {
         let files = OpenFiles::new(disk, 16);
-        let (log, report) = Log::open(&files, Path::new(DIR), TOPIC, config, NOW, shutdown, start)?;
+        let (log, report) = Log::open(&files, Path::new(DIR), TOPIC, config, NOW, shutdown, noted)?;
         Ok(Self { files, log, report })
     }
 
     /// The same log opened again, after a clean close if `shutdown` says so.
-    pub(crate) fn reopen(mut self, shutdown: Shutdown) -> Result<Self> {
+    pub(crate) fn reopen(self, shutdown: Shutdown) -> Result<Self> {
+        self.reopen_with_mark(shutdown, None)
+    }
+
+    /// The same log opened again, where a checkpoint says that all below `high_watermark` is replicated.
+    pub(crate) fn reopen_with_mark(
+        mut self,
+        shutdown: Shutdown,
+        high_watermark: Option<Offset>,
+    ) -> Result<Self> {
         if shutdown == Shutdown::Clean {
             self.log.close().unwrap();
         }
-        let start = self.log.start_offset();
-        Self::open_at(Arc::clone(self.files.disk()), self.log.config().clone(), shutdown, Some(start))
+        let noted = Noted { log_start: Some(self.log.start_offset()), high_watermark };
+        Self::open_at(Arc::clone(self.files.disk()), self.log.config().clone(), shutdown, noted)
     }
 
     pub(crate) fn append(&mut self, batch: &[u8]) -> i64 {
