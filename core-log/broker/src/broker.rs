@@ -17,7 +17,7 @@ use millstream_record::{Offset, TopicPartition, Uuid};
 use millstream_storage::{DirIdentity, Disk, Log, LogConfig, LogDir, StorageError};
 use parking_lot::RwLock;
 
-use crate::coordinator::{Groups, Premises, Transactions};
+use crate::coordinator::{Groups, MarkerWriter, Markers, Premises, Transactions};
 use crate::flusher::Flusher;
 use crate::metadata::quorum::{
     KEEP_BEFORE_SNAPSHOT, MemberId, QuorumLog, QuorumOptions, QuorumTiming, SNAPSHOT_AFTER,
@@ -25,10 +25,12 @@ use crate::metadata::quorum::{
 use crate::metadata::{LocalLog, Metadata, OwnLog, compactor};
 use crate::partition::Context;
 use crate::partitions::{CLUSTER_METADATA, Partitions};
+use crate::peers::Peers;
 use crate::replication::{self, CopySettings, Copying};
 use crate::shared::Shared;
 use crate::steady::SteadyClock;
 use crate::timers::Timers;
+use crate::verification::Verification;
 use crate::{BrokerConfig, BrokerError, Result, api, housekeeping};
 
 /// Files that are open at once, apart from those with unsynced bytes.
@@ -80,6 +82,7 @@ impl Broker {
         let log = open_metadata_log(&env, &config, &identity, opened.log, &dir, Arc::clone(&dial)).await?;
         let context = Arc::new(Context {
             env: env.clone(),
+            disk: Arc::clone(&disk),
             timers: Arc::clone(&timers),
             flusher: Arc::clone(&flusher),
             copying: Arc::clone(&copying),
@@ -108,8 +111,24 @@ impl Broker {
             timers,
             tasks: tasks.clone(),
         };
+        let peers_links = Links::new(
+            env.clone(),
+            Arc::clone(&dial),
+            format!("broker-{}", config.node_id).into(),
+            CONTROLLER_TIMEOUT,
+        );
+        let listener = config.inter_broker_listener();
+        let peers = Peers::new(config.node_id, peers_links, Arc::clone(metadata.image()), &listener);
         let groups = Groups::of(&config, premises.clone());
-        let transactions = Transactions::of(&config, premises, &groups);
+        let writer = MarkerWriter::new(
+            env.clone(),
+            Arc::clone(metadata.image()),
+            Arc::clone(&partitions),
+            Arc::clone(&groups),
+        );
+        let markers = Markers::new(writer.clone(), peers.fork(), tasks.clone());
+        let transactions = Transactions::of(&config, premises, markers);
+        let verification = Verification::new(Arc::clone(&transactions), peers, tasks.clone());
         let shared = Arc::new(Shared {
             cluster_id: ByteString::from(identity.cluster_id),
             config,
@@ -118,9 +137,17 @@ impl Broker {
             metadata,
             groups,
             transactions,
+            markers: writer,
+            verification,
             producer_ids: Default::default(),
             parking: Shared::parking(),
             env,
+        });
+        let groups = Arc::downgrade(&shared.groups);
+        shared.metadata.on_deletion(move |topics| {
+            if let Some(groups) = groups.upgrade() {
+                groups.forget_topics(topics);
+            }
         });
         shared.groups.refresh();
         shared.transactions.refresh();

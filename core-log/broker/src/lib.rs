@@ -18,7 +18,11 @@
 //! - **Fetch** reads what is in memory within `call`, else in the read pool; a fetch that finds too little parks, and the
 //!   partitions wake it. Record bytes go from the file to the answer as one slice.
 //! - **Groups and transactions**: each partition of an internal topic has a coordinator, whose answers wait until its records
-//!   are below the high watermark. Snapshots bound what a start has to replay.
+//!   are below the high watermark. It is loaded by whoever leads the partition, in each leader epoch anew; snapshots bound what is
+//!   replayed. A transaction's markers go to the leaders of its partitions, here or by WriteTxnMarkers, until all have them.
+//! - **Verification**: before the first batch of a transaction in a partition is appended, the coordinator says that it belongs
+//!   there. Where that is another broker, the batch and what the producer sends after it wait in their order, without a lock; a
+//!   guard of the partition tells whether the transaction ended meanwhile.
 //! - **Metadata**: the active controller decides against the image, the decision is committed to the metadata log, applied, and
 //!   only then answered. One decision at a time. Every node follows the log; whoever is not the active controller asks it.
 //! - **Replication**: a follower fetches, appends, waits for its fsync and says so with its next fetch; the leader's machine moves
@@ -27,8 +31,8 @@
 //! ## Invariants
 //!
 //! - What must be in order is in order when `call` returns; dropping a receipt cancels nothing.
-//! - Locks are short, and none is held across an fsync, a socket or a cold read. They nest in one direction only: transaction
-//!   coordinator, group coordinator, partition. Effects run after the last one is released.
+//! - Locks are short, and none is held across an fsync, a socket or a cold read. They nest in one direction only: coordinator,
+//!   partition. Effects run after the last one is released.
 //! - Nobody reads, and no `acks=all` is told, what a power cut could take back.
 //! - A failed fsync takes the log directory offline, and is never tried again.
 //! - An idle partition has no task, no timer and no open file; one timer task serves whoever has a deadline.
@@ -37,8 +41,7 @@
 //! ## Deliberately absent
 //!
 //! Sockets and frames (see `millstream-net`), decisions (see `millstream-machine`), authorisation, quotas, fetch sessions
-//! (answering session id 0 is legal, KIP-227), compaction. In a cluster: transactions (refused), brokers that are no
-//! controllers, reading from followers, reassignment and elections by request.
+//! (answering session id 0 is legal, KIP-227), compaction. In a cluster: brokers that are no controllers, reading from followers, reassignment and elections by request.
 
 mod api;
 mod batches;
@@ -53,12 +56,14 @@ mod keys;
 mod metadata;
 mod partition;
 mod partitions;
+mod peers;
 mod refusal;
 mod replication;
 mod shared;
 mod steady;
 mod timers;
 mod topic_settings;
+mod verification;
 
 pub use broker::Broker;
 pub use config::{BrokerConfig, ListenerEndpoint, QuorumConfig};

@@ -8,13 +8,16 @@ use arc_swap::ArcSwap;
 use futures::future::join_all;
 use millstream_env::Pool;
 use millstream_machine::config::{Effective, Static};
-use millstream_machine::metadata::{Committed, ConfigScope, Image, Partition as Known, Record, Topic};
+use millstream_machine::metadata::{
+    Committed, ConfigScope, Image, InternalTopic, Partition as Known, Record, Topic,
+};
 use millstream_protocol::ErrorCode;
 use millstream_record::{LeaderEpoch, Offset, TopicId, TopicPartition, Uuid};
 use millstream_storage::{DeletedLog, Log, LogConfig, LogDir, Offsets, StorageError};
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 
+use crate::coordinator::Snapshot;
 use crate::partition::{Assigned, Checkpointed, Context, Leadership, Partition};
 use crate::refusal::Refusal;
 use crate::replication::Proposals;
@@ -391,6 +394,7 @@ impl Partitions {
         target: Offset,
     ) -> Result<(), Refusal> {
         let mut dir = self.dir.write();
+        self.cut_snapshot(partition, target)?;
         dir.lower_recovery_point(partition.at(), target)?;
         partition.cut(epoch, target)
     }
@@ -406,8 +410,25 @@ impl Partitions {
         start: Offset,
     ) -> Result<(), Refusal> {
         let mut dir = self.dir.write();
+        self.cut_snapshot(partition, Offset(0))?;
         dir.lower_recovery_point(partition.at(), Offset(0))?;
         partition.begin_anew(epoch, start)
+    }
+
+    /// Does `work` while no log is being cut.
+    pub(crate) fn between_cuts<T>(&self, work: impl FnOnce() -> T) -> T {
+        let _no_cut = self.dir.read();
+        work()
+    }
+
+    /// Removes what a coordinator noted of records that are going to be cut.
+    fn cut_snapshot(&self, partition: &Partition, target: Offset) -> Result<(), Refusal> {
+        if InternalTopic::of_name(&partition.at().topic).is_none() {
+            return Ok(());
+        }
+        let dir = partition.dir();
+        let failed = |error: std::io::Error| Refusal::new(ErrorCode::KafkaStorageError, error.to_string());
+        Snapshot::cut(&*self.context.disk, &dir, target).map_err(failed)
     }
 
     /// Plays no part any more, and leaves every log so that the next open need not scan it. Nothing may be flushing any more.

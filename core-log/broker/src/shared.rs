@@ -13,11 +13,12 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use crate::BrokerConfig;
-use crate::coordinator::{Groups, Transactions};
+use crate::coordinator::{Groups, MarkerWriter, Transactions};
 use crate::metadata::Metadata;
 use crate::partition::Partition;
 use crate::partitions::Partitions;
 use crate::refusal::Refusal;
+use crate::verification::Verification;
 
 /// Fetches that may wait for more records at once. Beyond it a fetch is answered with what there is.
 const MAX_PARKED_FETCHES: usize = 16_384;
@@ -32,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) metadata: Arc<Metadata>,
     pub(crate) groups: Arc<Groups>,
     pub(crate) transactions: Arc<Transactions>,
+    pub(crate) markers: MarkerWriter,
+    pub(crate) verification: Arc<Verification>,
     pub(crate) producer_ids: Mutex<ProducerIds>,
     /// A place for each fetch that waits.
     pub(crate) parking: Arc<Semaphore>,
@@ -40,11 +43,6 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn parking() -> Arc<Semaphore> {
         Arc::new(Semaphore::new(MAX_PARKED_FETCHES))
-    }
-
-    /// Whether transactions are served: in a cluster they would need markers and checks that go from broker to broker.
-    pub(crate) fn serves_transactions(&self) -> bool {
-        self.config.quorum.is_none()
     }
 
     /// A producer id that nobody has, if the broker was granted some.

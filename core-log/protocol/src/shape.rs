@@ -159,8 +159,8 @@ pub(crate) fn settle_response(response: &mut Response, version: i16) {
         Response::OffsetFetch(m) if version < 8 => settle_fetched_offsets(m),
         Response::AddPartitionsToTxn(m) if version < 4 => {
             m.results_by_transaction = vec![txn::AddPartitionsToTxnResult {
-                transactional_id: ByteString::new(),
                 topic_results: take(&mut m.results_by_topic_v3_and_below),
+                ..Default::default()
             }];
         }
         _ => {}

@@ -34,6 +34,7 @@ pub const SERVED: &[(ApiKey, i16, i16)] = &[
     (ApiKey::AddPartitionsToTxn, 0, 5),
     (ApiKey::AddOffsetsToTxn, 0, 4),
     (ApiKey::EndTxn, 0, 5),
+    (ApiKey::WriteTxnMarkers, 1, 2),
     (ApiKey::TxnOffsetCommit, 0, 5),
     (ApiKey::DescribeConfigs, 1, 4),
     (ApiKey::CreatePartitions, 0, 3),
@@ -142,6 +143,11 @@ fn ours(api: ApiKey) -> (i16, i16) {
 #[must_use]
 pub fn choose(request: &Request, shared: (i16, i16)) -> Option<i16> {
     let (mut first, mut last) = shared;
+    if let Request::AddPartitionsToTxn(m) = request
+        && m.transactions.iter().any(|one| one.verify_only)
+    {
+        first = first.max(VERIFIED_SINCE);
+    }
     let (by_client, by_id) = limits(request);
     last = last.min(by_client);
     if let Some((since, ids_known)) = by_id {
@@ -153,6 +159,9 @@ pub fn choose(request: &Request, shared: (i16, i16)) -> Option<i16> {
     }
     (first <= last).then_some(last)
 }
+
+/// The first version of AddPartitionsToTxn in which a broker can ask without adding (KIP-890).
+const VERIFIED_SINCE: i16 = 4;
 
 /// Which words for its topics a request knows for all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,6 +198,7 @@ fn limits(request: &Request) -> (i16, Option<(i16, Known)>) {
             let topics = m.groups.iter().filter_map(|group| group.topics.as_ref()).flatten();
             (ANY, Some((10, known(topics.map(|topic| (topic.name.is_empty(), topic.topic_id))))))
         }
+        Request::AddPartitionsToTxn(m) if m.transactions.iter().any(|one| one.verify_only) => (ANY, None),
         Request::AddPartitionsToTxn(_) => (3, None),
         Request::EndTxn(_) | Request::TxnOffsetCommit(_) => (4, None),
         _ => (ANY, None),

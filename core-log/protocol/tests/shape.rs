@@ -90,7 +90,7 @@ fn responses() -> Vec<Response> {
     let group = offset_fetch::OffsetFetchResponseGroup { topics: vec![topic], ..Default::default() };
     let result = txn::AddPartitionsToTxnPartitionResult { partition_index: 1, partition_error_code: 48 };
     let result = txn::AddPartitionsToTxnTopicResult { name: "t".into(), results_by_partition: vec![result] };
-    let result = txn::AddPartitionsToTxnResult { transactional_id: "".into(), topic_results: vec![result] };
+    let result = txn::AddPartitionsToTxnResult { topic_results: vec![result], ..Default::default() };
     vec![
         FindCoordinatorResponse { coordinators: vec![coordinator], ..Default::default() }.into(),
         OffsetFetchResponse { groups: vec![group], ..Default::default() }.into(),

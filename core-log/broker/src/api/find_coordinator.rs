@@ -24,9 +24,6 @@ pub(super) fn handle(broker: &Broker, ctx: Ctx, request: FindCoordinatorRequest)
         _ => return super::now(refused(&request, ErrorCode::InvalidRequest)),
     };
     let shared = Arc::clone(&broker.shared);
-    if topic == InternalTopic::Transactions && !shared.serves_transactions() {
-        return super::now(refused(&request, ErrorCode::UnsupportedVersion));
-    }
     if shared.image.load().topic(topic.name()).is_some() {
         return super::now(respond(&shared, &ctx, topic, &request));
     }
@@ -35,7 +32,10 @@ pub(super) fn handle(broker: &Broker, ctx: Ctx, request: FindCoordinatorRequest)
         match failed.into_values().next() {
             None => respond(&shared, &ctx, topic, &request),
             Some(code) => {
-                tracing::error!(topic = topic.name(), %code, "an internal topic cannot be created");
+                tracing::warn!(
+                    topic = topic.name(), %code,
+                    "an internal topic cannot be created yet; its replication factor asks for as many brokers"
+                );
                 refused(&request, ErrorCode::CoordinatorNotAvailable)
             }
         }

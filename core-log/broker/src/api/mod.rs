@@ -19,6 +19,7 @@ mod produce;
 mod resource;
 mod topics;
 mod transactions;
+mod write_txn_markers;
 
 use millstream_protocol::{CallError, Ctx, Receipt, Request, Response};
 
@@ -64,8 +65,9 @@ pub(crate) fn dispatch(broker: &Broker, ctx: Ctx, request: Request) -> Receipt {
         Request::TxnOffsetCommit(request) => offsets::commit_in_transaction(shared, &ctx, request),
         Request::InitProducerId(request) => transactions::init_producer_id(broker, &ctx, request),
         Request::AddPartitionsToTxn(request) => transactions::add_partitions(shared, &ctx, request),
-        Request::AddOffsetsToTxn(request) => transactions::add_offsets(shared, &ctx, request),
+        Request::AddOffsetsToTxn(request) => transactions::add_offsets(broker, &ctx, request),
         Request::EndTxn(request) => transactions::end(shared, &ctx, request),
+        Request::WriteTxnMarkers(request) => write_txn_markers::handle(shared, request),
         other => CallError::Unsupported {
             peer: format!("node {}", shared.config.node_id),
             api: other.api().name(),

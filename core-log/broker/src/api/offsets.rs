@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytestring::ByteString;
 use millstream_machine::group::{Answer, Input};
-use millstream_machine::metadata::{Image, InternalTopic};
+use millstream_machine::metadata::Image;
 use millstream_protocol::messages::offset_commit::{
     OffsetCommitRequestTopic, OffsetCommitResponsePartition, OffsetCommitResponseTopic,
 };
@@ -21,11 +21,12 @@ use millstream_protocol::messages::{
     TxnOffsetCommitRequest, TxnOffsetCommitResponse,
 };
 use millstream_protocol::{Ctx, ErrorCode, Receipt};
-use millstream_record::{ProducerEpoch, ProducerId, TopicId, TopicPartition};
+use millstream_record::{ProducerEpoch, ProducerId, TopicId};
 
 use super::transactions;
 use crate::gather::Gather;
 use crate::shared::Shared;
+use crate::verification::Claim;
 
 pub(super) fn commit(shared: &Shared, mut request: OffsetCommitRequest) -> Receipt {
     let image = shared.image.load();
@@ -219,36 +220,40 @@ pub(super) fn commit_in_transaction(
     if request.transactional_id.is_empty() {
         return super::now(refused(response, ErrorCode::InvalidRequest));
     }
-    let (completer, receipt) = Receipt::pending();
     let host = match shared.groups.host_of(&request.group_id) {
         Ok(host) => host,
         Err(code) => return super::now(refused(response, code)),
     };
-    let answered = response.clone();
-    let reply = move |answer| {
-        if let Answer::TxnOffsetCommit(answer) = answer {
-            completer.complete(Ok(merged(answered, answer).into()));
-        }
+    let claim = Claim {
+        transactional_id: request.transactional_id.clone(),
+        producer_id: ProducerId(request.producer_id),
+        producer_epoch: ProducerEpoch(request.producer_epoch),
     };
-    let partition = TopicPartition::new(InternalTopic::Offsets.name(), host.partition().at().partition);
-    let id = request.transactional_id.clone();
-    let producer = (ProducerId(request.producer_id), ProducerEpoch(request.producer_epoch));
-    let asked = shared.transactions.while_in_transaction(&id, producer, &partition, || {
-        host.ask_deferred(reply, |waiter| Input::TxnOffsetCommit { waiter, request })
-    });
-    match asked {
-        Ok(after) => {
-            host.perform(after);
-            receipt
-        }
-        Err(code) => {
-            let code = match transactions::unverified(code, ctx) {
-                ErrorCode::NotEnoughReplicas => ErrorCode::CoordinatorLoadInProgress, // what is retried in this place
-                other => other,
+    let (completer, receipt) = Receipt::pending();
+    let (facts, partition) = (ctx.facts, Arc::clone(host.partition()));
+    shared.verification.admit(claim.clone(), &partition, move |word| {
+        let reply = move |outcome| {
+            let answer = match outcome {
+                Ok(Answer::TxnOffsetCommit(answer)) => merged(response, answer),
+                Ok(_) => refused(response, ErrorCode::UnknownServerError),
+                Err(code) => refused(response, code),
             };
-            super::now(refused(response, code))
+            completer.complete(Ok(answer.into()));
+        };
+        match word {
+            Ok(word) => host.ask_if(
+                |partition| partition.check_word(claim.producer_id, claim.producer_epoch, word),
+                reply,
+                |waiter| Input::TxnOffsetCommit { waiter, request },
+            ),
+            Err(code) => reply(Err(match transactions::unverified(code, &facts) {
+                ErrorCode::NotEnoughReplicas => ErrorCode::CoordinatorLoadInProgress, // what is retried in this place
+                ErrorCode::NotLeaderOrFollower | ErrorCode::KafkaStorageError => ErrorCode::NotCoordinator,
+                other => other,
+            })),
         }
-    }
+    });
+    receipt
 }
 
 fn merged(mut response: TxnOffsetCommitResponse, answer: TxnOffsetCommitResponse) -> TxnOffsetCommitResponse {

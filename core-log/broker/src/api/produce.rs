@@ -24,6 +24,7 @@ use crate::keys;
 use crate::partition::{Appender, Partition, Terms, Waiting};
 use crate::refusal::Refusal;
 use crate::shared::Shared;
+use crate::verification::Claim;
 
 /// Kafka's admin tools may write to internal topics under this client id.
 const ADMIN_CLIENT: &str = "__admin_client";
@@ -92,15 +93,11 @@ impl Produce<'_> {
         let records =
             records.ok_or_else(|| Refusal::new(ErrorCode::InvalidRecord, "there is no record batch"))?;
         let header = self.check(&partition, records)?;
-        let pending = Arc::clone(self.pending);
-        let waiting = move |info: &AppendInfo| -> Option<Waiting> {
-            let info = *info;
-            Some(Box::new(move |outcome| pending.settle(|response| fill(slot(response, at), &info, outcome))))
-        };
-        if !header.attributes.is_transactional() {
-            return partition.append(records, self.terms, waiting).map(|_| ());
+        if header.attributes.is_transactional() {
+            self.append_transactional(&partition, records, &header, at)
+        } else {
+            partition.append(records, self.terms, answering(self.pending, at)).map(|_| ())
         }
-        self.append_transactional(&partition, records, &header, waiting)
     }
 
     /// What must hold of any batch that a client sends; needs no lock.
@@ -130,32 +127,51 @@ impl Produce<'_> {
         Ok(header)
     }
 
-    /// A transaction's first batch in a partition is appended under the coordinator's word that the partition belongs to the
-    /// transaction, given while the append is made (KIP-890); later ones only continue it.
+    /// A transaction's first batch in a partition is appended on the coordinator's word that the partition belongs to the
+    /// transaction (KIP-890); later ones only continue it. What waits for the word keeps its place.
     fn append_transactional(
         &self,
         partition: &Arc<Partition>,
         records: &Bytes,
         header: &BatchHeader,
-        waiting: impl FnOnce(&AppendInfo) -> Option<Waiting>,
+        at: (usize, usize),
     ) -> Result<(), Refusal> {
-        let Some(id) = self.transactional_id.as_deref() else {
+        let Some(transactional_id) = self.transactional_id.clone() else {
             return Err(Refusal::new(
                 ErrorCode::InvalidRequest,
                 "a transactional batch without a transactional id",
             ));
         };
-        if partition.has_open_transaction(header.producer_id) {
-            return partition.append(records, self.terms, waiting).map(|_| ());
-        }
-        let producer = (header.producer_id, header.producer_epoch);
-        let appended = self.shared.transactions.while_in_transaction(id, producer, partition.at(), || {
-            partition.append_deferred(records, self.terms, waiting)
+        let claim = Claim {
+            transactional_id,
+            producer_id: header.producer_id,
+            producer_epoch: header.producer_epoch,
+        };
+        let (facts, terms, pending) = (self.ctx.facts, self.terms, Arc::clone(self.pending));
+        let (target, records) = (Arc::clone(partition), records.clone());
+        self.shared.verification.admit(claim, partition, move |word| {
+            let appended = word.map_err(|code| Refusal::from(transactions::unverified(code, &facts)));
+            let appended = appended.and_then(|word| {
+                let terms = Terms { appender: Appender::Transactional(word), ..terms };
+                target.append(&records, terms, answering(&pending, at))
+            });
+            if let Err(refusal) = appended {
+                pending.settle(|response| refuse(slot(response, at), refusal));
+            }
         });
-        match appended {
-            Ok(appended) => appended.map(|(_, deferred)| partition.perform(deferred)),
-            Err(code) => Err(transactions::unverified(code, self.ctx).into()),
-        }
+        Ok(())
+    }
+}
+
+/// Puts what became of an append into its place in the answer.
+fn answering(
+    pending: &Arc<Gather<ProduceResponse>>,
+    at: (usize, usize),
+) -> impl FnOnce(&AppendInfo) -> Option<Waiting> + use<> {
+    let pending = Arc::clone(pending);
+    move |info| {
+        let info = *info;
+        Some(Box::new(move |outcome| pending.settle(|response| fill(slot(response, at), &info, outcome))))
     }
 }
 

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use bytestring::ByteString;
-use millstream_machine::group::Input;
 use millstream_protocol::messages::create_partitions::CreatePartitionsTopicResult;
 use millstream_protocol::messages::create_topics::CreatableTopicResult;
 use millstream_protocol::messages::delete_topics::DeletableTopicResult;
@@ -42,13 +40,7 @@ pub(super) fn delete(broker: &Broker, ctx: &Ctx, request: DeleteTopicsRequest) -
     }
     broker.answer("delete topics", async move {
         let decided = shared.metadata.ask(request.clone()).await;
-        let response = decided.unwrap_or_else(|refusal| none_deleted(&request, &refusal));
-        let gone = response.responses.iter().filter(|result| result.error_code == 0);
-        let topics: Vec<ByteString> = gone.filter_map(|result| result.name.clone()).collect();
-        for host in shared.groups.ready().0 {
-            host.tell(Input::TopicsDeleted { topics: topics.clone() });
-        }
-        response
+        decided.unwrap_or_else(|refusal| none_deleted(&request, &refusal))
     })
 }
 

@@ -1,5 +1,6 @@
 //! InitProducerId, AddPartitionsToTxn, AddOffsetsToTxn, EndTxn.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytestring::ByteString;
@@ -13,7 +14,7 @@ use millstream_protocol::messages::{
     AddOffsetsToTxnRequest, AddOffsetsToTxnResponse, AddPartitionsToTxnRequest, AddPartitionsToTxnResponse,
     EndTxnRequest, EndTxnResponse, InitProducerIdRequest, InitProducerIdResponse,
 };
-use millstream_protocol::{Ctx, ErrorCode, Receipt, Response};
+use millstream_protocol::{Ctx, ErrorCode, Facts, Receipt, Response};
 use millstream_record::{ProducerEpoch, ProducerId, TopicPartition};
 
 use crate::Broker;
@@ -28,9 +29,6 @@ pub(super) fn init_producer_id(broker: &Broker, ctx: &Ctx, request: InitProducer
         producer_epoch: -1,
         ..InitProducerIdResponse::default()
     };
-    if request.transactional_id.is_some() && !shared.serves_transactions() {
-        return super::now(refused(ErrorCode::UnsupportedVersion));
-    }
     if request.transactional_id.as_deref() == Some("") || request.enable2_pc || request.keep_prepared_txn {
         return super::now(refused(ErrorCode::InvalidRequest));
     }
@@ -78,15 +76,24 @@ pub(super) fn end(shared: &Shared, ctx: &Ctx, request: EndTxnRequest) -> Receipt
     )
 }
 
-/// The group's partition joins the transaction; its offsets follow with TxnOffsetCommit.
-pub(super) fn add_offsets(shared: &Shared, ctx: &Ctx, request: AddOffsetsToTxnRequest) -> Receipt {
-    let refused = |code: ErrorCode| -> Response {
-        AddOffsetsToTxnResponse { error_code: code.code(), ..AddOffsetsToTxnResponse::default() }.into()
-    };
-    let index = match shared.groups.partition_of(&request.group_id) {
-        Ok(index) => index,
-        Err(_) => return refused(ErrorCode::CoordinatorNotAvailable).into(), // retried; not about the producer's own
-    };
+/// The group's partition joins the transaction; its offsets follow with TxnOffsetCommit. Nobody need have asked for the group's
+/// coordinator before, so its topic may have to be created.
+pub(super) fn add_offsets(broker: &Broker, ctx: &Ctx, request: AddOffsetsToTxnRequest) -> Receipt {
+    if let Ok(index) = broker.shared.groups.partition_of(&request.group_id) {
+        return add_group(&broker.shared, ctx, &request, index);
+    }
+    let (shared, ctx) = (Arc::clone(&broker.shared), ctx.clone());
+    broker.relay("create internal topic", async move {
+        let topic = BTreeSet::from([InternalTopic::Offsets.name().into()]);
+        shared.metadata.auto_create(topic).await; // where it fails the producer asks again
+        match shared.groups.partition_of(&request.group_id) {
+            Ok(index) => add_group(&shared, &ctx, &request, index).await,
+            Err(_) => Ok(offsets_refused(ErrorCode::CoordinatorNotAvailable)), // not about the producer's own
+        }
+    })
+}
+
+fn add_group(shared: &Shared, ctx: &Ctx, request: &AddOffsetsToTxnRequest, index: i32) -> Receipt {
     let input = |waiter| Input::AddPartitions {
         waiter,
         transactional_id: request.transactional_id.clone(),
@@ -95,7 +102,11 @@ pub(super) fn add_offsets(shared: &Shared, ctx: &Ctx, request: AddOffsetsToTxnRe
         partitions: vec![TopicPartition::new(InternalTopic::Offsets.name(), index)],
         producer_fenced_known: ctx.facts.producer_fenced_known,
     };
-    ask(shared, &request.transactional_id, input, refused)
+    ask(shared, &request.transactional_id, input, offsets_refused)
+}
+
+fn offsets_refused(code: ErrorCode) -> Response {
+    AddOffsetsToTxnResponse { error_code: code.code(), ..AddOffsetsToTxnResponse::default() }.into()
 }
 
 /// Asks the coordinator of a transactional id; `refused` makes the answer where there is none.
@@ -156,15 +167,19 @@ fn add_to_one(
         Err(code) => return settle(result(id, &topics, |_, _| code)),
     };
     if transaction.verify_only {
+        let abortable_known = ctx.facts.abortable_error_known;
         let verdicts = host.with(|machine| {
             result(id.clone(), &topics, |name, index| {
                 match machine.verify(&id, producer.0, producer.1, &TopicPartition::new(name, index)) {
                     Verdict::InTransaction => ErrorCode::None,
+                    Verdict::Refused(ErrorCode::TransactionAbortable) if !abortable_known => {
+                        ErrorCode::InvalidTxnState
+                    }
                     Verdict::Refused(code) => code,
                 }
             })
         });
-        return settle(verdicts);
+        return settle(AddPartitionsToTxnResult { coordinator_epoch: host.epoch().0, ..verdicts });
     }
     let image = shared.image.load();
     let partitions = named(&topics);
@@ -192,11 +207,13 @@ fn add_to_one(
 
 /// What a producer is told where its transaction could not be verified. What passes by itself is retried, which producers do
 /// on NOT_ENOUGH_REPLICAS; they know no coordinator's errors in this place.
-pub(super) fn unverified(code: ErrorCode, ctx: &Ctx) -> ErrorCode {
+pub(super) fn unverified(code: ErrorCode, facts: &Facts) -> ErrorCode {
     match code {
         ErrorCode::ProducerFenced => ErrorCode::InvalidProducerEpoch,
-        ErrorCode::TransactionAbortable if !ctx.facts.abortable_error_known => ErrorCode::InvalidTxnState,
+        ErrorCode::TransactionAbortable if !facts.abortable_error_known => ErrorCode::InvalidTxnState,
+        ErrorCode::ConcurrentTransactions if facts.transactions_v2 => code,
         ErrorCode::ConcurrentTransactions
+        | ErrorCode::NetworkException
         | ErrorCode::CoordinatorLoadInProgress
         | ErrorCode::CoordinatorNotAvailable
         | ErrorCode::NotCoordinator => ErrorCode::NotEnoughReplicas,
@@ -233,5 +250,9 @@ fn result(
             })
             .collect(),
     });
-    AddPartitionsToTxnResult { transactional_id, topic_results: topic_results.collect() }
+    AddPartitionsToTxnResult {
+        transactional_id,
+        topic_results: topic_results.collect(),
+        ..AddPartitionsToTxnResult::default()
+    }
 }

@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use bytestring::ByteString;
 use millstream_machine::group::{Answer, Batch, Config, Coordinator, Effect, Input, Replay};
-use millstream_machine::metadata::InternalTopic;
+use millstream_machine::metadata::{Image, InternalTopic};
 use millstream_machine::{Error, Ticket, TransactionOutcome};
 use millstream_protocol::ErrorCode;
 use millstream_record::{BatchBuilder, BatchOptions, EndTxnMarker, Millis};
@@ -34,6 +35,13 @@ impl Groups {
             None => Ok(Coordinator::new(config.clone())),
         };
         Set::new(InternalTopic::Offsets, premises, make, |_: &Arc<Host<Coordinator>>, never| match never {})
+    }
+
+    /// Has every group forget its offsets in topics that are gone.
+    pub(crate) fn forget_topics(&self, topics: &[ByteString]) {
+        for host in self.ready().0 {
+            host.tell(Input::TopicsDeleted { topics: topics.to_vec() });
+        }
     }
 }
 
@@ -75,6 +83,13 @@ impl Machine for Coordinator {
 
     fn snapshot(&self) -> Bytes {
         Coordinator::snapshot(self)
+    }
+
+    /// Topics that were deleted before it was loaded, without the coordinator then having heard of it.
+    fn outdated(&self, image: &Image) -> Option<Input> {
+        let topics: Vec<ByteString> =
+            self.topics().into_iter().filter(|name| image.topic(name).is_none()).cloned().collect();
+        (!topics.is_empty()).then_some(Input::TopicsDeleted { topics })
     }
 }
 

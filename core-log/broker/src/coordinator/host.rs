@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use millstream_machine::group::Replay;
+use millstream_machine::metadata::Image;
 use millstream_machine::replica::{Acks, Outcome};
 use millstream_machine::{Ticket, Waiter};
 use millstream_protocol::ErrorCode;
@@ -35,6 +36,10 @@ pub(crate) trait Machine: Sized + Send + 'static {
     fn failed(error: ErrorCode) -> Self::Input;
     fn tick() -> Self::Input;
     fn snapshot(&self) -> Bytes;
+    /// What the metadata says that it did not hear before it was loaded.
+    fn outdated(&self, _: &Image) -> Option<Self::Input> {
+        None
+    }
 }
 
 /// What a machine asks for.
@@ -57,8 +62,16 @@ pub(crate) struct Host<M: Machine> {
     epoch: LeaderEpoch,
     clock: SteadyClock,
     timers: Arc<Timers>,
-    runner: Box<dyn Fn(M::Errand) + Send + Sync>,
+    way_out: WayOut<M>,
     state: Mutex<State<M>>,
+}
+
+/// What a coordinator does beyond its own log.
+pub(crate) struct WayOut<M: Machine> {
+    /// Does its errands.
+    pub(crate) run: Box<dyn Fn(M::Errand) + Send + Sync>,
+    /// It has failed and serves nobody any more; called once.
+    pub(crate) failed: Box<dyn Fn() + Send + Sync>,
 }
 
 struct State<M: Machine> {
@@ -68,6 +81,7 @@ struct State<M: Machine> {
     armed: Armed,
     /// Appends since the last snapshot.
     appended: u64,
+    failed: bool,
 }
 
 /// What is to be done once the lock is released.
@@ -77,16 +91,17 @@ pub(crate) struct After<M: Machine> {
     replies: Vec<(Reply<M::Answer>, M::Answer)>,
     errands: Vec<M::Errand>,
     call_at: Option<Duration>,
+    has_failed: bool,
 }
 
 impl<M: Machine> Host<M> {
-    /// A coordinator whose machine has replayed the partition, which is led in the epoch given. `runner` does its errands.
+    /// A coordinator whose machine has replayed the partition, which is led in the epoch given.
     pub(crate) fn new(
         (partition, epoch): (Arc<Partition>, LeaderEpoch),
         clock: SteadyClock,
         timers: Arc<Timers>,
         machine: M,
-        runner: Box<dyn Fn(M::Errand) + Send + Sync>,
+        way_out: WayOut<M>,
     ) -> Self {
         let state = State {
             machine,
@@ -94,13 +109,24 @@ impl<M: Machine> Host<M> {
             next_waiter: 0,
             armed: Armed::default(),
             appended: 0,
+            failed: false,
         };
-        Self { partition, epoch, clock, timers, runner, state: Mutex::new(state) }
+        Self { partition, epoch, clock, timers, way_out, state: Mutex::new(state) }
     }
 
     /// The partition with the records.
     pub(crate) fn partition(&self) -> &Arc<Partition> {
         &self.partition
+    }
+
+    /// The leader epoch of the partition in which it was loaded.
+    pub(crate) fn epoch(&self) -> LeaderEpoch {
+        self.epoch
+    }
+
+    /// Whether its partition is led here still, in the same epoch.
+    pub(crate) fn is_current(&self) -> bool {
+        self.partition.end_in(self.epoch).is_some()
     }
 
     /// Asks the machine; `reply` is called with its answer, perhaps before this returns.
@@ -109,21 +135,38 @@ impl<M: Machine> Host<M> {
         reply: impl FnOnce(M::Answer) + Send + 'static,
         input: impl FnOnce(Waiter) -> M::Input,
     ) {
-        let after = self.ask_deferred(reply, input);
+        let after = self.ask_locked(&mut self.state.lock(), reply, input);
         self.perform(after);
     }
 
-    /// Asks as [`Host::ask`] does, for a caller that holds a lock: it calls [`Host::perform`] once it holds none.
-    pub(crate) fn ask_deferred(
+    /// Asks as [`Host::ask`] does if `still` holds, at a moment when nobody else can ask.
+    pub(crate) fn ask_if(
         self: &Arc<Self>,
+        still: impl FnOnce(&Partition) -> Result<(), Refusal>,
+        reply: impl FnOnce(Result<M::Answer, ErrorCode>) + Send + 'static,
+        input: impl FnOnce(Waiter) -> M::Input,
+    ) {
+        let after = {
+            let mut state = self.state.lock();
+            if let Err(refusal) = still(&self.partition) {
+                drop(state);
+                return reply(Err(refusal.code));
+            }
+            self.ask_locked(&mut state, |answer| reply(Ok(answer)), input)
+        };
+        self.perform(after);
+    }
+
+    fn ask_locked(
+        self: &Arc<Self>,
+        state: &mut State<M>,
         reply: impl FnOnce(M::Answer) + Send + 'static,
         input: impl FnOnce(Waiter) -> M::Input,
     ) -> After<M> {
-        let mut state = self.state.lock();
         let waiter = Waiter(state.next_waiter);
         state.next_waiter += 1;
         state.waiting.insert(waiter, Box::new(reply));
-        self.run(&mut state, input(waiter))
+        self.run(state, input(waiter))
     }
 
     /// Tells the machine something that has no answer.
@@ -150,14 +193,16 @@ impl<M: Machine> Host<M> {
         look(&self.state.lock().machine)
     }
 
-    /// A snapshot and the offset behind the last record in it, when more than `least` appends came since the last one.
+    /// A snapshot and the offset behind the last record in it, when more than `least` appends came since the last one. None once
+    /// another leads: the log may then have records that the machine does not know.
     pub(crate) fn snapshot_if_due(&self, least: u64) -> Option<(Bytes, Offset)> {
         let mut state = self.state.lock();
-        if state.appended <= least {
+        if state.appended <= least || state.failed {
             return None;
         }
+        let end = self.partition.end_in(self.epoch)?;
         state.appended = 0;
-        Some((state.machine.snapshot(), self.partition.end()))
+        Some((state.machine.snapshot(), end))
     }
 
     /// Forgets who waits, without an answer: the broker is gone.
@@ -173,11 +218,11 @@ impl<M: Machine> Host<M> {
 
     /// Appends what is to be appended, in order and under the lock; gathers the rest.
     fn take(self: &Arc<Self>, state: &mut State<M>, steps: Vec<Step<M>>) -> After<M> {
-        let mut after =
-            After { appends: Vec::new(), replies: Vec::new(), errands: Vec::new(), call_at: None };
+        let mut after = After::default();
         let mut steps = VecDeque::from(steps);
         while let Some(step) = steps.pop_front() {
             match step {
+                Step::Append { .. } if state.failed => {} // it follows what could not be appended
                 Step::Append { ticket, batch } => match self.append(ticket, &batch) {
                     Ok(deferred) => {
                         state.appended += 1;
@@ -185,9 +230,12 @@ impl<M: Machine> Host<M> {
                     }
                     Err(refusal) => {
                         let partition = self.partition.at();
-                        tracing::error!(%partition, ?refusal, "a coordinator cannot write its records");
-                        let failed = M::failed(ErrorCode::CoordinatorNotAvailable);
-                        steps.extend(state.machine.step(self.clock.now(), failed));
+                        tracing::warn!(%partition, ?refusal, "a coordinator cannot write its records; it is loaded anew");
+                        let code = match refusal.code {
+                            ErrorCode::NotLeaderOrFollower => ErrorCode::NotCoordinator,
+                            _ => ErrorCode::CoordinatorNotAvailable,
+                        };
+                        steps.extend(self.fail(state, &mut after, code));
                     }
                 },
                 Step::Answer { waiter, answer } => {
@@ -199,6 +247,12 @@ impl<M: Machine> Host<M> {
         let next = state.machine.next_deadline();
         after.call_at = next.and_then(|deadline| state.armed.want(self.clock.elapsed_at(deadline)));
         after
+    }
+
+    /// What the machine applied is not in the log, or may not stay there, so it is of no use any more.
+    fn fail(&self, state: &mut State<M>, after: &mut After<M>, code: ErrorCode) -> Vec<Step<M>> {
+        after.has_failed |= !std::mem::replace(&mut state.failed, true);
+        state.machine.step(self.clock.now(), M::failed(code))
     }
 
     fn append(self: &Arc<Self>, ticket: Ticket, batch: &Bytes) -> Result<Deferred, Refusal> {
@@ -221,24 +275,60 @@ impl<M: Machine> Host<M> {
             self.timers.at(at, me);
         }
         for errand in after.errands {
-            (self.runner)(errand);
+            (self.way_out.run)(errand);
         }
         for (reply, answer) in after.replies {
             reply(answer);
+        }
+        if after.has_failed {
+            (self.way_out.failed)();
+        }
+    }
+
+    /// An append is below the mark, or may never come there.
+    fn settle(self: &Arc<Self>, ticket: Ticket, outcome: Outcome) {
+        let code = match outcome {
+            Outcome::Done => return self.tell(M::durable(ticket)),
+            Outcome::NotLeader => ErrorCode::NotCoordinator,
+            Outcome::TimedOut | Outcome::StorageFailed | Outcome::Overloaded => {
+                ErrorCode::CoordinatorNotAvailable
+            }
+        };
+        self.end(code);
+    }
+
+    /// Serves nobody any more: another broker leads the partition, or this one leads it anew.
+    pub(crate) fn resign(self: &Arc<Self>) {
+        self.end(ErrorCode::NotCoordinator);
+    }
+
+    fn end(self: &Arc<Self>, code: ErrorCode) {
+        let after = {
+            let mut state = self.state.lock();
+            let mut failing = After::default();
+            let steps = self.fail(&mut state, &mut failing, code);
+            After { has_failed: failing.has_failed, ..self.take(&mut state, steps) }
+        };
+        self.perform(after);
+    }
+}
+
+impl<M: Machine> Default for After<M> {
+    fn default() -> Self {
+        Self {
+            appends: Vec::new(),
+            replies: Vec::new(),
+            errands: Vec::new(),
+            call_at: None,
+            has_failed: false,
         }
     }
 }
 
 fn settle<M: Machine>(host: &Weak<Host<M>>, ticket: Ticket, outcome: Outcome) {
-    let Some(host) = host.upgrade() else { return };
-    let input = match outcome {
-        Outcome::Done => M::durable(ticket),
-        Outcome::NotLeader => M::failed(ErrorCode::NotCoordinator),
-        Outcome::TimedOut | Outcome::StorageFailed | Outcome::Overloaded => {
-            M::failed(ErrorCode::CoordinatorNotAvailable)
-        }
-    };
-    host.tell(input);
+    if let Some(host) = host.upgrade() {
+        host.settle(ticket, outcome);
+    }
 }
 
 impl<M: Machine> Timed for Host<M> {

@@ -6,11 +6,14 @@
 mod group;
 mod host;
 mod load;
+mod markers;
 mod set;
 mod snapshot;
 mod transaction;
 
 pub(crate) use group::Groups;
 pub(crate) use host::{Host, Machine};
+pub(crate) use markers::{Ending, MarkerWriter, Markers};
 pub(crate) use set::Premises;
+pub(crate) use snapshot::Snapshot;
 pub(crate) use transaction::Transactions;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -9,11 +10,11 @@ use millstream_env::{Pool, TaskGroup};
 use millstream_machine::metadata::{Image, InternalTopic};
 use millstream_machine::partition_for;
 use millstream_protocol::ErrorCode;
-use millstream_record::{LeaderEpoch, Offset};
+use millstream_record::{LeaderEpoch, NodeId, Offset};
 use millstream_storage::Disk;
 use parking_lot::Mutex;
 
-use super::host::{Host, Machine};
+use super::host::{Host, Machine, WayOut};
 use super::{load, snapshot::Snapshot};
 use crate::partition::Partition;
 use crate::partitions::Partitions;
@@ -23,6 +24,9 @@ use crate::timers::Timers;
 
 /// Appends after which a snapshot is worth its writing: what a start replays at most, but for those since the last look.
 const SNAPSHOT_EVERY: u64 = 10_000;
+
+/// After a coordinator could not write, or its partition could not be replicated: before it is loaded anew.
+const RELOAD_AFTER: Duration = Duration::from_millis(500);
 
 /// What coordinators need of the broker.
 #[derive(Clone)]
@@ -67,6 +71,13 @@ impl<M: Machine> Slot<M> {
     fn is_current(&self, partition: &Arc<Partition>) -> bool {
         Arc::ptr_eq(&self.partition, partition) && self.epoch == partition.epoch() && partition.leads()
     }
+
+    /// Who waits is told to ask another broker.
+    fn resign(&self) {
+        if let Loaded::Ready(host) = &self.state {
+            host.resign();
+        }
+    }
 }
 
 impl<M: Machine> Set<M> {
@@ -91,6 +102,12 @@ impl<M: Machine> Set<M> {
         Ok(partition_for(id, partitions))
     }
 
+    /// Who leads the partition that `id` belongs to, and so is its coordinator.
+    pub(crate) fn leader_of(&self, id: &str) -> Option<NodeId> {
+        let index = self.partition_of(id).ok()?;
+        self.premises.image.load().partition(self.topic.name(), index)?.leader
+    }
+
     /// The coordinator of `id`.
     ///
     /// # Errors
@@ -108,18 +125,19 @@ impl<M: Machine> Set<M> {
         let topic_id = topic_id.ok_or(ErrorCode::NotCoordinator)?;
         let found = self.premises.partitions.get(topic_id, index);
         let partition = found.ok().filter(|partition| partition.leads()).ok_or(ErrorCode::NotCoordinator)?;
-        {
+        let replaced = {
             let mut slots = self.slots.lock();
             match slots.get(&index) {
-                Some(slot) if !slot.is_current(&partition) => drop(slots.remove(&index)),
+                Some(slot) if !slot.is_current(&partition) => slots.remove(&index),
                 Some(Slot { state: Loaded::Ready(host), .. }) => return Ok(Arc::clone(host)),
                 Some(Slot { state: Loaded::Loading, .. }) => {
                     return Err(ErrorCode::CoordinatorLoadInProgress);
                 }
                 Some(Slot { state: Loaded::Failed, .. }) => return Err(ErrorCode::CoordinatorNotAvailable),
-                None => {}
+                None => None,
             }
-        }
+        };
+        replaced.iter().for_each(Slot::resign);
         self.load(index, partition)
     }
 
@@ -127,7 +145,14 @@ impl<M: Machine> Set<M> {
     pub(crate) fn refresh(self: &Arc<Self>) {
         let image = self.premises.image.load_full();
         let partitions = image.topic(self.topic.name()).map_or(0, |topic| topic.partitions.len());
-        self.slots.lock().retain(|_, slot| slot.is_current(&Arc::clone(&slot.partition)));
+        let gone: Vec<Slot<M>> = {
+            let mut slots = self.slots.lock();
+            slots
+                .extract_if(.., |_, slot| !slot.is_current(&Arc::clone(&slot.partition)))
+                .map(|(_, slot)| slot)
+                .collect()
+        };
+        gone.iter().for_each(Slot::resign);
         for index in (0..).take(partitions) {
             let _ = self.host(index); // who asks for it later is told how it went
         }
@@ -150,17 +175,19 @@ impl<M: Machine> Set<M> {
             let machine = (self.make)(epoch.0, None).map_err(|_| ErrorCode::CoordinatorNotAvailable)?;
             return self.install(index, partition, epoch, machine);
         }
-        self.put(index, &partition, epoch, Loaded::Loading);
+        {
+            let mut slots = self.slots.lock();
+            if slots.get(&index).is_some_and(|slot| slot.is_current(&partition)) {
+                return Err(ErrorCode::CoordinatorLoadInProgress); // two asked for it at once
+            }
+            let slot = Slot { partition: Arc::clone(&partition), epoch, state: Loaded::Loading };
+            slots.insert(index, slot);
+        }
         let me = Arc::clone(self);
         self.premises
             .tasks
             .spawn("load coordinator", async move { me.load_from_log(index, partition, epoch).await });
         Err(ErrorCode::CoordinatorLoadInProgress)
-    }
-
-    fn put(&self, index: i32, partition: &Arc<Partition>, epoch: LeaderEpoch, state: Loaded<M>) {
-        let slot = Slot { partition: Arc::clone(partition), epoch, state };
-        self.slots.lock().insert(index, slot);
     }
 
     /// Whether the slot is still the one that is being loaded for `epoch`.
@@ -172,16 +199,17 @@ impl<M: Machine> Set<M> {
     }
 
     async fn load_from_log(self: Arc<Self>, index: i32, partition: Arc<Partition>, epoch: LeaderEpoch) {
-        // What an earlier leader appended may be answered for only once it can no longer be taken back.
-        if !partition.settled().await {
-            let mut slots = self.slots.lock();
-            if slots.get(&index).is_some_and(|slot| slot.epoch == epoch) {
-                slots.remove(&index); // who asks next begins anew
+        let env = self.premises.tasks.env().clone();
+        // What an earlier leader appended may be answered for only once it can no longer be taken back. However long that takes,
+        // transactions wait for their coordinator.
+        while !partition.settled().await {
+            if !self.is_loading(index, &partition, epoch) {
+                return;
             }
-            return;
+            env.sleep(RELOAD_AFTER).await;
         }
         let (me, source) = (Arc::clone(&self), Arc::clone(&partition));
-        let loaded = self.premises.tasks.env().blocking(Pool::General, move || me.read_back(&source)).await;
+        let loaded = env.blocking(Pool::General, move || me.read_back(&source, epoch)).await;
         if !self.is_loading(index, &partition, epoch) {
             return; // it is led elsewhere, or anew
         }
@@ -189,15 +217,15 @@ impl<M: Machine> Set<M> {
             Ok(Ok(machine)) => drop(self.install(index, partition, epoch, machine)),
             Ok(Err(refusal)) => {
                 tracing::error!(partition = %partition.at(), ?refusal, "a coordinator cannot be loaded");
-                self.put(index, &partition, epoch, Loaded::Failed);
+                let slot = Slot { partition, epoch, state: Loaded::Failed };
+                self.slots.lock().insert(index, slot);
             }
             Err(_) => {} // the broker ends
         }
     }
 
     /// The machine as the snapshot and the log behind it have it. Blocks.
-    fn read_back(&self, partition: &Partition) -> Result<M, Refusal> {
-        let epoch = partition.epoch().0;
+    fn read_back(&self, partition: &Partition, epoch: LeaderEpoch) -> Result<M, Refusal> {
         let unreadable = |error: &dyn std::fmt::Display| {
             Refusal::new(ErrorCode::CoordinatorNotAvailable, error.to_string())
         };
@@ -213,7 +241,7 @@ impl<M: Machine> Set<M> {
             }
             None => (Offset(0), None),
         };
-        let mut machine = (self.make)(epoch, state).map_err(|error| unreadable(&error))?;
+        let mut machine = (self.make)(epoch.0, state).map_err(|error| unreadable(&error))?;
         load::replay(&mut machine, partition, from)?;
         Ok(machine)
     }
@@ -230,12 +258,14 @@ impl<M: Machine> Set<M> {
         let at = Arc::clone(&partition);
         let host = Arc::new_cyclic(|me: &Weak<Host<M>>| {
             let me = Weak::clone(me);
-            let runner = move |errand| {
+            let failed = self.reloading(index, Weak::clone(&me));
+            let run = move |errand| {
                 if let Some(host) = me.upgrade() {
                     run(&host, errand);
                 }
             };
-            Host::new((partition, epoch), clock, timers, machine, Box::new(runner))
+            let way_out = WayOut { run: Box::new(run), failed: Box::new(failed) };
+            Host::new((partition, epoch), clock, timers, machine, way_out)
         });
         host.begin(M::loaded); // before anybody can ask it
         {
@@ -250,20 +280,54 @@ impl<M: Machine> Set<M> {
             }
             slots.insert(index, Slot { partition: at, epoch, state: Loaded::Ready(Arc::clone(&host)) });
         }
+        // Whoever is in a slot hears what changes from now on.
+        if let Some(input) = host.with(|machine| machine.outdated(&self.premises.image.load())) {
+            host.tell(input);
+        }
         Ok(host)
+    }
+
+    /// Has another coordinator loaded in the place of one that has failed, after a while, if its partition is led here still.
+    fn reloading(self: &Arc<Self>, index: i32, host: Weak<Host<M>>) -> impl Fn() + Send + Sync + use<M> {
+        let set = Arc::downgrade(self);
+        move || {
+            let (Some(owner), set, host) = (set.upgrade(), Weak::clone(&set), Weak::clone(&host)) else {
+                return;
+            };
+            let env = owner.premises.tasks.env().clone();
+            owner.premises.tasks.spawn("reload coordinator", async move {
+                env.sleep(RELOAD_AFTER).await;
+                if let (Some(set), Some(host)) = (set.upgrade(), host.upgrade()) {
+                    set.replace(index, &host);
+                }
+            });
+        }
+    }
+
+    fn replace(self: &Arc<Self>, index: i32, failed: &Arc<Host<M>>) {
+        {
+            let mut slots = self.slots.lock();
+            let is_its =
+                |slot: &Slot<M>| matches!(&slot.state, Loaded::Ready(host) if Arc::ptr_eq(host, failed));
+            if !slots.get(&index).is_some_and(is_its) {
+                return;
+            }
+            slots.remove(&index);
+        }
+        let _ = self.host(index); // who asks for it later is told how it went
     }
 
     /// Writes the snapshots that are due. Each is written once everything in it is durable.
     pub(crate) fn snapshot_due(self: &Arc<Self>) {
         for host in self.ready().0 {
             let Some((state, offset)) = host.snapshot_if_due(SNAPSHOT_EVERY) else { continue };
-            let (me, partition) = (Arc::downgrade(self), Arc::clone(host.partition()));
+            let (me, partition, epoch) = (Arc::downgrade(self), Arc::clone(host.partition()), host.epoch());
             let write = move |outcome| {
                 let (Some(set), millstream_machine::replica::Outcome::Done) = (me.upgrade(), outcome) else {
                     return;
                 };
                 let env = set.premises.tasks.env().clone();
-                env.submit(Pool::General, move || set.write(&partition, Snapshot { offset, state }));
+                env.submit(Pool::General, move || set.write(&partition, epoch, &Snapshot { offset, state }));
             };
             host.partition().when_durable(offset, Box::new(write));
         }
@@ -275,13 +339,19 @@ impl<M: Machine> Set<M> {
             let Some((state, offset)) = host.snapshot_if_due(0) else { continue };
             let marks = host.partition().marks(LeaderEpoch::NONE);
             if marks.is_ok_and(|marks| offset <= marks.high_watermark) {
-                self.write(host.partition(), Snapshot { offset, state });
+                self.write(host.partition(), host.epoch(), &Snapshot { offset, state });
             }
         }
     }
 
-    fn write(&self, partition: &Partition, snapshot: Snapshot) {
-        if let Err(error) = snapshot.write(&*self.premises.disk, &partition.dir()) {
+    /// Writes a snapshot of a coordinator that was loaded in `epoch`, unless its partition has another leader by now, after which it
+    /// may be cut.
+    fn write(&self, partition: &Partition, epoch: LeaderEpoch, snapshot: &Snapshot) {
+        let write = || match partition.end_in(epoch) {
+            Some(_) => snapshot.write(&*self.premises.disk, &partition.dir()),
+            None => Ok(()),
+        };
+        if let Err(error) = self.premises.partitions.between_cuts(write) {
             tracing::warn!(partition = %partition.at(), %error, "a snapshot was not written; the next start replays more");
         }
     }

@@ -15,7 +15,7 @@ const HEADER_BYTES: usize = 4 + 4 + 8;
 
 /// The state that replaying the log up to `offset` gives.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Snapshot {
+pub(crate) struct Snapshot {
     pub(super) offset: Offset,
     pub(super) state: Bytes,
 }
@@ -55,6 +55,18 @@ impl Snapshot {
         Ok(snapshot)
     }
 
+    /// Removes the snapshot of the partition in `dir`, durably, if it holds anything at or behind `end`, where the log is going to be
+    /// cut: read back on the next leader's records it would bring up again what they do not have. One that cannot be read goes, too.
+    pub(crate) fn cut(disk: &dyn Disk, dir: &Path, end: Offset) -> io::Result<()> {
+        if Self::read(disk, dir)?.is_some_and(|snapshot| snapshot.offset <= end) {
+            return Ok(());
+        }
+        match disk.remove(&path(dir)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.and_then(|()| disk.sync_dir(dir)),
+        }
+    }
+
     fn decode(mut bytes: Bytes) -> Option<Self> {
         if bytes.len() < HEADER_BYTES || bytes.split_to(4) != MAGIC[..] {
             return None;
@@ -85,6 +97,13 @@ mod tests {
             snapshot.write(&disk, dir).unwrap();
             assert_eq!(Snapshot::read(&disk, dir).unwrap(), Some(snapshot));
         }
+        for (end, stays) in [(43, true), (42, true), (41, false), (0, false)] {
+            Snapshot { offset: Offset(42), state: Bytes::new() }.write(&disk, dir).unwrap();
+            Snapshot::cut(&disk, dir, Offset(end)).unwrap();
+            assert_eq!(Snapshot::read(&disk, dir).unwrap().is_some(), stays, "cut at {end}");
+            Snapshot::cut(&disk, dir, Offset(end)).unwrap();
+        }
+        Snapshot { offset: Offset(42), state: Bytes::from_static(b"state") }.write(&disk, dir).unwrap();
         let file = disk.open(&path(dir), OpenMode::Write).unwrap();
         for cut in [20, 15, 3, 0] {
             file.truncate(cut).unwrap();

@@ -14,8 +14,8 @@ mod own_log;
 pub mod quorum;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -84,7 +84,12 @@ pub(crate) struct Metadata {
     stopping: AtomicBool,
     released: AtomicBool,
     hurry: Notify,
+    /// Called with the names of deleted topics.
+    deleted: OnceLock<Deleted>,
 }
+
+/// Forgets what is kept elsewhere of topics that are gone.
+type Deleted = Box<dyn Fn(&[ByteString]) + Send + Sync>;
 
 impl Metadata {
     /// Reads what is committed, without acting on it yet.
@@ -120,6 +125,7 @@ impl Metadata {
             stopping: AtomicBool::new(false),
             released: AtomicBool::new(false),
             hurry: Notify::new(),
+            deleted: OnceLock::new(),
         };
         let mut image = Image::default();
         while image.end() < metadata.log.committed_end() {
@@ -144,6 +150,18 @@ impl Metadata {
     /// This life of this broker.
     pub(crate) fn incarnation(&self) -> Uuid {
         self.incarnation
+    }
+
+    /// Has `forget` called with the names of topics when they are deleted: before anybody can know of new ones with the same names,
+    /// and once more when nobody can name the old ones any more.
+    pub(crate) fn on_deletion(&self, forget: impl Fn(&[ByteString]) + Send + Sync + 'static) {
+        let _ = self.deleted.set(Box::new(forget)); // there is one who asks, at start
+    }
+
+    fn tell_deleted(&self, names: &[ByteString]) {
+        if let Some(forget) = self.deleted.get().filter(|_| !names.is_empty()) {
+            forget(names);
+        }
     }
 
     async fn read(&self, from: Offset) -> Result<Vec<Committed>> {
@@ -183,7 +201,12 @@ impl Metadata {
         if is_mine {
             self.partitions.before_publishing(&next).await;
         }
+        let gone = before.topics().filter(|topic| next.topic_by_id(topic.id).is_none());
+        let mut gone: Vec<ByteString> = gone.map(|topic| ByteString::from(&*topic.name)).collect();
+        self.tell_deleted(&gone);
         self.image.store(Arc::clone(&next));
+        gone.retain(|name| next.topic(name).is_none());
+        self.tell_deleted(&gone);
         self.liveness.lock().observe(crate::partition::monotonic(&self.env), &next);
         self.partitions.after_publishing(&before, &next, batches).await;
         self.moved.notify_waiters();
@@ -316,7 +339,7 @@ impl Metadata {
         let image = self.image.load_full();
         let effective = Effective::new(&image, self.config.node_id, &self.statics);
         let as_asked = |name: &ByteString| match InternalTopic::of_name(name) {
-            Some(internal) => internal.request(&image, &effective),
+            Some(internal) => internal.request(&effective),
             None => CreatableTopic {
                 name: name.clone(),
                 num_partitions: -1,

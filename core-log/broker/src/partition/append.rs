@@ -10,7 +10,7 @@ use millstream_protocol::ErrorCode;
 use millstream_record::{BatchHeader, LeaderEpoch, Offset, ProducerId};
 use millstream_storage::{AppendInfo, AppendOrigin, Log};
 
-use super::{Deferred, Partition, State, Waiting};
+use super::{Deferred, Partition, State, Waiting, Word};
 use crate::refusal::Refusal;
 
 /// How long [`Partition::when_durable`] waits.
@@ -29,6 +29,8 @@ pub(crate) struct Terms {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Appender {
     Client,
+    /// A client, within a transaction, on this word that it may.
+    Transactional(Word),
     /// A transaction's end, on behalf of its coordinator.
     Marker,
     /// The coordinator that was loaded from this partition in that leader epoch. Led in another, even by this broker again, the
@@ -59,11 +61,6 @@ impl Partition {
         waiting: impl FnOnce(&AppendInfo) -> Option<Waiting>,
     ) -> Result<(AppendInfo, Deferred), Refusal> {
         self.append_locked(&mut self.state.lock(), batches, terms, waiting)
-    }
-
-    /// Whether `producer` has a transaction open here, so that its next batch only continues it.
-    pub(crate) fn has_open_transaction(&self, producer: ProducerId) -> bool {
-        open_transaction(&self.state.lock().log, producer).is_some()
     }
 
     /// Calls `waiting` once everything below an offset is durable on the in-sync set.
@@ -104,16 +101,24 @@ impl Partition {
             return Err(ErrorCode::NotEnoughReplicas.into());
         }
         let epoch = leader.epoch();
+        let header = BatchHeader::peek(batches).ok();
         let origin = match terms.appender {
             Appender::Client => AppendOrigin::Leader { epoch },
+            Appender::Transactional(word) => {
+                state.check_transactional(header.as_ref(), word)?;
+                AppendOrigin::Leader { epoch }
+            }
             Appender::Coordinator(loaded) if loaded != epoch => {
                 return Err(ErrorCode::NotLeaderOrFollower.into());
             }
             Appender::Marker | Appender::Coordinator(_) => AppendOrigin::Coordinator { epoch },
         };
-        let producer = BatchHeader::peek(batches).map_or(ProducerId(-1), |header| header.producer_id);
+        let producer = header.as_ref().map_or(ProducerId(-1), |header| header.producer_id);
         let open_before = open_transaction(&state.log, producer);
         let info = state.log.append(batches, origin, self.context.env.now())?;
+        if header.is_some_and(|header| header.attributes.is_control()) {
+            state.guards.marked(producer);
+        }
         let transaction = match (open_before, open_transaction(&state.log, producer)) {
             (None, Some(first)) => TransactionChange::Opened(first),
             (Some(first), None) => TransactionChange::Closed { first, marker: info.last_offset },

@@ -4,6 +4,7 @@
 
 mod append;
 mod follow;
+mod guard;
 mod read;
 mod role;
 
@@ -16,13 +17,15 @@ use millstream_env::Env;
 use millstream_machine::Waiter;
 use millstream_machine::replica::{Effect, Input, Outcome};
 use millstream_record::{Millis, NodeId, Offset, TopicId, TopicPartition};
-use millstream_storage::{FlushJob, FlushPoint, Log, StorageError};
+use millstream_storage::{Disk, FlushJob, FlushPoint, Log, StorageError};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 
 pub(crate) use append::{Appender, Terms};
 pub(crate) use follow::{Fetched, Position};
+use guard::Guards;
+pub(crate) use guard::{Guard, Word};
 pub(crate) use read::{FollowerState, Isolation, Marks, Reader, Sought};
 use role::Role;
 pub(crate) use role::{Assigned, Leadership};
@@ -47,6 +50,7 @@ pub(crate) struct Checkpointed {
 /// What every partition needs of the broker.
 pub(crate) struct Context {
     pub(crate) env: Env,
+    pub(crate) disk: Arc<dyn Disk>,
     pub(crate) timers: Arc<Timers>,
     pub(crate) flusher: Arc<Flusher>,
     pub(crate) copying: Arc<Copying>,
@@ -75,6 +79,7 @@ struct State {
     /// Fetches of followers, which wait for the log to grow.
     followers: BTreeMap<u64, Arc<Notify>>,
     armed: Armed,
+    guards: Guards,
     /// The flusher has this partition, or will be given it.
     flushing: bool,
     /// Where the log ended when it was closed last, if it was found closed.
@@ -114,6 +119,7 @@ impl Partition {
             consumers: BTreeMap::new(),
             followers: BTreeMap::new(),
             armed: Armed::default(),
+            guards: Guards::default(),
             flushing: false,
             closed_at: was_clean.then_some(end),
         };

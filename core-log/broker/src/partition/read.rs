@@ -115,6 +115,13 @@ impl Partition {
         self.state.lock().role.leading().is_ok()
     }
 
+    /// The end of the log, if this replica leads in `epoch`.
+    pub(crate) fn end_in(&self, epoch: LeaderEpoch) -> Option<Offset> {
+        let state = self.state.lock();
+        let leads = state.role.leading().is_ok_and(|leader| leader.epoch() == epoch);
+        leads.then(|| state.log.end_offset())
+    }
+
     /// The end of the log.
     pub(crate) fn end(&self) -> Offset {
         self.state.lock().log.end_offset()

@@ -181,6 +181,7 @@ impl Partition {
     /// Who waits is told to ask elsewhere, and who reads looks again.
     pub(super) fn resign_locked(&self, state: &mut State) -> Deferred {
         let mut after = self.step(state, Input::Resigned);
+        state.guards.clear();
         after.woken.extend(std::mem::take(&mut state.consumers).into_values());
         after.woken.extend(std::mem::take(&mut state.followers).into_values());
         after

@@ -17,6 +17,7 @@ use super::lane::Lane;
 use crate::BrokerConfig;
 use crate::partition::Partition;
 use crate::partitions::Partitions;
+use crate::peers;
 
 /// Fetches that may be under way to one leader. A new partition is not to wait for a long poll that does not name it, so
 /// it gets a lane of its own; a lane that finds nothing left ends.
@@ -196,11 +197,7 @@ pub(super) fn key_of(partition: &Partition) -> Key {
 impl Premises {
     /// Where brokers reach `node`, as the metadata has it.
     pub(super) fn endpoint(&self, node: NodeId) -> Option<Endpoint> {
-        let image = self.image.load();
-        let broker = image.broker(node)?;
-        let same = broker.listeners.iter().find(|one| *one.name == *self.listener);
-        let listener = same.or(broker.listeners.first())?;
-        Some(Endpoint::new(&*listener.host, listener.port))
+        peers::endpoint(&self.image.load(), node, &self.listener)
     }
 
     /// The broker epoch that this broker's fetches carry: -1 until it is registered.

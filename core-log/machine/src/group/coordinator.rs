@@ -1,6 +1,6 @@
 //! The coordinator of one partition's groups.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use bytestring::ByteString;
@@ -236,6 +236,12 @@ impl Coordinator {
             Input::Tick => self.tick(),
         }
         std::mem::take(&mut self.core.effects)
+    }
+
+    /// The topics in which a group has offsets.
+    #[must_use]
+    pub fn topics(&self) -> BTreeSet<&ByteString> {
+        self.core.stored.topics()
     }
 
     /// When [`Input::Tick`] is due.

@@ -152,6 +152,12 @@ impl Stored {
             .any(|groups| groups.get(group).is_some_and(|commits| commits.contains_key(place)))
     }
 
+    /// Every topic with a commit of any kind.
+    pub(super) fn topics(&self) -> BTreeSet<&ByteString> {
+        let groups = self.offsets.values().chain(self.pending.values().flat_map(BTreeMap::values));
+        groups.flat_map(|commits| commits.keys().map(|(topic, _)| topic)).collect()
+    }
+
     /// Every place with a commit of any kind in `group`.
     pub(super) fn places(&self, group: &ByteString) -> BTreeSet<Place> {
         let pending = self.pending.values().filter_map(|groups| groups.get(group));

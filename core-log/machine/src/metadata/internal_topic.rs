@@ -3,7 +3,6 @@
 use bytestring::ByteString;
 use millstream_protocol::messages::create_topics::{CreatableTopic, CreatableTopicConfig};
 
-use super::image::Image;
 use crate::config::Effective;
 
 /// The topics that the broker keeps its own state in.
@@ -31,16 +30,15 @@ impl InternalTopic {
         }
     }
 
-    /// How to create it by this broker's settings. No more replicas are asked for than there are brokers: a single node would
-    /// else have no groups under Kafka's default of three.
+    /// How to create it by this broker's settings. Where there are fewer brokers than replicas asked for it cannot be created yet,
+    /// as in Kafka: made with fewer, it would have them for ever.
     #[must_use]
-    pub fn request(self, image: &Image, effective: &Effective<'_>) -> CreatableTopic {
+    pub fn request(self, effective: &Effective<'_>) -> CreatableTopic {
         let (prefix, replicas) = match self {
             Self::Offsets => ("offsets.topic", "offsets.topic.replication.factor"),
             Self::Transactions => ("transaction.state.log", "transaction.state.log.replication.factor"),
         };
-        let brokers = i64::try_from(image.brokers().len()).unwrap_or(i64::MAX);
-        let replication_factor = effective.broker_number(replicas, 3).clamp(1, brokers.max(1));
+        let replication_factor = effective.broker_number(replicas, 3).max(1);
         let number = |name: &str, fallback| effective.broker_number(&format!("{prefix}.{name}"), fallback);
         let mut configs = vec![
             ("cleanup.policy", "compact".to_owned()),

@@ -168,6 +168,7 @@ impl Coordinator {
                     self.answer(waiter, ended_with(spoken(error, producer_fenced_known)));
                 }
             }
+            Input::MarkerWritten { .. } | Input::Durable { .. } if self.failed.is_some() => {}
             Input::MarkerWritten { transactional_id, producer_id, producer_epoch, partition } => {
                 self.marked(&transactional_id, Claim { producer_id, epoch: producer_epoch }, &partition);
             }

@@ -151,25 +151,44 @@ impl Message for AddPartitionsToTxnResponse {
 }
 
 /// Part of [`AddPartitionsToTxnResponse`], versions 4-5.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddPartitionsToTxnResult {
     /// `TransactionalId`, versions 4+.
     pub transactional_id: ByteString,
     /// `TopicResults`, versions 4+.
     pub topic_results: Vec<AddPartitionsToTxnTopicResult>,
+    /// `CoordinatorEpoch`, versions 4+, tag 10000, default -1.
+    pub coordinator_epoch: i32,
+}
+impl Default for AddPartitionsToTxnResult {
+    fn default() -> Self {
+        Self {
+            transactional_id: ByteString::new(),
+            topic_results: Vec::new(),
+            coordinator_epoch: -1,
+        }
+    }
 }
 impl Wire for AddPartitionsToTxnResult {
     fn put(&self, w: &mut Writer) -> Result<(), CodecError> {
+        let mut tags = w.tags();
         self.transactional_id.put(w)?;
         self.topic_results.put(w)?;
-        w.put_no_tags();
+        if self.coordinator_epoch != -1 { tags.put(10000, &self.coordinator_epoch)?; }
+        w.put_tags(tags)?;
         Ok(())
     }
     fn get(r: &mut Reader) -> Result<Self, CodecError> {
         let mut m = Self::default();
         m.transactional_id = Wire::get(r)?;
         m.topic_results = Wire::get(r)?;
-        r.skip_tags()?;
+        r.tags(|r, tag| {
+            match tag {
+                10000 => m.coordinator_epoch = Wire::get(r)?,
+                _ => return Ok(false),
+            }
+            Ok(true)
+        })?;
         Ok(m)
     }
 }

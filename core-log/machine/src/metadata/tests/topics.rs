@@ -257,14 +257,26 @@ fn configs_are_altered_by_operation() {
 }
 
 #[test]
-fn internal_topics_can_be_created_on_one_broker_under_kafkas_defaults() {
+fn internal_topics_wait_for_as_many_brokers_as_they_have_replicas() {
     for (internal, configs) in [(InternalTopic::Offsets, 3), (InternalTopic::Transactions, 5)] {
-        let mut image = cluster(1);
-        let statics = Static::default();
-        let request = internal.request(&image, &Effective::new(&image, NodeId(1), &statics));
-        assert_eq!(request.configs.len(), configs);
-        assert_eq!(create(&mut image, vec![request]), [ErrorCode::None]);
-        assert_eq!(image.topic(internal.name()).unwrap().partitions.len(), 50);
+        for (brokers, factor, expected) in [
+            (1, None, ErrorCode::InvalidReplicationFactor),
+            (2, None, ErrorCode::InvalidReplicationFactor),
+            (3, None, ErrorCode::None),
+            (1, Some("1"), ErrorCode::None),
+        ] {
+            let mut image = cluster(brokers);
+            let mut statics = Static::default();
+            for prefix in ["offsets.topic", "transaction.state.log"] {
+                let set = factor.map(|factor| (format!("{prefix}.replication.factor"), factor.to_owned()));
+                statics.extend(set);
+            }
+            let request = internal.request(&Effective::new(&image, NodeId(1), &statics));
+            assert_eq!(request.configs.len(), configs);
+            assert_eq!(create(&mut image, vec![request]), [expected], "{internal:?} on {brokers}");
+            let partitions = image.topic(internal.name()).map_or(0, |topic| topic.partitions.len());
+            assert_eq!(partitions, if expected == ErrorCode::None { 50 } else { 0 });
+        }
         assert_eq!(InternalTopic::of_name(internal.name()), Some(internal));
     }
 }

@@ -1,0 +1,223 @@
+//! Three nodes on real sockets and disks, and a client that knows them all.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use millstream_client::{
+    Client, ClientConfig, ConsumerConfig, IsolationLevel, Links, NewTopic, OffsetReset, Producer,
+    ProducerConfig, ProducerRecord,
+};
+use millstream_env::{Env, HostRuntime};
+use millstream_machine::partition_for;
+use millstream_net::TcpDial;
+use millstream_node::{Node, NodeConfig, serve};
+use millstream_protocol::{Endpoint, Rpc};
+use millstream_record::{NodeId, TopicPartition};
+use tempfile::TempDir;
+
+/// How long anything may take that must happen.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+/// How often a condition is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+/// Partitions of every topic, the internal ones too, each on all nodes.
+pub(crate) const PARTITIONS: i32 = 3;
+
+/// A node's place: its directory and addresses stay, its lives come and go.
+struct Place {
+    id: i32,
+    dir: TempDir,
+    clients: u16,
+    controllers: u16,
+    life: Option<(tokio::runtime::Runtime, Node)>,
+}
+
+impl Place {
+    fn new(id: i32) -> Self {
+        let port = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        Self { id, dir: TempDir::new().unwrap(), clients: port(), controllers: port(), life: None }
+    }
+
+    fn config(&self, bootstrap: u16) -> NodeConfig {
+        let mut config = NodeConfig::new(self.dir.path());
+        let listeners =
+            format!("PLAINTEXT://127.0.0.1:{},CONTROLLER://127.0.0.1:{}", self.clients, self.controllers);
+        let partitions = PARTITIONS.to_string();
+        for (key, value) in [
+            ("node.id", self.id.to_string().as_str()),
+            ("listeners", &listeners),
+            ("controller.listener.names", "CONTROLLER"),
+            ("controller.quorum.bootstrap.servers", &format!("127.0.0.1:{bootstrap}")),
+            ("controller.quorum.auto.join.enable", "true"),
+            ("broker.session.timeout.ms", "1500"),
+            ("broker.heartbeat.interval.ms", "300"),
+            ("default.replication.factor", "3"),
+            ("min.insync.replicas", "2"),
+            ("offsets.topic.num.partitions", &partitions),
+            ("transaction.state.log.num.partitions", &partitions),
+            ("group.initial.rebalance.delay.ms", "0"),
+        ] {
+            config.set(key, value).unwrap();
+        }
+        config
+    }
+
+    fn start(&mut self, bootstrap: u16) {
+        let (runtime, env) = HostRuntime::start("node", 2).unwrap();
+        let config = self.config(bootstrap);
+        let node = runtime.block_on(serve(env, config)).unwrap();
+        self.life = Some((runtime, node));
+    }
+
+    /// As kill -9 does: the threads end where they are.
+    fn crash(&mut self) {
+        if let Some((runtime, node)) = self.life.take() {
+            runtime.shutdown_timeout(PATIENCE);
+            drop(node);
+        }
+    }
+}
+
+/// Three nodes, and a client that knows them all.
+pub(crate) struct Cluster {
+    places: Vec<Place>,
+    pub(crate) env: Env,
+    pub(crate) client: Client,
+    links: Links,
+}
+
+impl Cluster {
+    /// Three nodes that serve, with a topic on all of them.
+    pub(crate) async fn start(env: &Env, topic: &str) -> Self {
+        let places: Vec<Place> = (1..=3).map(Place::new).collect();
+        let founder = places[0].controllers;
+        let places = places.into_iter().map(|mut place| {
+            // Nodes bring runtimes of their own, which must not be entered from within another.
+            let started = move || {
+                place.start(founder);
+                place
+            };
+            std::thread::spawn(started).join().expect("the node starts")
+        });
+        let places: Vec<Place> = places.collect();
+        let bootstrap = places.iter().map(|place| Endpoint::new("127.0.0.1", place.clients)).collect();
+        let config = ClientConfig { metadata_max_age_ms: 1_000, ..ClientConfig::new(bootstrap) };
+        let dial = Arc::new(TcpDial::new(env.clone()));
+        let links = Links::new(env.clone(), dial.clone(), "test".into(), Duration::from_secs(10));
+        let client = Client::new(env.clone(), dial, config);
+        let cluster = Self { places, env: env.clone(), client, links };
+        let brokers = async || {
+            cluster.client.admin().describe_cluster().await.map_or(0, |cluster| cluster.brokers.len())
+        };
+        cluster.until("three brokers serve", async || brokers().await == 3).await;
+        let topic = NewTopic { replication_factor: Some(3), ..NewTopic::new(topic, PARTITIONS) };
+        cluster.client.admin().ensure_topic(topic).await.unwrap();
+        cluster
+    }
+
+    pub(crate) fn crash(&mut self, node: NodeId) {
+        let place = self.places.iter_mut().find(|place| place.id == node.0).unwrap();
+        std::thread::scope(|scope| scope.spawn(|| place.crash()).join().unwrap());
+    }
+
+    pub(crate) fn restart(&mut self, node: NodeId) {
+        let others = self.places.iter().find(|place| place.id != node.0).unwrap().controllers;
+        let place = self.places.iter_mut().find(|place| place.id == node.0).unwrap();
+        std::thread::scope(|scope| scope.spawn(|| place.start(others)).join().unwrap());
+    }
+
+    pub(crate) async fn until<F: Future<Output = bool>>(&self, what: &str, mut holds: impl FnMut() -> F) {
+        let end = self.env.elapsed() + PATIENCE;
+        while !holds().await {
+            assert!(self.env.elapsed() < end, "{what}: not within {PATIENCE:?}");
+            self.env.sleep(LOOK).await;
+        }
+    }
+
+    /// The leader of a partition, once there is one.
+    pub(crate) async fn leader(&self, topic: &str, partition: i32) -> NodeId {
+        let mut leader = None;
+        let find = async || {
+            let topics = self.client.admin().describe_topics(&[topic]).await.ok()?;
+            let description = topics.get(topic)?.as_ref().ok()?;
+            description.partitions.get(usize::try_from(partition).ok()?)?.leader
+        };
+        let end = self.env.elapsed() + PATIENCE;
+        while leader.is_none() {
+            assert!(self.env.elapsed() < end, "{topic}-{partition} has no leader within {PATIENCE:?}");
+            leader = find().await;
+        }
+        leader.unwrap()
+    }
+
+    /// The broker that coordinates a transactional id.
+    pub(crate) async fn coordinator(&self, transactional_id: &str) -> NodeId {
+        self.leader("__transaction_state", partition_for(transactional_id, PARTITIONS)).await
+    }
+
+    /// Asks one node directly.
+    pub(crate) async fn ask<R: Rpc>(&self, node: NodeId, request: R) -> R::Response {
+        let place = self.places.iter().find(|place| place.id == node.0).unwrap();
+        self.links.call(&Endpoint::new("127.0.0.1", place.clients), request).await.unwrap()
+    }
+
+    pub(crate) async fn transactional(&self, id: &str) -> Producer {
+        let config = ProducerConfig { linger_ms: 1, ..ProducerConfig::transactional(id) };
+        let producer = self.client.producer(config).unwrap();
+        producer.init_transactions().await.unwrap();
+        producer
+    }
+
+    /// What a consumer reads in each partition, once there are `count` records.
+    pub(crate) async fn read(
+        &self,
+        topic: &str,
+        isolation_level: IsolationLevel,
+        count: usize,
+    ) -> BTreeMap<i32, Vec<u32>> {
+        let auto_offset_reset = OffsetReset::Earliest;
+        let config = ConsumerConfig { auto_offset_reset, isolation_level, ..ConsumerConfig::default() };
+        let mut consumer = self.client.consumer(config).unwrap();
+        let partitions: Vec<TopicPartition> =
+            (0..PARTITIONS).map(|index| TopicPartition::new(topic, index)).collect();
+        consumer.assign(partitions.clone()).unwrap();
+        let mut read: BTreeMap<i32, Vec<u32>> = BTreeMap::new();
+        let end = self.env.elapsed() + PATIENCE;
+        while read.values().map(Vec::len).sum::<usize>() < count {
+            assert!(self.env.elapsed() < end, "not {count} are read within {PATIENCE:?}: {read:?}");
+            for polled in consumer.poll(Duration::from_millis(200)).await.unwrap() {
+                let number = |value: &[u8]| std::str::from_utf8(value).unwrap().parse::<u32>().unwrap();
+                let numbers = polled.records.iter().map(|record| number(record.value.as_ref().unwrap()));
+                read.entry(polled.topic_partition.partition).or_default().extend(numbers);
+            }
+        }
+        let ends = consumer.end_offsets(&partitions).await.unwrap();
+        for at in partitions {
+            let position = consumer.position(&at).await.unwrap();
+            assert_eq!(position, ends[&at], "{at}: there is nothing more to read");
+        }
+        read
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let places = std::mem::take(&mut self.places);
+        let crash = || places.into_iter().for_each(|mut place| place.crash());
+        let _ = std::thread::spawn(crash).join();
+    }
+}
+
+/// Sends `number` to every partition of `topic`; all are in the log on return.
+pub(crate) async fn send(producer: &Producer, topic: &str, number: u32) {
+    let mut sent = Vec::new();
+    for index in 0..PARTITIONS {
+        let record =
+            ProducerRecord { partition: Some(index), ..ProducerRecord::new(topic, number.to_string()) };
+        sent.push(producer.send(record).await.unwrap());
+    }
+    for delivery in sent {
+        delivery.await.unwrap();
+    }
+}
