@@ -100,13 +100,16 @@ pub(crate) async fn propose(shared: Arc<Shared>) {
     loop {
         let mut asked = proposals.next().await;
         let request = request(&shared, &asked);
+        let mut unsettled = BTreeMap::new();
         match shared.metadata.alter_partition(request).await {
             Ok(answered) => {
                 for topic in answered.topics {
                     for answer in topic.partitions {
-                        let proposal = asked.remove(&(topic.topic_id, answer.partition_index));
-                        let code = ErrorCode::from_code(answer.error_code);
-                        proposal.into_iter().for_each(|proposal| settle(&proposal, code));
+                        let key = (topic.topic_id, answer.partition_index);
+                        let Some(proposal) = asked.remove(&key) else { continue };
+                        if !settle(&proposal, ErrorCode::from_code(answer.error_code)) {
+                            unsettled.insert(key, proposal);
+                        }
                     }
                 }
             }
@@ -115,11 +118,14 @@ pub(crate) async fn propose(shared: Arc<Shared>) {
                     ?refusal,
                     "the controller cannot be asked for in-sync sets; it is asked again"
                 );
-                shared.env.sleep(RETRY).await;
             }
         }
         asked.values_mut().for_each(|proposal| proposal.is_uncertain = true);
-        proposals.again(asked);
+        unsettled.append(&mut asked);
+        if !unsettled.is_empty() {
+            shared.env.sleep(RETRY).await;
+            proposals.again(unsettled);
+        }
     }
 }
 
@@ -147,17 +153,29 @@ fn request(shared: &Shared, asked: &BTreeMap<Key, Proposal>) -> AlterPartitionRe
     AlterPartitionRequest { broker_id: node.0, broker_epoch, topics }
 }
 
-/// Tells the leader what was refused. Where the controller knows something newer, metadata will tell it instead.
-fn settle(proposal: &Proposal, code: ErrorCode) {
-    let is_final = matches!(
-        code,
+/// Tells the leader what was refused for good. Where the controller knows something newer, metadata will tell it instead. False
+/// when the controller has to be asked again: it does not know yet what the leader knows, or what it refuses now it may have
+/// been asked for before, and may yet commit.
+fn settle(proposal: &Proposal, code: ErrorCode) -> bool {
+    match code {
+        ErrorCode::None
+        | ErrorCode::InvalidUpdateVersion
+        | ErrorCode::FencedLeaderEpoch
+        | ErrorCode::NewLeaderElected
+        | ErrorCode::UnknownTopicOrPartition
+        | ErrorCode::UnknownTopicId => true,
         ErrorCode::IneligibleReplica | ErrorCode::InvalidRequest | ErrorCode::OperationNotAttempted
-    );
-    if is_final
-        && !proposal.is_uncertain
-        && let Some(partition) = proposal.partition.upgrade()
-    {
-        partition.isr_refused(proposal.partition_epoch);
+            if !proposal.is_uncertain =>
+        {
+            if let Some(partition) = proposal.partition.upgrade() {
+                partition.isr_refused(proposal.partition_epoch);
+            }
+            true
+        }
+        code => {
+            tracing::debug!(%code, "an in-sync set is not decided yet; it is asked for again");
+            false
+        }
     }
 }
 
