@@ -22,7 +22,7 @@ use crate::flusher::Flusher;
 use crate::metadata::quorum::{
     KEEP_BEFORE_SNAPSHOT, MemberId, QuorumLog, QuorumOptions, QuorumTiming, SNAPSHOT_AFTER,
 };
-use crate::metadata::{LocalLog, Metadata, OwnLog, compactor};
+use crate::metadata::{CONTROLLER_TIMEOUT, LocalLog, Metadata, OwnLog, compactor};
 use crate::partition::Context;
 use crate::partitions::{CLUSTER_METADATA, Partitions};
 use crate::peers::Peers;
@@ -41,8 +41,6 @@ const METADATA_TOPIC_ID: Uuid = Uuid([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// Between two tries for the lock.
 const LOCK_RETRY: Duration = Duration::from_millis(10);
-/// How long a controller may take to answer.
-const CONTROLLER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a clean shutdown waits for the controller to have others lead.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a clean shutdown waits for flushes that are under way.
@@ -54,6 +52,7 @@ pub struct Broker {
     pub(crate) shared: Arc<Shared>,
     tasks: TaskGroup,
     flusher: Arc<Flusher>,
+    leaving: AtomicBool,
     closing: AtomicBool,
     closed: AtomicBool,
 }
@@ -160,6 +159,7 @@ impl Broker {
             shared,
             tasks,
             flusher,
+            leaving: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         }))
@@ -177,6 +177,20 @@ impl Broker {
         &self.shared.env
     }
 
+    /// Has others lead what this broker leads, and the quorum if it leads that, while it still serves: clients and brokers learn
+    /// from it where to go, and it takes part in deciding so. It ends when the controller lets it go, or after a while.
+    pub async fn hand_over(&self) {
+        if !self.leaving.swap(true, Ordering::SeqCst) {
+            self.shared.metadata.hand_over(HAND_OVER_PATIENCE).await;
+        }
+    }
+
+    /// Completes, with the reason, when this broker cannot follow the cluster's metadata any more: it then serves nobody until it is
+    /// started again.
+    pub async fn lost(&self) -> String {
+        self.shared.metadata.lost().await
+    }
+
     /// Refuses new work, flushes every log and writes what makes the next start fast.
     ///
     /// # Errors
@@ -185,7 +199,7 @@ impl Broker {
         if self.closing.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
-        self.shared.metadata.hand_over(HAND_OVER_PATIENCE).await;
+        self.hand_over().await;
         self.closed.store(true, Ordering::SeqCst);
         if self.shared.env.timeout(DRAIN_TIMEOUT, self.flusher.drained()).await.is_err() {
             tracing::warn!("flushes are still under way; the next start recovers as after a crash");
@@ -319,7 +333,7 @@ async fn open_metadata_log(
         member,
         founders,
         dial,
-        timing: QuorumTiming::default(),
+        timing: QuorumTiming::watched(),
         snapshot_after: SNAPSHOT_AFTER,
         keep_before_snapshot: KEEP_BEFORE_SNAPSHOT,
         compactor: compactor(),
@@ -348,6 +362,8 @@ async fn take_part(
     }
     let me = MemberId { node: config.node_id, directory: identity.directory_id };
     tasks.spawn("controller", Arc::clone(metadata).control());
+    tasks.spawn("broker watches", Arc::clone(metadata).watch_brokers());
+    tasks.spawn("leader watch", Arc::clone(metadata).watch_leader());
     tasks.spawn("membership", Arc::clone(metadata).attend(registration, me));
     Ok(())
 }

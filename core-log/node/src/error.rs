@@ -2,6 +2,8 @@
 
 use std::io;
 
+use millstream_record::NodeId;
+
 /// Why a node cannot start or go on.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -16,6 +18,17 @@ pub enum NodeError {
         address: String,
         /// What the network said.
         source: io::Error,
+    },
+    /// The node has lost sight of the cluster's metadata, and serves nobody any more.
+    #[error(
+        "node {node} cannot follow the cluster's metadata any more: {why}\n\
+         look at the disk of its log directory, and at __cluster_metadata-0 in it; then start the node again"
+    )]
+    Lost {
+        /// Which node.
+        node: NodeId,
+        /// What the metadata log said.
+        why: String,
     },
     /// The operating system refused a thread.
     #[error("cannot start the node's threads: {0}")]

@@ -13,8 +13,8 @@
 //! what tools set at run time. A name that is not known is an error with a suggestion. What would be dangerous to accept and
 //! not do (an authorizer, TLS) is refused.
 //!
-//! Invariants: a listener is bound before the broker starts, so port 0 works and the broker advertises the real one; doors close
-//! before the broker does; a door within the process keeps no node alive.
+//! Invariants: a listener is bound before the broker starts, so port 0 works and the broker advertises the real one; in a cluster
+//! others lead before doors close, and doors close before the broker does; a door within the process keeps no node alive.
 //!
 //! Deliberately absent: command lines and signals (see the `millstream` binary), logging set-up.
 

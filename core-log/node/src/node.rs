@@ -83,11 +83,19 @@ impl Node {
         &self.broker
     }
 
-    /// Stops listening, lets what was admitted finish, flushes and marks the shutdown as clean.
+    /// Completes when the node cannot go on, though nobody asked it to stop, with the reason: a node that cannot follow the cluster's
+    /// metadata serves nobody. End the process then; [`Node::shutdown`] would wait for what will not come.
+    pub async fn failed(&self) -> NodeError {
+        let why = self.broker.lost().await;
+        NodeError::Lost { node: self.broker.config().node_id, why }
+    }
+
+    /// Has others take over in a cluster, stops listening, lets what was admitted finish, flushes and marks the shutdown as clean.
     ///
     /// # Errors
     /// When the disk fails.
     pub async fn shutdown(self) -> Result<()> {
+        self.broker.hand_over().await; // with open doors: the cluster decides it with us, and clients learn where to go
         for Door { close, closed } in self.doors {
             let _ = close.send(()); // a door that is gone needs no closing
             let _ = closed.await;

@@ -48,8 +48,8 @@ impl Place {
             ("controller.listener.names", "CONTROLLER"),
             ("controller.quorum.bootstrap.servers", &format!("127.0.0.1:{bootstrap}")),
             ("controller.quorum.auto.join.enable", "true"),
-            ("broker.session.timeout.ms", "1500"),
-            ("broker.heartbeat.interval.ms", "300"),
+            // A crash is noticed by the connections that end, not by a session.
+            ("broker.session.timeout.ms", "600000"),
             ("default.replication.factor", "3"),
             ("min.insync.replicas", "2"),
             ("offsets.topic.num.partitions", "3"),

@@ -10,6 +10,7 @@ mod describe_configs;
 mod fetch;
 mod find_coordinator;
 mod groups;
+mod leader_hint;
 mod list_offsets;
 mod metadata;
 mod offset_for_leader_epoch;

@@ -15,9 +15,10 @@ use millstream_protocol::messages::produce::{
 };
 use millstream_protocol::messages::{ProduceRequest, ProduceResponse};
 use millstream_protocol::{Ctx, ErrorCode, Receipt};
-use millstream_record::{BatchHeader, Compression, RecordError};
+use millstream_record::{BatchHeader, Compression, RecordError, TopicId};
 use millstream_storage::{AppendInfo, validate_for_append};
 
+use super::leader_hint::LeaderHint;
 use super::transactions;
 use crate::gather::Gather;
 use crate::keys;
@@ -48,15 +49,22 @@ pub(super) fn handle(shared: &Arc<Shared>, ctx: &Ctx, request: ProduceRequest) -
             timeout: Duration::from_millis(u64::try_from(request.timeout_ms).unwrap_or(0)),
             appender: Appender::Client,
         },
-        pending: &pending,
     };
     for (t, topic) in request.topic_data.into_iter().enumerate() {
         for (p, data) in topic.partition_data.iter().enumerate() {
-            if let Err(refusal) = produce.append(&topic, data, (t, p)) {
+            let place = Place {
+                shared: Arc::clone(shared),
+                pending: Arc::clone(&pending),
+                listener: ctx.listener.clone(),
+                topic: (topic.name.clone(), topic.topic_id),
+                index: data.index,
+                at: (t, p),
+            };
+            if let Err(refusal) = produce.append(&topic, data, &place) {
                 if acks == Acks::None {
                     tracing::debug!(topic = %topic.name, partition = data.index, ?refusal, "acks=0 batch refused");
                 }
-                pending.settle(|response| refuse(slot(response, (t, p)), refusal));
+                place.refuse(refusal);
             }
         }
     }
@@ -70,7 +78,6 @@ struct Produce<'a> {
     ctx: &'a Ctx,
     transactional_id: Option<ByteString>,
     terms: Terms,
-    pending: &'a Arc<Gather<ProduceResponse>>,
 }
 
 impl Produce<'_> {
@@ -78,7 +85,7 @@ impl Produce<'_> {
         &self,
         topic: &TopicProduceData,
         data: &PartitionProduceData,
-        at: (usize, usize),
+        place: &Place,
     ) -> Result<(), Refusal> {
         let partition = self.shared.partition(&topic.name, topic.topic_id, data.index)?;
         if InternalTopic::of_name(&partition.at().topic).is_some()
@@ -94,9 +101,9 @@ impl Produce<'_> {
             records.ok_or_else(|| Refusal::new(ErrorCode::InvalidRecord, "there is no record batch"))?;
         let header = self.check(&partition, records)?;
         if header.attributes.is_transactional() {
-            self.append_transactional(&partition, records, &header, at)
+            self.append_transactional(&partition, records, &header, place)
         } else {
-            partition.append(records, self.terms, answering(self.pending, at)).map(|_| ())
+            partition.append(records, self.terms, place.clone().answering()).map(|_| ())
         }
     }
 
@@ -134,7 +141,7 @@ impl Produce<'_> {
         partition: &Arc<Partition>,
         records: &Bytes,
         header: &BatchHeader,
-        at: (usize, usize),
+        place: &Place,
     ) -> Result<(), Refusal> {
         let Some(transactional_id) = self.transactional_id.clone() else {
             return Err(Refusal::new(
@@ -147,31 +154,63 @@ impl Produce<'_> {
             producer_id: header.producer_id,
             producer_epoch: header.producer_epoch,
         };
-        let (facts, terms, pending) = (self.ctx.facts, self.terms, Arc::clone(self.pending));
+        let (facts, terms, place) = (self.ctx.facts, self.terms, place.clone());
         let (target, records) = (Arc::clone(partition), records.clone());
         self.shared.verification.admit(claim, partition, move |word| {
             let appended = word.map_err(|code| Refusal::from(transactions::unverified(code, &facts)));
             let appended = appended.and_then(|word| {
                 let terms = Terms { appender: Appender::Transactional(word), ..terms };
-                target.append(&records, terms, answering(&pending, at))
+                target.append(&records, terms, place.clone().answering())
             });
             if let Err(refusal) = appended {
-                pending.settle(|response| refuse(slot(response, at), refusal));
+                place.refuse(refusal);
             }
         });
         Ok(())
     }
 }
 
-/// Puts what became of an append into its place in the answer.
-fn answering(
-    pending: &Arc<Gather<ProduceResponse>>,
+/// A partition's place in the answer.
+#[derive(Clone)]
+struct Place {
+    shared: Arc<Shared>,
+    pending: Arc<Gather<ProduceResponse>>,
+    listener: ByteString,
+    topic: (ByteString, TopicId),
+    index: i32,
     at: (usize, usize),
-) -> impl FnOnce(&AppendInfo) -> Option<Waiting> + use<> {
-    let pending = Arc::clone(pending);
-    move |info| {
-        let info = *info;
-        Some(Box::new(move |outcome| pending.settle(|response| fill(slot(response, at), &info, outcome))))
+}
+
+impl Place {
+    fn refuse(&self, refusal: Refusal) {
+        let hint = self.hint(refusal.code == ErrorCode::NotLeaderOrFollower);
+        self.settle(hint, |slot| refuse(slot, refusal));
+    }
+
+    /// Takes what becomes of an append.
+    fn answering(self) -> impl FnOnce(&AppendInfo) -> Option<Waiting> {
+        move |info| {
+            let info = *info;
+            Some(Box::new(move |outcome| {
+                let hint = self.hint(outcome == Outcome::NotLeader);
+                self.settle(hint, |slot| fill(slot, &info, outcome));
+            }))
+        }
+    }
+
+    fn hint(&self, is_elsewhere: bool) -> Option<LeaderHint> {
+        let (name, id) = &self.topic;
+        let find = || LeaderHint::find(&self.shared, &self.listener, (name, *id), self.index);
+        is_elsewhere.then(find).flatten()
+    }
+
+    fn settle(&self, hint: Option<LeaderHint>, fill: impl FnOnce(&mut PartitionProduceResponse)) {
+        self.pending.settle(|response| {
+            fill(slot(response, self.at));
+            if let Some(hint) = hint {
+                hint.tell(response, |response| slot(response, self.at));
+            }
+        });
     }
 }
 

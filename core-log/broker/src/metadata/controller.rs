@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::select;
 use millstream_machine::metadata::{Controller, Decision, Image, MetadataLog, NewIds};
 use millstream_protocol::{ErrorCode, Request, Response};
 use millstream_record::LeaderEpoch;
@@ -11,8 +12,8 @@ use super::Metadata;
 use crate::partition::monotonic;
 use crate::refusal::Refusal;
 
-/// How often a node looks whether it has become the active controller.
-const LEADERSHIP_LOOK: Duration = Duration::from_millis(20);
+/// Until a decision of the controller's own that was not committed is made again.
+const AGAIN: Duration = Duration::from_millis(20);
 
 impl Metadata {
     /// Decides what brokers and clients ask of the controller.
@@ -58,10 +59,11 @@ impl Metadata {
     pub(crate) async fn control(self: Arc<Self>) {
         let mut led: Option<LeaderEpoch> = None;
         loop {
-            let (epoch, leads) = self.log.leadership();
+            let seen = self.log.leadership();
+            let (epoch, leads) = seen;
             if !leads {
                 led = None;
-                self.env.sleep(LEADERSHIP_LOOK).await;
+                self.log.leadership_changed(seen).await;
                 continue;
             }
             let outcome = if led == Some(epoch) { self.look_after().await } else { self.begin().await };
@@ -72,13 +74,14 @@ impl Metadata {
                         ?refusal,
                         "the controller's own decision was not committed; it is made again"
                     );
-                    self.env.sleep(LEADERSHIP_LOOK).await;
+                    self.env.sleep(AGAIN).await;
                     continue;
                 }
             }
             let now = monotonic(&self.env);
             let next = self.liveness.lock().next_look(now);
-            self.env.sleep(Duration::from_millis(u64::try_from(next.since_ms(now)).unwrap_or(1))).await;
+            let wait = Duration::from_millis(u64::try_from(next.since_ms(now)).unwrap_or(1));
+            select(std::pin::pin!(self.log.leadership_changed(seen)), self.env.sleep(wait)).await;
         }
     }
 

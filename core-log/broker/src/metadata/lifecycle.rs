@@ -11,6 +11,7 @@ use millstream_protocol::messages::{
     AddRaftVoterRequest, BrokerHeartbeatRequest, BrokerHeartbeatResponse, BrokerRegistrationRequest,
     DescribeClusterRequest, add_raft_voter,
 };
+use millstream_record::Offset;
 
 use super::Metadata;
 use super::quorum::{MemberId, QuorumError, QuorumLog};
@@ -25,6 +26,8 @@ const EAGER_HEARTBEAT: Duration = Duration::from_millis(50);
 const DISCOVERY_PATIENCE: Duration = Duration::from_secs(60);
 /// How long joining the quorum may take on the other side: the log has to be sent.
 const JOIN_PATIENCE: Duration = Duration::from_secs(90);
+/// How long a node that goes waits for another to lead the quorum.
+const ELECTION_PATIENCE: Duration = Duration::from_secs(2);
 /// In DescribeCluster: controllers are asked for.
 const CONTROLLERS: i8 = 2;
 
@@ -82,7 +85,7 @@ impl Metadata {
         }
     }
 
-    fn votes(&self, me: MemberId) -> bool {
+    pub(super) fn votes(&self, me: MemberId) -> bool {
         self.log.quorum().is_some_and(|quorum| {
             quorum.status().members.iter().any(|member| member.member == me && member.votes)
         })
@@ -109,10 +112,11 @@ impl Metadata {
     async fn heartbeats(&self, broker_epoch: i64) {
         let interval_ms = u64::try_from(self.config.number("broker.heartbeat.interval.ms")).unwrap_or(2_000);
         loop {
+            let reached = self.image.load().end();
             let request = BrokerHeartbeatRequest {
                 broker_id: self.config.node_id.0,
                 broker_epoch,
-                current_metadata_offset: self.image.load().end().0 - 1,
+                current_metadata_offset: reached.0 - 1,
                 want_shut_down: self.stopping.load(Ordering::SeqCst),
                 ..BrokerHeartbeatRequest::default()
             };
@@ -125,7 +129,22 @@ impl Metadata {
                 }
             };
             let stopping = std::pin::pin!(self.hurry.notified());
-            select(stopping, self.env.sleep(wait)).await;
+            let awaited = std::pin::pin!(self.is_awaited(reached));
+            select(select(stopping, awaited), self.env.sleep(wait)).await;
+        }
+    }
+
+    /// Completes when a broker that stops waits to hear that this one knows more than `reached`, which it said last.
+    async fn is_awaited(&self, reached: Offset) {
+        loop {
+            let image = self.image.load_full();
+            let stops = image.brokers().any(|broker| broker.in_controlled_shutdown && !broker.fenced);
+            if stops && image.end() > reached {
+                return;
+            }
+            if !self.changed(image.end()).await {
+                std::future::pending::<()>().await;
+            }
         }
     }
 
@@ -157,7 +176,39 @@ impl Metadata {
         if !is_last && self.env.timeout(patience, released).await.is_err() {
             tracing::warn!("the controller does not let this broker go; its partitions move once it is gone");
         }
-        hand_over_quorum(quorum).await;
+        self.hand_over_quorum(quorum).await;
+    }
+
+    /// Lets another voter lead the quorum before this one goes.
+    async fn hand_over_quorum(&self, quorum: &QuorumLog) {
+        let status = quorum.status();
+        let seen = quorum.leader();
+        let is_other = |leader: &Option<(MemberId, Endpoint)>| {
+            leader.as_ref().is_some_and(|(leader, _)| *leader != quorum.member())
+        };
+        if seen.1.is_none() || is_other(&seen.1) {
+            return;
+        }
+        let others = status.members.iter().filter(|member| member.votes && member.member != quorum.member());
+        let Some(next) = others.max_by_key(|member| member.log_end) else { return };
+        let handed_over = async {
+            quorum.hand_over_to(next.member).await?;
+            let mut seen = seen;
+            while !is_other(&seen.1) {
+                quorum.leader_changed(&seen).await;
+                seen = quorum.leader();
+            }
+            Ok::<_, QuorumError>(())
+        };
+        match self.env.timeout(ELECTION_PATIENCE, handed_over).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the quorum elects another leader once this one is gone")
+            }
+            Err(_) => {
+                tracing::warn!("nobody takes the quorum over; it elects another leader once this one is gone")
+            }
+        }
     }
 
     /// Takes a node into the quorum: as a learner first, then with a vote. An older member of the same node is one whose directory
@@ -194,20 +245,6 @@ pub(super) fn unchanged(error: QuorumError) -> Refusal {
         _ => ErrorCode::UnknownServerError,
     };
     Refusal::new(code, error.to_string())
-}
-
-/// Lets another voter lead the quorum before this one goes.
-async fn hand_over_quorum(quorum: &QuorumLog) {
-    let status = quorum.status();
-    if status.leader != Some(quorum.member()) {
-        return;
-    }
-    let others = status.members.iter().filter(|member| member.votes && member.member != quorum.member());
-    if let Some(next) = others.max_by_key(|member| member.log_end)
-        && let Err(error) = quorum.hand_over_to(next.member).await
-    {
-        tracing::warn!(%error, "the quorum elects another leader once this one is gone");
-    }
 }
 
 /// The id of the cluster that an empty node is to join.

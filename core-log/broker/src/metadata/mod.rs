@@ -11,6 +11,7 @@ mod lifecycle;
 mod local_log;
 mod members;
 mod own_log;
+mod presence;
 pub mod quorum;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +21,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytestring::ByteString;
+use futures::future::{Either, select};
 use millstream_client::Links;
 use millstream_env::Env;
 use millstream_machine::config::{Effective, Static};
@@ -31,7 +33,7 @@ use millstream_protocol::messages::{
     AddRaftVoterRequest, AddRaftVoterResponse, AllocateProducerIdsRequest, AllocateProducerIdsResponse,
     AlterPartitionRequest, AlterPartitionResponse, BrokerRegistrationRequest, CreateTopicsRequest,
 };
-use millstream_protocol::{ErrorCode, Rpc};
+use millstream_protocol::{ApiKey, ErrorCode, Rpc};
 use millstream_record::{Offset, Uuid};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -52,6 +54,10 @@ const COMMIT_PATIENCE: Duration = Duration::from_secs(10);
 const APPLY_PATIENCE: Duration = Duration::from_secs(60);
 /// How long somebody looks for an active controller.
 const CONTROLLER_PATIENCE: Duration = Duration::from_secs(15);
+/// How long a controller may take to answer.
+pub(crate) const CONTROLLER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long it may take where topics come or go: it answers once it has opened the logs, and asked again it would only find them.
+const TOPICS_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a new voter may take to catch up.
 const ADD_VOTER_PATIENCE: Duration = Duration::from_secs(90);
 /// While there is no active controller, or this node does not know it.
@@ -244,6 +250,17 @@ impl Metadata {
         }
     }
 
+    /// Waits until this node cannot follow the metadata any more; gives the reason.
+    pub(crate) async fn lost(&self) -> String {
+        loop {
+            let moved = self.moved.notified();
+            if let Some(why) = self.lost.lock().clone() {
+                return why;
+            }
+            moved.await;
+        }
+    }
+
     /// Makes this node's presence a fact, where it is the cluster: the first records of a new cluster, and this incarnation of
     /// the broker.
     ///
@@ -328,10 +345,26 @@ impl Metadata {
         answer.map_err(|error| Refusal::new(ErrorCode::NotController, error.to_string()))
     }
 
+    /// An answer that comes when another leads the quorum by then may be waited for in vain: whoever paused as the leader still holds
+    /// its connections.
     async fn forward<R: Rpc>(&self, request: R) -> Result<R::Response, Refusal> {
-        let (_, endpoint) = self.log.leader().ok_or(ErrorCode::NotController)?;
-        let answer = self.links.call(&endpoint, request).await;
-        answer.map_err(|error| Refusal::new(ErrorCode::NotController, error.to_string()))
+        let quorum = self.log.quorum().ok_or(ErrorCode::NotController)?;
+        let seen = quorum.leader();
+        let (_, endpoint) = seen.1.as_ref().ok_or(ErrorCode::NotController)?;
+        let patience = match R::API {
+            ApiKey::CreateTopics | ApiKey::CreatePartitions | ApiKey::DeleteTopics => TOPICS_PATIENCE,
+            _ => CONTROLLER_TIMEOUT,
+        };
+        let asking = std::pin::pin!(self.links.call_within(endpoint, patience, request));
+        let elected = std::pin::pin!(quorum.leader_changed(&seen));
+        match select(asking, elected).await {
+            Either::Left((answer, _)) => {
+                answer.map_err(|error| Refusal::new(ErrorCode::NotController, error.to_string()))
+            }
+            Either::Right(_) => {
+                Err(Refusal::new(ErrorCode::NotController, "another controller is active by now"))
+            }
+        }
     }
 
     /// Creates the topics named, as a client's first use of them does; gives those that could not be created.

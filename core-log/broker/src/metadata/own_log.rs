@@ -39,10 +39,15 @@ impl OwnLog {
 
     /// Who is the active controller, and where it is reached: none while there is none, or this node does not know.
     pub(crate) fn leader(&self) -> Option<(MemberId, Endpoint)> {
-        let status = self.quorum()?.status();
-        let leader = status.leader?;
-        let member = status.members.into_iter().find(|member| member.member == leader)?;
-        Some((leader, member.endpoint))
+        self.quorum()?.leader().1
+    }
+
+    /// Waits until this node's leadership is another than `seen`; for ever where it is the cluster.
+    pub(crate) async fn leadership_changed(&self, seen: (LeaderEpoch, bool)) {
+        match self {
+            Self::Local(_) => std::future::pending().await,
+            Self::Quorum(quorum) => quorum.leadership_changed(seen).await,
+        }
     }
 
     /// What the directory's checkpoints say of this log.

@@ -72,6 +72,8 @@ pub(crate) struct Partition {
 struct State {
     log: Log,
     role: Role,
+    /// Who leads in the role's epoch, as the metadata has it.
+    leader: Option<NodeId>,
     waiting: FxHashMap<Waiter, Waiting>,
     next_waiter: u64,
     /// Fetches of consumers, which wait for the marks to move.
@@ -114,6 +116,7 @@ impl Partition {
         let state = State {
             role: Role::none(&log, high_watermark),
             log,
+            leader: None,
             waiting: FxHashMap::default(),
             next_waiter: 0,
             consumers: BTreeMap::new(),

@@ -111,13 +111,21 @@ impl Partition {
             } else if assigned.leader_epoch == known {
                 (Leadership::Unchanged, self.go_on(&mut state, assigned))
             } else if leads {
+                state.leader = assigned.leader;
                 (Leadership::Leads, self.lead(&mut state, assigned))
             } else {
+                state.leader = assigned.leader;
                 (Leadership::Follows, self.follow(&mut state, assigned.leader_epoch))
             }
         };
         self.perform(after);
         change
+    }
+
+    /// Who leads, and in which epoch, as the metadata has told this replica.
+    pub(crate) fn leader(&self) -> Option<(NodeId, LeaderEpoch)> {
+        let state = self.state.lock();
+        Some((state.leader?, state.role.epoch()))
     }
 
     fn go_on(&self, state: &mut State, assigned: &Assigned) -> Deferred {

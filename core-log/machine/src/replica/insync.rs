@@ -107,6 +107,8 @@ impl InSync {
             return;
         }
         self.partition_epoch = partition_epoch;
+        let left: Vec<NodeId> = self.committed.iter().filter(|node| !isr.contains(node)).copied().collect();
+        self.doubt(&left);
         self.committed = isr;
         self.proposed = None;
         self.not_before = now;
@@ -116,8 +118,21 @@ impl InSync {
     /// What was proposed in `partition_epoch` will not be.
     pub(super) fn refused(&mut self, partition_epoch: i32, now: Millis) {
         if partition_epoch == self.partition_epoch {
-            self.proposed = None;
+            let joining = self.proposed.take().unwrap_or_default();
+            let joining: Vec<NodeId> =
+                joining.into_iter().filter(|node| !self.committed.contains(node)).collect();
+            self.doubt(&joining);
             self.not_before = now.plus_ms(RETRY_MS);
+        }
+    }
+
+    /// Whoever the controller took out or would not take in has to fetch again before it is proposed: it may be gone, and what it
+    /// was allowed then says nothing. A set with one such member is refused as a whole, and would keep the others out as well.
+    fn doubt(&mut self, nodes: &[NodeId]) {
+        for node in nodes {
+            if let Some(progress) = self.followers.get_mut(node).and_then(|one| one.progress.as_mut()) {
+                progress.eligible = false;
+            }
         }
     }
 

@@ -193,6 +193,20 @@ fn who_may_not_be_in_sync_is_not_asked_for_and_a_refusal_is_not_repeated_at_once
 }
 
 #[test]
+fn who_was_taken_out_or_refused_is_asked_for_once_it_fetches_again_and_keeps_nobody_else_out() {
+    let mut replica = leader(&[1, 2], 1);
+    assert_eq!(replica.step(NOW, fetched(2, 0)), []);
+    assert_eq!(replica.step(NOW, committed(&[1], 1)), [], "the controller knows that 2 is gone");
+    assert_eq!(replica.step(NOW, fetched(3, 0)), [propose(&[(1, -1), (3, 103)], 1)]);
+    replica.step(NOW, Input::IsrRefused { partition_epoch: 1 });
+    assert_eq!(replica.step(NOW.plus_ms(1_000), Input::Tick), [], "3 may be gone by now as well");
+    assert_eq!(replica.step(NOW.plus_ms(1_000), fetched(2, 0)), [propose(&[(1, -1), (2, 102)], 1)]);
+    replica.step(NOW.plus_ms(1_000), committed(&[1, 2], 2));
+    let last = replica.step(NOW.plus_ms(1_000), fetched(3, 0));
+    assert_eq!(last, [propose(&[(1, -1), (2, 102), (3, 103)], 2)]);
+}
+
+#[test]
 fn a_follower_that_had_all_at_its_last_fetch_was_caught_up_then() {
     let mut replica = leader(&[1, 2], 1);
     replica.step(NOW, committed(&[1, 2], 1));

@@ -62,7 +62,16 @@ pub(crate) async fn execute(args: Args, env: Env) -> Result<ExitCode> {
         "listening on {} (started in {took_ms} ms)",
         node.local_addr().unwrap_or("no address")
     ));
-    signals.wait().await;
+    let failed = {
+        let (failed, asked) = (Box::pin(node.failed()), Box::pin(signals.wait()));
+        match futures::future::select(asked, failed).await {
+            futures::future::Either::Left(_) => None,
+            futures::future::Either::Right((why, _)) => Some(why),
+        }
+    };
+    if let Some(why) = failed {
+        return Err(why.into()); // others have taken over, or will: there is nothing to hand over
+    }
     screen::note("stopping; once more ends at once");
     let second = Box::pin(signals.wait());
     match futures::future::select(Box::pin(node.shutdown()), second).await {

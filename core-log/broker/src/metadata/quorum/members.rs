@@ -7,7 +7,7 @@ use millstream_protocol::Endpoint;
 use millstream_record::{LeaderEpoch, Offset};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, RaftError};
-use openraft::raft::ClientWriteResponse;
+use openraft::raft::{ClientWriteResponse, TransferLeaderRequest};
 use openraft::{ChangeMembers, ServerState};
 
 use super::error::QuorumError;
@@ -101,6 +101,22 @@ impl QuorumLog {
     pub async fn hand_over_to(&self, member: MemberId) -> Result<(), QuorumError> {
         let transfer = async { self.raft.trigger().transfer_leader(member).await };
         Ok(self.inside(transfer).await?)
+    }
+
+    /// Stands for election at once, because the leader is known to be gone: the others need not have given up on it yet. It is for
+    /// one who knows: a leader that lives loses its office by it. Safe in any case, as every election is.
+    ///
+    /// # Errors
+    /// [`QuorumError::Stopped`]. Whether this member leads shows in [`QuorumLog::status`].
+    pub async fn take_over(&self) -> Result<(), QuorumError> {
+        // As if the leader had handed over to us: voters then do not hold its last heartbeat against us.
+        let vote = self.server.borrow_watched().vote;
+        let request = TransferLeaderRequest::new(vote, self.store.me, None);
+        let taking = async { self.raft.handle_transfer_leader(request).await };
+        if let Err(error) = self.inside(taking).await? {
+            tracing::debug!(%error, "there is nothing to take over");
+        }
+        Ok(())
     }
 
     async fn nearly_caught_up(&self, member: MemberId) -> Result<(), QuorumError> {

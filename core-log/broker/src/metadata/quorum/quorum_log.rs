@@ -4,15 +4,17 @@ use std::future::{Future, IntoFuture};
 use std::sync::Arc;
 
 use futures::FutureExt;
+use futures::future::{Either, select};
 use millstream_env::{Env, Pool};
 use millstream_machine::metadata::{BoxFuture, Committed, MetadataLog, ProposeError, Record};
+use millstream_protocol::Endpoint;
 use millstream_record::{LeaderEpoch, Offset};
 use millstream_storage::{Log, StorageError};
 use openraft::ServerState;
 use openraft::async_runtime::{WatchReceiver, watch::Watch};
 use openraft::errors::ClientWriteError;
 use openraft::impls::OneshotResponder;
-use openraft::metrics::RaftMetrics;
+use openraft::metrics::{RaftMetrics, RaftServerMetrics};
 use tokio::sync::Mutex;
 
 use super::config::QuorumOptions;
@@ -29,6 +31,10 @@ use super::{batches, codec};
 pub(super) type Metrics =
     <<EnvRuntime as openraft::AsyncRuntime>::Watch as Watch>::Receiver<RaftMetrics<Types>>;
 
+/// Of the server only: it changes with elections and members, not with each heartbeat.
+type ServerMetrics =
+    <<EnvRuntime as openraft::AsyncRuntime>::Watch as Watch>::Receiver<RaftServerMetrics<Types>>;
+
 /// Proposals that may wait in openraft's queue, as the refusal says.
 const PROPOSALS_MAX: usize = 4096;
 
@@ -38,6 +44,7 @@ pub struct QuorumLog {
     pub(super) store: Arc<Store>,
     pub(super) raft: Raft,
     pub(super) metrics: Metrics,
+    pub(super) server: ServerMetrics,
     pub(super) receiving: Arc<Mutex<Option<Receiving>>>,
 }
 
@@ -66,12 +73,13 @@ impl QuorumLog {
             if raft.with_raft_state(alone).await? {
                 raft.trigger().elect(false).await?; // nobody else could; waiting for a timeout serves nobody
             }
-            Ok::<_, QuorumError>((raft, metrics))
+            let server = raft.server_metrics();
+            Ok::<_, QuorumError>((raft, metrics, server))
         };
-        let (raft, metrics) = Inside::new(&env, starting).await?;
+        let (raft, metrics, server) = Inside::new(&env, starting).await?;
         let watching = notice_the_end(Arc::clone(&store), metrics.clone());
         env.spawn("quorum-watch", Inside::new(&env, watching));
-        Ok(Arc::new(Self { env, store, raft, metrics, receiving: Arc::default() }))
+        Ok(Arc::new(Self { env, store, raft, metrics, server, receiving: Arc::default() }))
     }
 
     /// Who this node is among the members.
@@ -85,11 +93,12 @@ impl QuorumLog {
     /// # Errors
     /// Those of the disk.
     pub async fn close(&self) -> Result<(), QuorumError> {
-        let stopped = Inside::new(&self.env, self.raft.shutdown()).await;
-        stopped.map_err(QuorumError::stopped)?;
+        // First, so that nobody takes the end that follows for a failure.
         self.store.advance(|progress| {
             progress.stopped.get_or_insert_with(|| CLOSED.to_owned());
         });
+        let stopped = Inside::new(&self.env, self.raft.shutdown()).await;
+        stopped.map_err(QuorumError::stopped)?;
         let store = Arc::clone(&self.store);
         let closed = self.env.blocking(Pool::General, move || store.with_log(Log::close)).await;
         Ok(closed.map_err(QuorumError::stopped)??)
@@ -98,6 +107,47 @@ impl QuorumLog {
     /// Uses the log for a moment: its offsets are what the directory's checkpoints say of it.
     pub fn with_log<T>(&self, look: impl FnOnce(&Log) -> T) -> T {
         self.store.with_log(|log| look(log))
+    }
+
+    /// Waits until [`MetadataLog::leadership`] is another than `seen`.
+    pub async fn leadership_changed(&self, seen: (LeaderEpoch, bool)) {
+        let mut server = self.server.clone();
+        loop {
+            let moved = std::pin::pin!(self.store.moved.notified());
+            drop(server.borrow_and_update());
+            if self.leadership() != seen {
+                return;
+            }
+            let elected = std::pin::pin!(server.changed());
+            if let Either::Right((Err(_), moved)) = select(moved, elected).await {
+                moved.await; // openraft is gone; that is the end of the log, and moves it
+            }
+        }
+    }
+
+    /// In which epoch who leads, and where it is reached, as far as this member knows.
+    #[must_use]
+    pub fn leader(&self) -> (LeaderEpoch, Option<(MemberId, Endpoint)>) {
+        let server = self.server.borrow_watched();
+        let leader = server.current_leader.and_then(|leader| {
+            let endpoint = server.membership_config.membership().get_node(&leader)?;
+            Some((leader, endpoint.clone()))
+        });
+        (epoch_of(server.vote.leader_id.term), leader)
+    }
+
+    /// Waits until [`QuorumLog::leader`] is another than `seen`; for ever once the quorum has stopped here.
+    pub async fn leader_changed(&self, seen: &(LeaderEpoch, Option<(MemberId, Endpoint)>)) {
+        let mut server = self.server.clone();
+        loop {
+            drop(server.borrow_and_update());
+            if self.leader() != *seen {
+                return;
+            }
+            if server.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// Runs code of openraft as this node's.
@@ -149,7 +199,7 @@ async fn notice_the_end(store: Arc<Store>, mut metrics: Metrics) {
             break CLOSED.to_owned();
         }
     };
-    if reason != CLOSED {
+    if reason != CLOSED && store.progress().stopped.is_none() {
         tracing::error!(%reason, "the metadata quorum has stopped on this node; restart it once that is mended");
     }
     store.advance(|progress| {
@@ -160,12 +210,13 @@ async fn notice_the_end(store: Arc<Store>, mut metrics: Metrics) {
 impl MetadataLog for QuorumLog {
     fn leadership(&self) -> (LeaderEpoch, bool) {
         let (term, leads) = {
-            let metrics = self.metrics.borrow_watched();
-            (metrics.current_term, metrics.state == ServerState::Leader && metrics.running_state.is_ok())
+            let server = self.server.borrow_watched();
+            (server.vote.leader_id.term, server.state == ServerState::Leader)
         };
         // A leader's first entry commits all that earlier leaders left; once it is applied, so is the rest.
-        let caught_up = self.store.progress().applied.is_some_and(|id| id.leader_id.term == term);
-        (epoch_of(term), leads && caught_up)
+        let progress = self.store.progress();
+        let caught_up = progress.applied.is_some_and(|id| id.leader_id.term == term);
+        (epoch_of(term), leads && caught_up && progress.stopped.is_none())
     }
 
     fn propose(
