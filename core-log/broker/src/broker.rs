@@ -99,7 +99,10 @@ impl Broker {
             Arc::clone(&partitions),
         )
         .await?;
-        partitions.open_all(&metadata.image().load()).await?;
+        match &config.quorum {
+            None => partitions.open_all(&metadata.image().load()).await?,
+            Some(_) => partitions.open_found().await?,
+        }
         tasks.spawn("metadata", Arc::clone(&metadata).follow());
         take_part(&metadata, &tasks, &config, &identity).await?;
         let premises = Premises {

@@ -64,8 +64,10 @@ mod steady;
 mod timers;
 mod topic_settings;
 mod verification;
+mod view;
 
 pub use broker::Broker;
 pub use config::{BrokerConfig, ListenerEndpoint, QuorumConfig};
 pub use error::{BrokerError, Result};
 pub use metadata::quorum;
+pub use view::ReplicaView;

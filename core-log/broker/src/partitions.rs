@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use futures::future::join_all;
@@ -13,7 +13,7 @@ use millstream_machine::metadata::{
 };
 use millstream_protocol::ErrorCode;
 use millstream_record::{LeaderEpoch, Offset, TopicId, TopicPartition, Uuid};
-use millstream_storage::{DeletedLog, Log, LogConfig, LogDir, Offsets, StorageError};
+use millstream_storage::{DeletedLog, Log, LogConfig, LogDir, Offsets, OpenFiles, StorageError};
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 
@@ -32,12 +32,16 @@ pub(crate) const CLUSTER_METADATA: &str = "__cluster_metadata";
 pub(crate) struct Partitions {
     context: Arc<Context>,
     dir: Arc<RwLock<LogDir>>,
+    /// The directory's open files, which know whether it has failed.
+    files: Arc<OpenFiles>,
     statics: Static,
     /// Whether start-up found everything closed in order.
     was_clean: bool,
     table: RwLock<FxHashMap<TopicId, Vec<Slot>>>,
     /// Logs that start-up opened, until the metadata's first image is taken up.
     opened: Mutex<BTreeMap<TopicPartition, Log>>,
+    /// Whether logs that the metadata does not know were taken out of sight.
+    swept: AtomicBool,
     /// The image whose partitions the replicas here play.
     taken_up: ArcSwap<Image>,
     watchers: AtomicU64,
@@ -68,14 +72,16 @@ struct Wanted {
 
 impl Partitions {
     pub(crate) fn new(context: Arc<Context>, dir: Arc<RwLock<LogDir>>, statics: Static) -> Arc<Self> {
-        let was_clean = dir.read().was_clean();
+        let (was_clean, files) = (dir.read().was_clean(), Arc::clone(dir.read().files()));
         Arc::new(Self {
             context,
             was_clean,
+            files,
             dir,
             statics,
             table: RwLock::default(),
             opened: Mutex::default(),
+            swept: AtomicBool::new(false),
             taken_up: ArcSwap::from_pointee(Image::default()),
             watchers: AtomicU64::new(0),
         })
@@ -92,6 +98,11 @@ impl Partitions {
             Some(Slot::Broken(_)) => Err(ErrorCode::KafkaStorageError),
             Some(Slot::Elsewhere) | None => Err(ErrorCode::NotLeaderOrFollower),
         }
+    }
+
+    /// Whether the disk has failed: nothing here is written or led any more until the node starts again.
+    pub(crate) fn is_offline(&self) -> bool {
+        self.files.check_online().is_err()
     }
 
     /// Where leaders put the in-sync sets that they want.
@@ -125,14 +136,55 @@ impl Partitions {
         let wanted: Vec<Wanted> = mine.map(|change| self.wanted(image, change.topic, change.index)).collect();
         let known: BTreeSet<TopicPartition> = wanted.iter().map(|wanted| wanted.at.clone()).collect();
         self.delete_unknown(image, &known).await?;
+        self.swept.store(true, Ordering::SeqCst);
+        self.open_before_use(wanted).await
+    }
+
+    /// At the start of a member of a cluster: opens every log that is here. The metadata that this node has so far may be older than
+    /// any of them, so nothing is taken for unknown before the metadata has come to this life of the broker.
+    ///
+    /// # Errors
+    /// As for [`Partitions::open_all`].
+    pub(crate) async fn open_found(&self) -> Result<(), StorageError> {
+        let image = Image::default();
+        let found = self.dir.read().partitions()?.into_iter();
+        let found = found.filter(|log| &*log.partition.topic != CLUSTER_METADATA);
+        let wanted = found.filter_map(|log| {
+            let config = self.settings(&image, &log.partition.topic).log;
+            Some(Wanted { topic_id: log.topic_id?, at: log.partition, config })
+        });
+        let wanted = wanted.collect();
+        self.open_before_use(wanted).await
+    }
+
+    async fn open_before_use(&self, wanted: Vec<Wanted>) -> Result<(), StorageError> {
         let logs = self.open_logs(wanted).await;
         *self.opened.lock() = logs.into_iter().filter_map(|(at, log)| Some((at, log?))).collect();
         self.dir.write().begin_use()
     }
 
+    /// Takes out of sight what `image`, the first that has this life of the broker, does not know: topics that were deleted, or made
+    /// anew under the same name, and replicas that were moved away while this node was not there.
+    async fn sweep(&self, image: &Image) {
+        if self.swept.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let empty = Image::default();
+        let mine = changes(&empty, image).filter(|change| self.is_here(change.partition));
+        let at = |change: Change<'_>| TopicPartition::new(Arc::clone(&change.topic.name), change.index);
+        let known: BTreeSet<TopicPartition> = mine.map(at).collect();
+        self.opened.lock().retain(|at, log| {
+            known.contains(at) && image.topic(&at.topic).is_some_and(|topic| topic.id == log.topic_id())
+        });
+        if let Err(error) = self.delete_unknown(image, &known).await {
+            tracing::warn!(%error, "logs of deleted topics stay on disk until the next start");
+        }
+    }
+
     /// Takes up what `next` says of partitions, where that is new, before clients learn of it: opens the logs of new replicas and
     /// has each replica play the part it is given.
     pub(crate) async fn before_publishing(&self, next: &Image) {
+        self.sweep(next).await;
         let before = self.taken_up.load_full();
         let changes: Vec<Change<'_>> = changes(&before, next).collect();
         let wanted = changes.iter().filter(|change| self.is_new_here(change));
@@ -370,10 +422,12 @@ impl Partitions {
             starts.insert(one.at.clone(), one.start);
             marks.insert(one.at, one.high_watermark);
         }
-        dir.checkpoint(recovery, starts, marks, &self.broken())
+        let mut unopened = self.broken();
+        unopened.extend(self.opened.lock().keys().cloned());
+        dir.checkpoint(recovery, starts, marks, &unopened)
     }
 
-    /// Every partition that should be led and whose log could not be opened.
+    /// Every partition that should be here and whose log could not be opened.
     fn broken(&self) -> Vec<TopicPartition> {
         let broken = |slot: &Slot| match slot {
             Slot::Broken(at) => Some(at.clone()),
@@ -454,7 +508,11 @@ impl Partitions {
     /// # Errors
     /// Those of the disk.
     pub(crate) fn mark_clean(&self) -> Result<(), StorageError> {
-        if self.broken().is_empty() { self.dir.write().mark_clean() } else { Ok(()) }
+        if self.broken().is_empty() && self.opened.lock().is_empty() {
+            self.dir.write().mark_clean()
+        } else {
+            Ok(())
+        }
     }
 
     /// Forgets who waits, everywhere, without an answer.

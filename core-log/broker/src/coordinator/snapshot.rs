@@ -87,6 +87,20 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_snapshot_goes_when_its_log_is_cut_below_it() {
+        let disk = MemoryDisk::new();
+        let dir = Path::new("/p");
+        disk.create_dir(dir).unwrap();
+        Snapshot::cut(&disk, dir, Offset(1)).unwrap();
+        let snapshot = Snapshot { offset: Offset(42), state: Bytes::from_static(b"state") };
+        snapshot.write(&disk, dir).unwrap();
+        Snapshot::cut(&disk, dir, Offset(42)).unwrap();
+        assert_eq!(Snapshot::read(&disk, dir).unwrap(), Some(snapshot));
+        Snapshot::cut(&disk, dir, Offset(41)).unwrap();
+        assert_eq!(Snapshot::read(&disk, dir).unwrap(), None);
+    }
+
+    #[test]
     fn a_snapshot_is_read_back_whole_or_not_at_all() {
         let disk = MemoryDisk::new();
         let dir = Path::new("/p");

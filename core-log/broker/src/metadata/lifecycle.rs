@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::future::select;
+use millstream_machine::metadata::WHATEVER_EPOCH;
 use millstream_protocol::Endpoint;
 use millstream_protocol::ErrorCode;
 use millstream_protocol::messages::{
@@ -12,6 +13,7 @@ use millstream_protocol::messages::{
     DescribeClusterRequest, add_raft_voter,
 };
 use millstream_record::Offset;
+use millstream_record::Uuid;
 
 use super::Metadata;
 use super::quorum::{MemberId, QuorumError, QuorumLog};
@@ -37,7 +39,7 @@ impl Metadata {
         self.join(me).await;
         loop {
             let broker_epoch = self.register_with_retries(&registration).await;
-            self.heartbeats(broker_epoch).await; // it ends where the controller does not know this incarnation
+            self.heartbeats(broker_epoch, &registration.log_dirs).await; // it ends where the controller does not know this incarnation
         }
     }
 
@@ -93,9 +95,10 @@ impl Metadata {
 
     async fn register_with_retries(&self, registration: &BrokerRegistrationRequest) -> i64 {
         loop {
-            // What this node acknowledged is on its disk, so it ended in order however it ended.
-            let known = self.image.load().broker(self.config.node_id).map_or(-1, |broker| broker.epoch);
-            let request = BrokerRegistrationRequest { previous_broker_epoch: known, ..registration.clone() };
+            // What this node acknowledged is on its disk, so it ended in order however it ended. Its own image may not have come to
+            // its last registration yet.
+            let previous_broker_epoch = WHATEVER_EPOCH;
+            let request = BrokerRegistrationRequest { previous_broker_epoch, ..registration.clone() };
             match self.ask(request).await {
                 Ok(answer) if answer.error_code == 0 => return answer.broker_epoch,
                 Ok(answer) => {
@@ -108,8 +111,9 @@ impl Metadata {
         }
     }
 
-    /// Heartbeats of one incarnation.
-    async fn heartbeats(&self, broker_epoch: i64) {
+    /// Heartbeats of one incarnation, whose logs lie in `directories`. Once its disk has failed they say so: others lead then, and it
+    /// is not trusted again before it was started anew.
+    async fn heartbeats(&self, broker_epoch: i64, directories: &[Uuid]) {
         let interval_ms = u64::try_from(self.config.number("broker.heartbeat.interval.ms")).unwrap_or(2_000);
         loop {
             let reached = self.image.load().end();
@@ -118,6 +122,11 @@ impl Metadata {
                 broker_epoch,
                 current_metadata_offset: reached.0 - 1,
                 want_shut_down: self.stopping.load(Ordering::SeqCst),
+                offline_log_dirs: if self.partitions.is_offline() {
+                    directories.to_vec()
+                } else {
+                    Vec::new()
+                },
                 ..BrokerHeartbeatRequest::default()
             };
             let wait = match self.ask(request).await {

@@ -9,6 +9,7 @@ use millstream_storage::{LookupPlan, ReadPlan, ReadRequest};
 
 use super::{Partition, State};
 use crate::refusal::Refusal;
+use crate::view::ReplicaView;
 
 /// What a consumer may see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +121,21 @@ impl Partition {
         let state = self.state.lock();
         let leads = state.role.leading().is_ok_and(|leader| leader.epoch() == epoch);
         leads.then(|| state.log.end_offset())
+    }
+
+    /// All of it that is shown to whoever runs the broker.
+    pub(crate) fn view(&self) -> ReplicaView {
+        let state = self.state.lock();
+        ReplicaView {
+            at: self.at.clone(),
+            topic_id: self.topic_id,
+            epoch: state.role.epoch(),
+            leads: state.role.leading().ok().map(|leader| leader.isr().to_vec()),
+            high_watermark: state.role.high_watermark(),
+            start: state.log.start_offset(),
+            end: state.log.end_offset(),
+            durable_end: state.log.flushed_offset(),
+        }
     }
 
     /// The end of the log.

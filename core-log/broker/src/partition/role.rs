@@ -180,6 +180,11 @@ impl Partition {
         self.perform(after);
     }
 
+    /// The committed in-sync set, where this replica leads.
+    pub(crate) fn committed_isr(&self) -> Option<Vec<NodeId>> {
+        self.state.lock().role.leading().ok().map(|leader| leader.isr().to_vec())
+    }
+
     /// Has a leader look whether its followers keep up.
     pub(crate) fn look_at_lag(self: &Arc<Self>) {
         let after = self.step(&mut self.state.lock(), Input::Tick);

@@ -23,6 +23,9 @@ const PARTITIONS_PER_REQUEST: usize = 10_000;
 /// After the controller could not be asked, or did not answer.
 const RETRY: Duration = Duration::from_millis(100);
 
+/// In place of a member's broker epoch: it is in the set already.
+const UNNAMED_EPOCH: i64 = -1;
+
 /// What one leader asks for.
 pub(crate) struct Proposal {
     partition: Weak<Partition>,
@@ -30,8 +33,21 @@ pub(crate) struct Proposal {
     isr: Vec<(NodeId, i64)>,
     partition_epoch: i32,
     /// It was sent and nobody said what became of it. So it may yet be committed, and a refusal of a second try says nothing
-    /// of the first.
+    /// of the first. Then the committed set is asked for: it is a barrier, behind which nothing older is committed.
     is_uncertain: bool,
+}
+
+/// What is to be done about a proposal that was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// Metadata will tell the leader what there is.
+    Nothing,
+    /// It will not be committed.
+    TellLeader,
+    /// Whoever answered is the controller no more, or not yet.
+    Again,
+    /// It will not be committed unless an earlier try is.
+    Barrier,
 }
 
 /// In-sync sets that leaders of this broker ask the controller for, until they are sent. Bounded by the partitions there
@@ -100,17 +116,20 @@ pub(crate) async fn propose(shared: Arc<Shared>) {
     loop {
         let mut asked = proposals.next().await;
         let request = request(&shared, &asked);
-        let mut unsettled = BTreeMap::new();
         match shared.metadata.alter_partition(request).await {
             Ok(answered) => {
+                let mut is_early = false;
                 for topic in answered.topics {
                     for answer in topic.partitions {
                         let key = (topic.topic_id, answer.partition_index);
                         let Some(proposal) = asked.remove(&key) else { continue };
-                        if !settle(&proposal, ErrorCode::from_code(answer.error_code)) {
-                            unsettled.insert(key, proposal);
-                        }
+                        let again = settle(proposal, ErrorCode::from_code(answer.error_code));
+                        is_early |= again.is_some();
+                        asked.extend(again.map(|again| (key, again)));
                     }
+                }
+                if is_early {
+                    shared.env.sleep(RETRY).await;
                 }
             }
             Err(refusal) => {
@@ -118,14 +137,11 @@ pub(crate) async fn propose(shared: Arc<Shared>) {
                     ?refusal,
                     "the controller cannot be asked for in-sync sets; it is asked again"
                 );
+                shared.env.sleep(RETRY).await;
             }
         }
         asked.values_mut().for_each(|proposal| proposal.is_uncertain = true);
-        unsettled.append(&mut asked);
-        if !unsettled.is_empty() {
-            shared.env.sleep(RETRY).await;
-            proposals.again(unsettled);
-        }
+        proposals.again(asked);
     }
 }
 
@@ -153,29 +169,41 @@ fn request(shared: &Shared, asked: &BTreeMap<Key, Proposal>) -> AlterPartitionRe
     AlterPartitionRequest { broker_id: node.0, broker_epoch, topics }
 }
 
-/// Tells the leader what was refused for good. Where the controller knows something newer, metadata will tell it instead. False
-/// when the controller has to be asked again: it does not know yet what the leader knows, or what it refuses now it may have
-/// been asked for before, and may yet commit.
-fn settle(proposal: &Proposal, code: ErrorCode) -> bool {
-    match code {
-        ErrorCode::None
-        | ErrorCode::InvalidUpdateVersion
-        | ErrorCode::FencedLeaderEpoch
-        | ErrorCode::NewLeaderElected
-        | ErrorCode::UnknownTopicOrPartition
-        | ErrorCode::UnknownTopicId => true,
-        ErrorCode::IneligibleReplica | ErrorCode::InvalidRequest | ErrorCode::OperationNotAttempted
-            if !proposal.is_uncertain =>
-        {
+/// Does what an answer asks for; gives what is to be asked next.
+fn settle(proposal: Proposal, code: ErrorCode) -> Option<Proposal> {
+    match next(code, proposal.is_uncertain) {
+        Next::Nothing => None,
+        Next::Again => Some(proposal),
+        Next::TellLeader => {
             if let Some(partition) = proposal.partition.upgrade() {
                 partition.isr_refused(proposal.partition_epoch);
             }
-            true
+            None
         }
-        code => {
-            tracing::debug!(%code, "an in-sync set is not decided yet; it is asked for again");
-            false
+        Next::Barrier => {
+            let isr = proposal.partition.upgrade()?.committed_isr()?;
+            let unnamed = |node: NodeId| (node, UNNAMED_EPOCH);
+            Some(Proposal { isr: isr.into_iter().map(unnamed).collect(), ..proposal })
         }
+    }
+}
+
+fn next(code: ErrorCode, is_uncertain: bool) -> Next {
+    match code {
+        ErrorCode::None
+        | ErrorCode::NewLeaderElected
+        | ErrorCode::FencedLeaderEpoch
+        | ErrorCode::InvalidUpdateVersion
+        | ErrorCode::UnknownTopicId
+        | ErrorCode::UnknownTopicOrPartition => Next::Nothing,
+        ErrorCode::IneligibleReplica | ErrorCode::InvalidRequest | ErrorCode::OperationNotAttempted => {
+            if is_uncertain {
+                Next::Barrier
+            } else {
+                Next::TellLeader
+            }
+        }
+        _ => Next::Again,
     }
 }
 
@@ -187,6 +215,26 @@ pub(crate) async fn watch_lag(shared: Arc<Shared>) {
         shared.env.sleep(every).await;
         for partition in shared.partitions.all() {
             partition.look_at_lag();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_is_never_left_waiting_for_what_nobody_will_commit() {
+        for (code, certain, uncertain) in [
+            (ErrorCode::None, Next::Nothing, Next::Nothing),
+            (ErrorCode::InvalidUpdateVersion, Next::Nothing, Next::Nothing),
+            (ErrorCode::FencedLeaderEpoch, Next::Nothing, Next::Nothing),
+            (ErrorCode::IneligibleReplica, Next::TellLeader, Next::Barrier),
+            (ErrorCode::InvalidRequest, Next::TellLeader, Next::Barrier),
+            (ErrorCode::NotController, Next::Again, Next::Again),
+            (ErrorCode::UnknownServerError, Next::Again, Next::Again),
+        ] {
+            assert_eq!((next(code, false), next(code, true)), (certain, uncertain), "{code}");
         }
     }
 }

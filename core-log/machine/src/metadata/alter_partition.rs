@@ -7,10 +7,11 @@ use millstream_protocol::messages::alter_partition::{
     AlterPartitionRequestPartitionData, AlterPartitionRequestTopicData, AlterPartitionResponsePartitionData,
     AlterPartitionResponseTopicData,
 };
-use millstream_protocol::messages::{AlterPartitionRequest, AlterPartitionResponse};
-use millstream_record::{LeaderEpoch, NodeId};
+use millstream_protocol::messages::{AlterPartitionRequest, AlterPartitionResponse, PartitionChangeRecord};
+use millstream_record::{LeaderEpoch, NodeId, TopicId};
 
 use super::Record;
+use super::apply::LEADER_UNCHANGED;
 use super::controller::{Controller, Decision};
 use super::image::{Image, Partition, Topic};
 use super::partition_change::{Change, ids};
@@ -19,6 +20,9 @@ impl Controller {
     /// Decides AlterPartition. Only the leader proposes, by naming the leader and partition epochs that it saw; and whoever joins
     /// names the broker epoch in which it caught up, so that a restarted broker never counts by what its last incarnation had.
     /// The answer is the partition as it is once the records are committed.
+    ///
+    /// A set that is committed already is written again: the partition epoch rises, so whatever the leader asked for before and had
+    /// no answer to is void. Leaders ask for it when they have to know that.
     ///
     /// When a partition gets another leader by the change, because that completes a reassignment or because the leader is
     /// shutting down, the change is made and the answer is NEW_LEADER_ELECTED.
@@ -77,10 +81,22 @@ impl Controller {
             change.leave_isr(|node| node == sender);
         }
         change.wanted.recovering = wanted.leader_recovery_state != 0;
-        let Some(record) = change.record() else { return Ok((**partition).clone()) };
+        let record = change.record().unwrap_or_else(|| barrier(topic.id, wanted.partition_index, partition));
         let after = partition.changed(&record);
         records.push(Record::PartitionChange(record));
         if after.leader == Some(sender) { Ok(after) } else { Err(ErrorCode::NewLeaderElected) }
+    }
+}
+
+/// Says again what is, so that the partition epoch rises.
+fn barrier(topic_id: TopicId, partition_id: i32, partition: &Partition) -> PartitionChangeRecord {
+    PartitionChangeRecord {
+        partition_id,
+        topic_id,
+        isr: Some(ids(&partition.isr)),
+        leader: LEADER_UNCHANGED,
+        leader_recovery_state: -1,
+        ..PartitionChangeRecord::default()
     }
 }
 

@@ -19,6 +19,9 @@ use super::partition_change::Change;
 use super::{Record, features};
 use crate::transaction::PRODUCER_ID_BLOCK;
 
+/// In place of the previous broker epoch: whatever it was, nothing that was acknowledged then is missing from the directories named.
+pub const WHATEVER_EPOCH: i64 = i64::MAX;
+
 impl Controller {
     /// Decides BrokerRegistration. A broker begins fenced, and serves once a heartbeat says that it has applied its registration.
     ///
@@ -27,7 +30,8 @@ impl Controller {
     ///
     /// Every incarnation is a new broker: whatever the last one had in flight is unknown, so it leaves all in-sync sets
     /// (KIP-903). It stays eligible for what it held alone if it ended in order, which it shows by naming the epoch it had then in
-    /// `previous_broker_epoch`. A broker that acknowledges only what it has on disk may name it after a crash as well.
+    /// `previous_broker_epoch`. A broker that acknowledges only what it has on disk names [`WHATEVER_EPOCH`] instead, also after a
+    /// crash: what it knew of its last epoch may not have been on its disk yet.
     #[must_use]
     pub fn register_broker(
         &self,
@@ -88,7 +92,8 @@ impl Controller {
         let mut records = vec![Record::RegisterBroker(registration(request, epoch))];
         let mut then = image.clone();
         assume(&mut then, &records);
-        let is_clean = known.is_some_and(|known| known.epoch == request.previous_broker_epoch);
+        let is_clean = request.previous_broker_epoch == WHATEVER_EPOCH
+            || known.is_some_and(|known| known.epoch == request.previous_broker_epoch);
         let changes = self.change_partitions(&then, then.partitions_of(id), |change: &mut Change<'_>| {
             let directory = change.before().directory_of(id);
             let has_it = directory.is_zero() || request.log_dirs.contains(&directory);

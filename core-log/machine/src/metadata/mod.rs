@@ -56,6 +56,7 @@ mod tests;
 mod topic_name;
 mod topics;
 
+pub use brokers::WHATEVER_EPOCH;
 pub use controller::{Controller, Decision, MAX_PARTITIONS_PER_REQUEST, NewIds};
 pub use elections::MAX_ELECTIONS_PER_BALANCE;
 pub use image::{Broker, ConfigScope, ControllerNode, Image, Listener, Partition, Topic};

@@ -6,7 +6,7 @@ use millstream_protocol::messages::alter_partition::{
     AlterPartitionRequestPartitionData, AlterPartitionRequestTopicData, AlterPartitionResponsePartitionData,
     BrokerState,
 };
-use millstream_record::Uuid;
+use millstream_record::{NodeId, Uuid};
 
 use super::{Stage, controller};
 
@@ -49,7 +49,7 @@ fn propose(
 }
 
 #[test]
-fn the_leader_is_answered_with_what_is_committed_and_nothing_is_written_twice() {
+fn the_leader_is_answered_with_what_is_committed() {
     let mut stage = Stage::of(3);
     stage.create(&[&[1, 2, 3]]);
     let wanted = proposal(&stage, &[1, 3]);
@@ -59,8 +59,10 @@ fn the_leader_is_answered_with_what_is_committed_and_nothing_is_written_twice() 
     let (records, answer) = propose(&mut stage, 1, wanted);
     assert_eq!((records, answer.error_code), (0, ErrorCode::InvalidUpdateVersion.code()));
     let same = proposal(&stage, &[1, 3]);
-    let (records, answer) = propose(&mut stage, 1, same);
-    assert_eq!((records, answer.error_code, answer.partition_epoch), (0, 0, 1));
+    let (records, answer) = propose(&mut stage, 1, same.clone());
+    assert_eq!((records, answer.error_code, answer.partition_epoch), (1, 0, 2), "what is, is a barrier");
+    assert_eq!(stage.partition(0).isr, [NodeId(1), NodeId(3)]);
+    assert_eq!(propose(&mut stage, 1, same).1.error_code, ErrorCode::InvalidUpdateVersion.code());
     let back = proposal(&stage, &[1, 3, 2]);
     assert_eq!(propose(&mut stage, 1, back).1.isr, [1, 3, 2]);
 }

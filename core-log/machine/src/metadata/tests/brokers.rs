@@ -10,7 +10,7 @@ use millstream_record::{LeaderEpoch, NodeId, Offset, Uuid};
 
 use super::{Stage, cluster, commit, controller, create, directory, registration, topic};
 use crate::Error;
-use crate::metadata::{Image, Record};
+use crate::metadata::{Image, Record, WHATEVER_EPOCH};
 
 #[test]
 fn registrations_are_refused_with_kafkas_codes() {
@@ -111,6 +111,32 @@ fn an_unclean_shutdown_loses_eligibility_and_the_last_leader_returns_to_settle_w
     stage.beat(1, |_| {});
     assert_eq!(stage.state(0), (1, 2, vec![1], vec![]));
     assert!(stage.partition(0).recovering && stage.partition(0).last_known_elr.is_empty());
+}
+
+#[test]
+fn who_acknowledges_only_what_is_on_disk_stays_eligible_whatever_epoch_it_remembers() {
+    let mut stage = Stage::of(2);
+    stage.create(&[&[1, 2]]);
+    stage.configure("min.insync.replicas", "2");
+    stage.fence(&[2]);
+    assert_eq!(stage.state(0), (1, 0, vec![1], vec![2]));
+    let after_a_crash =
+        BrokerRegistrationRequest { previous_broker_epoch: WHATEVER_EPOCH, ..registration(2, 2) };
+    stage.start(after_a_crash);
+    assert_eq!(stage.state(0), (1, 0, vec![1], vec![2]));
+    stage.fence(&[1]);
+    assert_eq!(stage.state(0).0, 2, "it has all that was acknowledged");
+    let emptied = vec![Uuid::from_random(77, 77)];
+    let mut stage = Stage::of(2);
+    stage.create(&[&[1, 2]]);
+    stage.configure("min.insync.replicas", "2");
+    stage.fence(&[2]);
+    stage.start(BrokerRegistrationRequest {
+        log_dirs: emptied,
+        previous_broker_epoch: WHATEVER_EPOCH,
+        ..registration(2, 2)
+    });
+    assert_eq!(stage.state(0), (1, 0, vec![1], vec![]), "not with another disk");
 }
 
 #[test]
