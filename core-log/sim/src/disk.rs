@@ -171,6 +171,33 @@ impl SimDisk {
         inner.injected.names_undone += undone;
     }
 
+    /// The files in a directory as the process sees them, or, with `durable`, as they would be after a power loss that keeps
+    /// nothing unsynced; by name.
+    pub fn files(&self, dir: &Path, durable: bool) -> BTreeMap<String, Vec<u8>> {
+        let inner = self.inner.lock();
+        let mut at = ROOT;
+        let names = |at: NodeId| match inner.nodes.get(&at) {
+            Some(Node::Dir(dir)) if durable => Some(&dir.durable),
+            Some(Node::Dir(dir)) => Some(&dir.names),
+            _ => None,
+        };
+        for part in parts(dir) {
+            match names(at).and_then(|names| names.get(&part)) {
+                Some(next) => at = *next,
+                None => return BTreeMap::new(),
+            }
+        }
+        let file = |(name, node): (&String, &NodeId)| match inner.nodes.get(node) {
+            Some(Node::File(content)) => {
+                let content = content.lock();
+                let bytes = if durable { &content.durable } else { &content.now };
+                Some((name.clone(), bytes.clone()))
+            }
+            _ => None,
+        };
+        names(at).into_iter().flatten().filter_map(file).collect()
+    }
+
     /// Flips one bit of a durable file that `wanted` accepts, chosen by the seed; gives its path and position.
     pub fn flip_bit(&self, wanted: impl Fn(&Path) -> bool) -> Option<(PathBuf, u64)> {
         let mut inner = self.inner.lock();

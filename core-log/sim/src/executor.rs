@@ -35,6 +35,9 @@ impl Owner {
     pub const WORLD: Self = Self(0);
 }
 
+/// A computer, on which one process after another runs. Links between hosts can be cut; 0 is where everybody is who was put nowhere.
+pub type Host = u16;
+
 type TaskId = u64;
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -60,6 +63,7 @@ struct Core {
     paused: BTreeMap<Owner, Vec<TaskId>>,
     slow_jobs: BTreeMap<Owner, u64>,
     clock_skew_ms: BTreeMap<Owner, i64>,
+    hosts: BTreeMap<Owner, Host>,
     trace: Trace,
     steps: u64,
 }
@@ -116,6 +120,7 @@ impl Sim {
             paused: BTreeMap::new(),
             slow_jobs: BTreeMap::new(),
             clock_skew_ms: BTreeMap::new(),
+            hosts: BTreeMap::new(),
             trace: Trace::new(print),
             steps: 0,
         };
@@ -183,6 +188,38 @@ impl Sim {
     /// Moves the wall clock of `owner` by `ms` (the monotonic clock stays).
     pub fn skew_clock(&self, owner: Owner, ms: i64) {
         self.core.lock().clock_skew_ms.insert(owner, ms);
+    }
+
+    /// Puts an incarnation on a host.
+    pub fn place(&self, owner: Owner, host: Host) {
+        self.core.lock().hosts.insert(owner, host);
+    }
+
+    /// The host of an incarnation.
+    pub(crate) fn host_of(&self, owner: Owner) -> Host {
+        self.core.lock().hosts.get(&owner).copied().unwrap_or_default()
+    }
+
+    /// From now on nothing that `from` sends reaches `to`, until [`Sim::mend`]: neither bytes nor the end of a connection.
+    pub fn cut(&self, from: Host, to: Host) {
+        self.note("cut link", u64::from(from) << 16 | u64::from(to));
+        self.network.cut(from, to);
+    }
+
+    /// Every link works again; what was sent meanwhile arrives.
+    pub fn mend(&self) {
+        self.note("mend links", 0);
+        self.network.mend();
+    }
+
+    /// A host without power says nothing to anybody, not even that a connection is gone.
+    pub fn darken(&self, host: Host) {
+        self.network.darken(host);
+    }
+
+    /// The host has power again.
+    pub fn light(&self, host: Host) {
+        self.network.light(host);
     }
 
     /// Drops one open connection, chosen by the seed; tells whether there was one.

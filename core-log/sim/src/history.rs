@@ -11,6 +11,7 @@
 //! 5. A committed transaction is there whole, an aborted one is never read by a read-committed reader.
 //! 6. A group's committed offset, once acknowledged, is never answered lower.
 //! 7. A search skips nothing: from an offset the next record is read, for a time the first record that is not older is found.
+//! 8. The end of a partition that a client was told is never told it lower.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -98,6 +99,8 @@ pub enum Breach {
     WentBack { group: String, partition: Partition, committed: i64, answered: i64 },
     /// Rule 7: a search that led to the wrong record.
     Misled { partition: Partition, sought: Sought, found: i64, right: i64 },
+    /// Rule 8: an end that went back.
+    Shrunk { partition: Partition, was: i64, is: i64 },
 }
 
 impl fmt::Display for Breach {
@@ -131,6 +134,12 @@ impl fmt::Display for Breach {
             ),
             Self::Misled { partition, sought, found, right } => {
                 write!(f, "misled: {sought:?} in partition {partition} led to {found} instead of {right}")
+            }
+            Self::Shrunk { partition, was, is } => {
+                write!(
+                    f,
+                    "shrunk: a client was told that partition {partition} ends at {was}, and later at {is}"
+                )
             }
         }
     }
@@ -222,6 +231,14 @@ impl History {
     pub fn searched(&mut self, partition: Partition, sought: Sought, found: i64) {
         self.counts.searches += 1;
         self.searches.push((partition, sought, found));
+    }
+
+    /// A client that was told `was` as the end of a partition is told `is`. Which clients share what they were told is for the
+    /// workload to say: only one that knows the newest leader can hold it against an older one.
+    pub fn ended_at(&mut self, partition: Partition, was: i64, is: i64) {
+        if is < was {
+            self.breaches.push(Breach::Shrunk { partition, was, is });
+        }
     }
 
     /// How much was done and seen.
@@ -439,6 +456,11 @@ mod tests {
             h.answered("g", 0, h.floor("g", 0), 4);
         };
         assert_eq!(check(back, &[], &[]), ["went back"]);
+        let shrinks = |h: &mut History| {
+            h.ended_at(0, 5, 5);
+            h.ended_at(0, 5, 4);
+        };
+        assert_eq!(check(shrinks, &[], &[]), ["shrunk"]);
         let search = |sought: Sought, found: i64| {
             let misled = check(|h| h.searched(0, sought, found), &whole, &whole);
             misled.first().map(|name| name.as_str() == "misled").unwrap_or_default()

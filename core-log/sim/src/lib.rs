@@ -10,7 +10,7 @@
 //! - [`disk`]: sectors and names that are durable only once synced.
 //! - [`plan`]: what a seed decides beforehand: workloads and faults.
 //! - [`machine`]: one node after another on one disk. [`workload`]: what clients do. [`world`]: all of it, to a verdict.
-//! - [`quorum`]: worlds of the metadata quorum alone.
+//! - [`cluster`]: worlds of three whole nodes. [`quorum`]: worlds of the metadata quorum alone.
 //! - [`history`]: what clients saw, and the rules that it must obey; it knows nothing of the simulator.
 //!
 //! Invariants: the same seed gives the same trace hash; virtual time moves only when nothing is ready; a dead process
@@ -19,6 +19,7 @@
 //! Deliberately absent: threads (interleavings inside one lock are for loom and shuttle), kernel behaviour beyond what
 //! POSIX promises for files and TCP promises for streams, anything that production code could depend on.
 
+pub mod cluster;
 pub mod disk;
 pub mod executor;
 pub mod history;

@@ -1,14 +1,15 @@
 //! The machine under test: a disk that stays, and one incarnation after another of a node on it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use millstream_broker::Broker;
 use millstream_node::{Node, NodeConfig};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::disk::{Faults, SimDisk};
-use crate::executor::{Owner, Sim};
+use crate::executor::{Host, Owner, Sim};
 use crate::plan::Fault;
 
 /// Where the node listens in every world.
@@ -28,12 +29,15 @@ pub struct Machine {
     sim: Sim,
     disk: SimDisk,
     config: NodeConfig,
+    /// 0 where the world has one machine only: it is never cut off then, and a power loss is heard of.
+    host: Host,
     state: Arc<Mutex<State>>,
 }
 
 #[derive(Default)]
 struct State {
     owner: Option<Owner>,
+    broker: Weak<Broker>,
     up: bool,
     refused: Option<String>,
     restarts: u64,
@@ -44,7 +48,27 @@ struct State {
 impl Machine {
     /// A machine with an empty disk.
     pub fn new(sim: &Sim, config: NodeConfig) -> Self {
-        Self { sim: sim.clone(), disk: SimDisk::new(sim), config, state: Arc::default() }
+        Self::on_host(sim, config, 0)
+    }
+
+    /// A machine with an empty disk that is a host of its own.
+    pub fn on_host(sim: &Sim, config: NodeConfig, host: Host) -> Self {
+        Self { sim: sim.clone(), disk: SimDisk::new(sim), config, host, state: Arc::default() }
+    }
+
+    /// Which host it is.
+    pub fn host(&self) -> Host {
+        self.host
+    }
+
+    /// The process that runs on it.
+    pub fn owner(&self) -> Option<Owner> {
+        self.state.lock().owner
+    }
+
+    /// The broker that runs on it, once it has started.
+    pub fn broker(&self) -> Option<Arc<Broker>> {
+        self.state.lock().broker.upgrade()
     }
 
     /// Its disk.
@@ -76,10 +100,15 @@ impl Machine {
     pub fn boot(&self) {
         self.disk.reopen();
         let (owner, env) = self.sim.process();
+        if self.host != 0 {
+            self.sim.place(owner, self.host);
+            self.sim.light(self.host);
+        }
         let asked_to_stop = Arc::new(Notify::new());
         {
             let mut state = self.state.lock();
             state.owner = Some(owner);
+            state.broker = Weak::new();
             state.up = false;
             state.refused = None;
             state.restarts += 1;
@@ -90,7 +119,9 @@ impl Machine {
             let started = Node::start(env, Arc::new(disk.clone()), config).await;
             let node = match started {
                 Ok(node) => {
-                    state.lock().up = true;
+                    let mut state = state.lock();
+                    state.up = true;
+                    state.broker = Arc::downgrade(node.broker());
                     node
                 }
                 Err(error) => {
@@ -113,8 +144,12 @@ impl Machine {
         let owner = {
             let mut state = self.state.lock();
             state.up = false;
+            state.broker = Weak::new();
             state.owner.take()
         };
+        if power && self.host != 0 {
+            self.sim.darken(self.host);
+        }
         if let Some(owner) = owner {
             self.sim.kill(owner);
         }
@@ -135,9 +170,7 @@ impl Machine {
             Fault::Pause(length) => self.pause(length).await,
             Fault::CutConnection => drop(self.sim.drop_connection()),
             Fault::SlowDisk(max) => {
-                if let Some(owner) = self.state.lock().owner {
-                    self.sim.slow_jobs(owner, max);
-                }
+                self.slow(max);
             }
             Fault::SyncError => {
                 self.fail_a_sync().await;
@@ -150,19 +183,14 @@ impl Machine {
                 self.again(false).await;
             }
             Fault::RetryThenPowerLoss(after) => {
-                if let Some(owner) = self.state.lock().owner {
-                    self.sim.slow_jobs(owner, SLOW);
-                }
+                self.slow(SLOW);
                 self.wait(LOOK).await;
                 while self.sim.drop_connection() {}
                 self.wait(after).await;
                 self.again(true).await;
             }
             Fault::CleanRestartThenPowerLoss(after) => {
-                let before = self.clean_stops();
-                self.state.lock().asked_to_stop.notify_one();
-                let me = self.clone();
-                self.until(move || me.clean_stops() > before).await;
+                self.stop_in_order(STRIKE_MAX).await;
                 self.again(false).await;
                 self.wait(after).await;
                 self.again(true).await;
@@ -186,7 +214,23 @@ impl Machine {
         }
     }
 
-    async fn fail_a_sync(&self) {
+    /// From now on, until it starts again, its blocking jobs take up to `max`.
+    pub fn slow(&self, max: Duration) {
+        if let Some(owner) = self.owner() {
+            self.sim.slow_jobs(owner, max);
+        }
+    }
+
+    /// Asks the node to close, and waits for it.
+    pub async fn stop_in_order(&self, patience: Duration) {
+        let before = self.clean_stops();
+        self.state.lock().asked_to_stop.notify_one();
+        let me = self.clone();
+        self.until_within(patience, move || me.clean_stops() > before).await;
+    }
+
+    /// Has the next sync fail, and waits for it.
+    pub async fn fail_a_sync(&self) {
         let before = self.disk.injected().sync_errors;
         self.disk.set_faults(Faults { sync_error: true, ..Faults::default() });
         let disk = self.disk.clone();
@@ -201,13 +245,19 @@ impl Machine {
 
     async fn die_inside(&self, calls: u64, in_retention: bool, power: bool) {
         let faults = Faults { die_after: calls, die_in_retention: in_retention, ..Faults::default() };
-        self.disk.set_faults(faults);
-        let disk = self.disk.clone();
-        self.until(move || disk.has_died()).await;
+        self.die_inside_disk(faults).await;
         self.again(power).await;
     }
 
-    async fn pause(&self, length: Duration) {
+    /// Waits until the process has died inside of a disk call, as `faults` say. It is to be stopped then.
+    pub async fn die_inside_disk(&self, faults: Faults) {
+        self.disk.set_faults(faults);
+        let disk = self.disk.clone();
+        self.until(move || disk.has_died()).await;
+    }
+
+    /// Stops polling the node for `length`.
+    pub async fn pause(&self, length: Duration) {
         let owner = self.state.lock().owner;
         if let Some(owner) = owner {
             self.sim.pause(owner);
@@ -217,7 +267,11 @@ impl Machine {
     }
 
     async fn until(&self, condition: impl Fn() -> bool) {
-        let end = self.sim.elapsed() + STRIKE_MAX;
+        self.until_within(STRIKE_MAX, condition).await;
+    }
+
+    async fn until_within(&self, patience: Duration, condition: impl Fn() -> bool) {
+        let end = self.sim.elapsed() + patience;
         while !condition() && self.sim.elapsed() < end {
             self.wait(LOOK).await;
         }

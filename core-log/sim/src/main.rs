@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use clap::Parser;
 use millstream_env::HostRuntime;
+use millstream_sim::cluster::ClusterWorld;
 use millstream_sim::report::Totals;
 use millstream_sim::world::{Outcome, World};
 use parking_lot::Mutex;
@@ -13,6 +14,8 @@ use tracing_subscriber::filter::LevelFilter;
 
 /// Seeds that found a failure once, with what it was. They are run by `--named` for ever after.
 const NAMED: &str = include_str!("../seeds.txt");
+/// The same for worlds of three nodes.
+const NAMED_OF_CLUSTERS: &str = include_str!("../cluster-seeds.txt");
 
 /// Every this many seeds, one is run a second time and must leave the same trace hash.
 const REPEAT_EVERY: u64 = 20;
@@ -25,6 +28,9 @@ struct Args {
     /// Run this one seed.
     #[arg(long)]
     seed: Option<u64>,
+    /// Worlds of three nodes instead of one.
+    #[arg(long)]
+    cluster: bool,
     /// Print every event of the run to standard error (with --seed).
     #[arg(long, requires = "seed")]
     trace: bool,
@@ -74,7 +80,7 @@ fn log_filter() -> EnvFilter {
 fn seeds_of(args: &Args) -> Result<Vec<u64>, String> {
     let mut seeds: Vec<u64> = args.seed.into_iter().collect();
     if args.named {
-        seeds.extend(named_seeds()?);
+        seeds.extend(named_seeds(if args.cluster { NAMED_OF_CLUSTERS } else { NAMED })?);
     }
     if args.fresh > 0 {
         let base = match args.base {
@@ -94,12 +100,12 @@ fn seeds_of(args: &Args) -> Result<Vec<u64>, String> {
 }
 
 /// One seed a line, then what it found.
-fn named_seeds() -> Result<Vec<u64>, String> {
+fn named_seeds(named: &str) -> Result<Vec<u64>, String> {
     let seed = |line: &str| {
         let word = line.split_whitespace().next().unwrap_or_default();
-        word.parse().map_err(|_| format!("seeds.txt: not a seed: {line:?}"))
+        word.parse().map_err(|_| format!("named seeds: not a seed: {line:?}"))
     };
-    NAMED.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')).map(seed).collect()
+    named.lines().filter(|line| !line.trim().is_empty() && !line.starts_with('#')).map(seed).collect()
 }
 
 fn run_all(args: &Args, seeds: &[u64]) -> Totals {
@@ -112,10 +118,13 @@ fn run_all(args: &Args, seeds: &[u64]) -> Totals {
                     if args.expect_failure && totals.lock().failed() > 0 {
                         return;
                     }
-                    let outcome = run_one(*seed, args.trace);
+                    let outcome = run_one(args, *seed);
                     let mut totals = totals.lock();
                     if !outcome.failures.is_empty() {
-                        say(&format!("seed {seed} FAILED (replay: millstream-sim --seed {seed} --trace)"));
+                        let which = if args.cluster { "--cluster " } else { "" };
+                        say(&format!(
+                            "seed {seed} FAILED (replay: millstream-sim {which}--seed {seed} --trace)"
+                        ));
                         for failure in &outcome.failures {
                             say(&format!("    {failure}"));
                         }
@@ -128,8 +137,9 @@ fn run_all(args: &Args, seeds: &[u64]) -> Totals {
     totals.into_inner()
 }
 
-fn run_one(seed: u64, trace: bool) -> Outcome {
-    let mut outcome = match std::panic::catch_unwind(|| World::run(seed, trace)) {
+fn run_one(args: &Args, seed: u64) -> Outcome {
+    let world = if args.cluster { ClusterWorld::run } else { World::run };
+    let mut outcome = match std::panic::catch_unwind(|| world(seed, args.trace)) {
         Ok(outcome) => outcome,
         Err(panic) => {
             return Outcome {
@@ -138,8 +148,8 @@ fn run_one(seed: u64, trace: bool) -> Outcome {
             };
         }
     };
-    if seed.is_multiple_of(REPEAT_EVERY) && !trace {
-        let again = World::run(seed, false).trace_hash;
+    if seed.is_multiple_of(REPEAT_EVERY) && !args.trace {
+        let again = world(seed, false).trace_hash;
         if again != outcome.trace_hash {
             outcome.failures.push(format!("not repeatable: trace {:x}, then {again:x}", outcome.trace_hash));
         }

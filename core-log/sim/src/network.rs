@@ -1,10 +1,12 @@
-//! A network of byte streams with delays, cut when a process dies or when the schedule says so.
+//! A network of byte streams with delays, cut when a process dies or when the schedule says so. Links between hosts are cut in
+//! one direction each: what is sent over such a link waits, as TCP sends it again until the link works.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures::FutureExt;
@@ -13,12 +15,14 @@ use millstream_env::{Accepted, Listener, Stream};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::executor::{Owner, Sim};
+use crate::executor::{Host, Owner, Sim};
 
 /// Bytes on the way in one direction before a writer has to wait (a socket buffer).
 const BUFFER_MAX: usize = 256 * 1024;
 /// Delay of one write, at least and at most.
 const DELAY_NS: (u64, u64) = (15_000, 1_500_000);
+/// A connection over a cut link is given up after this.
+const CONNECT_MAX: Duration = Duration::from_secs(20);
 /// Connections waiting to be accepted on one address.
 const BACKLOG_MAX: usize = 128;
 
@@ -31,6 +35,18 @@ struct Inner {
     listeners: BTreeMap<String, Arc<Mutex<Door>>>,
     links: BTreeMap<u64, Link>,
     next_port: u16,
+    /// Directions in which nothing gets through.
+    cut: BTreeSet<(Host, Host)>,
+    /// Hosts without power.
+    dark: BTreeSet<Host>,
+    /// Who waits for a link to work again.
+    stalled: Vec<Waker>,
+}
+
+impl Inner {
+    fn is_cut(&self, from: Host, to: Host) -> bool {
+        self.cut.contains(&(from, to)) || self.dark.contains(&from) || self.dark.contains(&to)
+    }
 }
 
 struct Door {
@@ -93,7 +109,13 @@ impl Network {
     ) -> io::Result<Box<dyn Stream>> {
         let refused =
             |text: &str| io::Error::new(io::ErrorKind::ConnectionRefused, format!("{address}: {text}"));
-        sim.env_of(owner).sleep(delay(&sim)).await;
+        let env = sim.env_of(owner);
+        env.sleep(delay(&sim)).await;
+        let name = address.rsplit_once(':').map_or(address.as_str(), |(name, _)| name);
+        let (here, there) = (sim.host_of(owner), host_of(name));
+        if env.timeout(CONNECT_MAX, self.until_linked(here, there)).await.is_err() {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("{address}: nothing comes back")));
+        }
         let door = self.0.lock().listeners.get(&address).cloned().ok_or_else(|| refused("nobody listens"))?;
         let far_owner = door.lock().owner;
         if sim.is_dead(far_owner) || sim.is_dead(owner) {
@@ -105,6 +127,8 @@ impl Network {
             sim: sim.clone(),
             network: self.clone(),
             id,
+            here: if read == 0 { here } else { there },
+            there: if read == 0 { there } else { here },
             read: Arc::clone(&pipes[read]),
             write: Arc::clone(&pipes[write]),
         };
@@ -120,6 +144,49 @@ impl Network {
             waker.wake();
         }
         Ok(Box::new(near))
+    }
+
+    pub(crate) fn cut(&self, from: Host, to: Host) {
+        self.0.lock().cut.insert((from, to));
+    }
+
+    pub(crate) fn mend(&self) {
+        let mut inner = self.0.lock();
+        inner.cut.clear();
+        wake(inner);
+    }
+
+    pub(crate) fn darken(&self, host: Host) {
+        self.0.lock().dark.insert(host);
+    }
+
+    pub(crate) fn light(&self, host: Host) {
+        let mut inner = self.0.lock();
+        inner.dark.remove(&host);
+        wake(inner);
+    }
+
+    /// Waits until a connection can be made, which takes both directions.
+    async fn until_linked(&self, here: Host, there: Host) {
+        futures::future::poll_fn(|cx| {
+            let mut inner = self.0.lock();
+            if inner.is_cut(here, there) || inner.is_cut(there, here) {
+                inner.stalled.push(cx.waker().clone());
+                return Poll::Pending;
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    /// Whether nothing gets through; who asks is woken when it may again.
+    fn stalls(&self, from: Host, to: Host, cx: &Context<'_>) -> bool {
+        let mut inner = self.0.lock();
+        let is_cut = inner.is_cut(from, to);
+        if is_cut {
+            inner.stalled.push(cx.waker().clone());
+        }
+        is_cut
     }
 
     /// Resets every connection of a process.
@@ -170,6 +237,17 @@ impl Network {
     }
 }
 
+fn wake(mut inner: parking_lot::MutexGuard<'_, Inner>) {
+    let stalled = std::mem::take(&mut inner.stalled);
+    drop(inner);
+    stalled.into_iter().for_each(Waker::wake);
+}
+
+/// The host that a name stands for: `host-N` is N, every other name is where nobody was put anywhere.
+fn host_of(name: &str) -> Host {
+    name.strip_prefix("host-").and_then(|number| number.parse().ok()).unwrap_or_default()
+}
+
 fn reset(_sim: &Sim, link: &Link) {
     for pipe in &link.pipes {
         let mut pipe = pipe.lock();
@@ -179,8 +257,8 @@ fn reset(_sim: &Sim, link: &Link) {
     }
 }
 
-fn delay(sim: &Sim) -> std::time::Duration {
-    std::time::Duration::from_nanos(DELAY_NS.0 + sim.below(DELAY_NS.1 - DELAY_NS.0))
+fn delay(sim: &Sim) -> Duration {
+    Duration::from_nanos(DELAY_NS.0 + sim.below(DELAY_NS.1 - DELAY_NS.0))
 }
 
 struct SimListener {
@@ -226,6 +304,8 @@ struct SimStream {
     sim: Sim,
     network: Network,
     id: u64,
+    here: Host,
+    there: Host,
     read: Arc<Mutex<Pipe>>,
     write: Arc<Mutex<Pipe>>,
 }
@@ -237,6 +317,9 @@ fn was_reset() -> io::Error {
 impl AsyncRead for SimStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let now_ns = self.sim.now_ns();
+        if self.network.stalls(self.there, self.here, cx) {
+            return Poll::Pending;
+        }
         let mut pipe = self.read.lock();
         if pipe.reset {
             return Poll::Ready(Err(was_reset()));
@@ -276,7 +359,11 @@ impl AsyncRead for SimStream {
 impl AsyncWrite for SimStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let arrival_ns = self.sim.now_ns() + delay(&self.sim).as_nanos() as u64;
+        let is_cut = self.network.0.lock().is_cut(self.here, self.there);
         let mut pipe = self.write.lock();
+        if is_cut && pipe.reset {
+            return Poll::Ready(Ok(bytes.len())); // nothing has told this side yet
+        }
         if pipe.reset || pipe.ended {
             return Poll::Ready(Err(was_reset()));
         }
@@ -327,8 +414,6 @@ impl Drop for SimStream {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
@@ -359,6 +444,35 @@ mod tests {
             assert!(far.read(&mut [0; 1]).await.is_err());
             assert!(world.elapsed() > Duration::ZERO);
             assert!(client.connect("nobody:1").await.is_err());
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn a_cut_link_holds_up_one_direction_and_delivers_when_it_is_mended() {
+        let sim = Sim::new(12, false);
+        let ((one, here), (two, there)) = (sim.process(), sim.process());
+        sim.place(one, 1);
+        sim.place(two, 2);
+        let world = sim.clone();
+        sim.run(Duration::from_secs(60), async move {
+            let mut listener = there.listen("host-2:9092").await.unwrap();
+            let mut near = here.connect("host-2:9092").await.unwrap();
+            let mut far = listener.accept().await.unwrap().stream;
+            world.cut(1, 2);
+            near.write_all(b"there").await.unwrap();
+            far.write_all(b"back").await.unwrap();
+            let (mut heard, second) = ([0; 5], Duration::from_secs(1));
+            near.read_exact(&mut heard[..4]).await.unwrap();
+            assert_eq!(&heard[..4], b"back", "the other direction works");
+            assert!(there.timeout(second, far.read_exact(&mut heard)).await.is_err());
+            assert!(here.timeout(second, here.connect("host-2:9092")).await.is_err());
+            drop(near);
+            assert!(there.timeout(second, far.read_exact(&mut heard)).await.is_err(), "nobody tells it");
+            world.mend();
+            far.read_exact(&mut heard).await.unwrap();
+            assert_eq!(&heard, b"there");
+            assert!(here.connect("host-2:9092").await.is_ok());
         })
         .unwrap();
     }

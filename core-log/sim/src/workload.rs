@@ -26,6 +26,9 @@ pub const TOPIC: &str = "t";
 /// The topic with short retention; its one partition has this number in the history.
 pub const SHORT: (&str, Partition) = ("short", 100);
 
+/// Longest rest of a producer between two records.
+const REST_MAX_MS: u64 = 40;
+
 /// What the workloads of one world share.
 #[derive(Clone)]
 pub struct Scene {
@@ -35,13 +38,22 @@ pub struct Scene {
     pub history: Arc<Mutex<History>>,
     /// Set when the endless workloads shall end.
     pub over: Arc<AtomicBool>,
+    /// Longest rest of a producer between two records, of which it rests after every third.
+    pub rest_max_ms: u64,
+    bootstrap: Vec<Endpoint>,
     next: Arc<AtomicU64>,
 }
 
 impl Scene {
     /// An empty scene.
     pub fn new(sim: &Sim) -> Self {
-        Self { sim: sim.clone(), history: Arc::default(), over: Arc::default(), next: Arc::default() }
+        Self::with_brokers(sim, vec![Endpoint::new(ADDRESS.0, ADDRESS.1)])
+    }
+
+    /// An empty scene in which clients begin with `bootstrap`.
+    pub fn with_brokers(sim: &Sim, bootstrap: Vec<Endpoint>) -> Self {
+        let (history, over, next) = (Arc::default(), Arc::default(), Arc::default());
+        Self { sim: sim.clone(), history, over, rest_max_ms: REST_MAX_MS, bootstrap, next }
     }
 
     /// A client in a process of its own.
@@ -52,7 +64,7 @@ impl Scene {
             request_timeout_ms: 3_000,
             api_timeout_ms: 20_000,
             metadata_max_age_ms: 5_000,
-            ..ClientConfig::new(vec![Endpoint::new(ADDRESS.0, ADDRESS.1)])
+            ..ClientConfig::new(self.bootstrap.clone())
         };
         let client = Client::new(env.clone(), Arc::new(TcpDial::new(env.clone())), config);
         (env, client)

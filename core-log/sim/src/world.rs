@@ -140,7 +140,7 @@ impl World {
             work.push(transactional::transact(scene(), partitions, records).boxed());
         }
         if self.plan.retention {
-            let only = Some(Only { topic: SHORT.0, partition: SHORT.1, rests: self.plan.rests });
+            let only = Some(Only { topic: SHORT.0, partition: SHORT.1, index: 0, rests: self.plan.rests });
             work.push(producer::produce(scene(), Promise::Durable, 1, records, only).boxed());
         }
         if self.plan.topic_changes {

@@ -29,8 +29,10 @@ pub enum Promise {
 pub struct Only {
     /// The topic.
     pub topic: &'static str,
-    /// Its partition's number.
+    /// Its partition's number in the history.
     pub partition: Partition,
+    /// And in the topic.
+    pub index: i32,
     /// Now and then nothing is sent for longer than the topic keeps anything.
     pub rests: bool,
 }
@@ -60,7 +62,7 @@ pub async fn produce(scene: Scene, promise: Promise, partitions: u32, records: u
             let partition =
                 only.map_or_else(|| scene.sim.below(u64::from(partitions)) as Partition, |one| one.partition);
             let record = ProducerRecord::new(only.map_or(TOPIC, |one| one.topic), scene.payload(value))
-                .with_partition(if only.is_some() { 0 } else { partition as i32 });
+                .with_partition(only.map_or(partition as i32, |one| one.index));
             let send =
                 Send { partition, producer: number, order: value, idempotent: durable, durable, txn: None };
             scene.history.lock().sent(value, send);
@@ -73,7 +75,7 @@ pub async fn produce(scene: Scene, promise: Promise, partitions: u32, records: u
                 healthy &= settle(&scene, &mut open).await;
             }
             if scene.sim.below(3) == 0 {
-                scene.dither(&env, 40).await;
+                scene.dither(&env, scene.rest_max_ms).await;
             }
             if only.is_some_and(|one| one.rests) && scene.sim.below(10) == 0 {
                 scene.dither(&env, REST_MAX_MS).await;

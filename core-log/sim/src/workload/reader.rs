@@ -60,17 +60,23 @@ pub async fn follow(scene: Scene, partitions: u32, isolation: IsolationLevel) {
 pub async fn wander(scene: Scene, partitions: u32) {
     let (env, client) = scene.client("wanderer");
     let mut consumer = consumer(&client, IsolationLevel::ReadUncommitted);
+    let mut ends = BTreeMap::new();
     while !scene.is_over() {
         let number = scene.sim.below(u64::from(partitions)) as Partition;
-        if let Err(error) = look(&scene, &mut consumer, number).await {
+        if let Err(error) = look(&scene, &mut consumer, number, &mut ends).await {
             tracing::debug!(%error, "a search failed");
         }
         scene.dither(&env, 300).await;
     }
 }
 
-/// One search.
-async fn look(scene: &Scene, consumer: &mut Consumer, number: Partition) -> Result<(), ClientError> {
+/// One search. `ends` is what this client was told of where partitions end.
+async fn look(
+    scene: &Scene,
+    consumer: &mut Consumer,
+    number: Partition,
+    ends: &mut BTreeMap<Partition, Offset>,
+) -> Result<(), ClientError> {
     let partition = TopicPartition::new(TOPIC, number as i32);
     let only = std::slice::from_ref(&partition);
     if scene.sim.below(3) == 0 {
@@ -83,6 +89,8 @@ async fn look(scene: &Scene, consumer: &mut Consumer, number: Partition) -> Resu
         return Ok(());
     }
     let end = consumer.end_offsets(only).await?.get(&partition).copied().unwrap_or_default();
+    let was = ends.insert(number, end).unwrap_or_default();
+    scene.history.lock().ended_at(number, was.0, end.0);
     let from = Offset(scene.sim.below(end.0.unsigned_abs()) as i64);
     consumer.assign(vec![partition.clone()])?;
     consumer.seek(&partition, from)?;

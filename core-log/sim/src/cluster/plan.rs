@@ -1,0 +1,186 @@
+//! What a seed decides of a cluster's world before it begins.
+
+use std::time::Duration;
+
+use crate::random::Random;
+
+/// Nodes of every world.
+pub const NODES: u16 = 3;
+/// Most faults of one world.
+const FAULTS_MAX: u64 = 7;
+
+/// Which node a fault strikes; it is looked up when the fault strikes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    /// The node with this number.
+    Number(u16),
+    /// The leader of partition 0 of the topic that everybody writes to.
+    Leader,
+    /// The active controller.
+    Controller,
+}
+
+/// A fault that the schedule lets happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// kill -9; the page cache stays.
+    Crash(Who),
+    /// The node dies inside of the n-th disk call from now; with the flag the power goes.
+    DieInside(Who, u64, bool),
+    /// The node loses power.
+    PowerLoss(Who),
+    /// Every node loses power.
+    AllLosePower,
+    /// An orderly shutdown.
+    Stop(Who),
+    /// SIGSTOP for so long.
+    Pause(Who, Duration),
+    /// Nothing gets from the node to the others, nor back; with the flag, clients do not reach it either.
+    Isolate(Who, bool),
+    /// Nothing gets from the node to the others.
+    CutOut(Who),
+    /// Nothing gets from the others to the node.
+    CutIn(Who),
+    /// Nothing gets from the node to one other.
+    CutTo(Who, u16),
+    /// All links work again.
+    Mend,
+    /// One connection is cut.
+    CutConnection,
+    /// Blocking work of the node takes up to so long, until it starts again.
+    SlowDisk(Who, Duration),
+    /// The next sync of the node fails and drops its pages; later it is started again, with the flag after a power loss.
+    FailedSync(Who, bool),
+}
+
+impl Fault {
+    /// What is counted.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Crash(_) => "kills",
+            Self::DieInside(..) => "deaths inside a disk call",
+            Self::PowerLoss(_) => "power losses of one node",
+            Self::AllLosePower => "power losses of all nodes",
+            Self::Stop(_) => "orderly stops",
+            Self::Pause(..) => "pauses",
+            Self::Isolate(..) => "nodes cut off",
+            Self::CutOut(_) | Self::CutIn(_) => "nodes cut off in one direction",
+            Self::CutTo(..) => "links cut in one direction",
+            Self::Mend => "mendings of all links",
+            Self::CutConnection => "connections cut",
+            Self::SlowDisk(..) => "slow disks",
+            Self::FailedSync(..) => "failed syncs",
+        }
+    }
+}
+
+/// One fault: how long the schedule waits before it, and how long a node that it stops stays away.
+#[derive(Clone, Copy, Debug)]
+pub struct Strike {
+    /// Since the one before.
+    pub wait: Duration,
+    /// What happens.
+    pub fault: Fault,
+    /// Until the node starts again. The schedule goes on meanwhile.
+    pub away: Duration,
+}
+
+/// One world.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Partitions of the topic that everybody writes to.
+    pub partitions: u32,
+    /// Idempotent producers with acks=all.
+    pub idempotent: u32,
+    /// Producers with acks=1.
+    pub unsafe_producers: u32,
+    /// Members of the consumer group.
+    pub members: u32,
+    /// Readers that search by offset and time.
+    pub wanderers: u32,
+    /// Whether topics come and go beside.
+    pub topic_changes: bool,
+    /// Whether a topic with short retention is written beside.
+    pub retention: bool,
+    /// Records that each producer sends.
+    pub records: u64,
+    /// Longest rest of a producer after every third record.
+    pub rest_max_ms: u64,
+    /// `log.roll.ms`
+    pub roll_ms: u64,
+    /// `log.index.interval.bytes`
+    pub index_interval_bytes: u64,
+    /// `log.flush.offset.checkpoint.interval.ms`
+    pub checkpoint_ms: u64,
+    /// `replica.lag.time.max.ms`
+    pub lag_ms: u64,
+    /// `broker.session.timeout.ms`
+    pub session_ms: u64,
+    /// What goes wrong.
+    pub strikes: Vec<Strike>,
+}
+
+impl Plan {
+    /// The plan of a seed.
+    pub fn of(random: &mut Random) -> Self {
+        let count = 1 + random.below(FAULTS_MAX);
+        let strikes: Vec<Strike> = (0..count).map(|_| strike(random)).collect();
+        Self {
+            partitions: 1 + random.below(2) as u32,
+            idempotent: 1 + random.below(2) as u32,
+            unsafe_producers: random.below(2) as u32,
+            members: random.below(3) as u32,
+            wanderers: random.below(2) as u32,
+            topic_changes: random.one_in(4),
+            retention: random.one_in(4),
+            records: 30 + random.below(50),
+            rest_max_ms: 150 * count,
+            roll_ms: 300 + random.below(6_000),
+            index_interval_bytes: 100 + random.below(3_000),
+            checkpoint_ms: 200 + random.below(5_000),
+            lag_ms: 1_000 + random.below(3_000),
+            session_ms: 1_000 + random.below(2_000),
+            strikes,
+        }
+    }
+}
+
+fn strike(random: &mut Random) -> Strike {
+    let wait = Duration::from_millis(50 + random.below(2_500));
+    // Half of the time the node is back before it is missed.
+    let away = if random.one_in(2) { random.below(800) } else { random.below(6_000) };
+    Strike { wait, fault: fault(random), away: Duration::from_millis(away) }
+}
+
+fn who(random: &mut Random) -> Who {
+    match random.below(4) {
+        0 | 1 => Who::Leader,
+        2 => Who::Controller,
+        _ => Who::Number(number(random)),
+    }
+}
+
+fn number(random: &mut Random) -> u16 {
+    1 + random.below(u64::from(NODES)) as u16
+}
+
+fn fault(random: &mut Random) -> Fault {
+    let who = who(random);
+    match random.below(20) {
+        0 | 1 => Fault::Crash(who),
+        2 => Fault::DieInside(who, 1 + random.below(60), random.one_in(2)),
+        3 | 4 => Fault::PowerLoss(who),
+        5 => Fault::AllLosePower,
+        6 | 7 => Fault::Stop(who),
+        8 | 9 => Fault::Pause(who, Duration::from_millis(100 + random.below(5_000))),
+        10 => Fault::Isolate(who, true),
+        11 => Fault::Isolate(who, false),
+        12 => Fault::CutOut(who),
+        13 => Fault::CutIn(who),
+        14 => Fault::CutTo(who, number(random)),
+        15 | 16 => Fault::Mend,
+        17 => Fault::CutConnection,
+        18 => Fault::SlowDisk(who, Duration::from_millis(5 + random.below(400))),
+        _ => Fault::FailedSync(who, random.one_in(2)),
+    }
+}

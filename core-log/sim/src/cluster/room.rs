@@ -1,0 +1,230 @@
+//! The machine room: three machines, and what happens to them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use millstream_node::NodeConfig;
+use millstream_protocol::Endpoint;
+use parking_lot::Mutex;
+
+use super::plan::{Fault, NODES, Plan, Strike, Who};
+use crate::disk::Faults;
+use crate::executor::{Owner, Sim};
+use crate::machine::Machine;
+use crate::workload::TOPIC;
+
+/// Where clients are served.
+const CLIENTS: u16 = 9092;
+/// Where controllers and brokers ask each other.
+const CONTROLLERS: u16 = 9093;
+/// How long an orderly stop may take before the node is killed, as an operator would.
+const STOP_MAX: Duration = Duration::from_secs(30);
+/// A blocking job takes up to this long on a healthy disk.
+const HEALTHY_DISK: Duration = Duration::from_millis(3);
+
+/// Three machines.
+#[derive(Clone)]
+pub struct Room {
+    sim: Sim,
+    machines: Vec<Machine>,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Nodes whose disk has failed: they have to be started again.
+    sick: BTreeSet<u16>,
+    injected: BTreeMap<&'static str, u64>,
+}
+
+impl Room {
+    /// Three machines with empty disks.
+    ///
+    /// # Errors
+    /// A property that is not known.
+    pub fn new(sim: &Sim, plan: &Plan) -> millstream_node::Result<Self> {
+        let machine = |number: u16| Ok(Machine::on_host(sim, config(number, plan)?, number));
+        let machines = (1..=NODES).map(machine).collect::<millstream_node::Result<Vec<_>>>()?;
+        Ok(Self { sim: sim.clone(), machines, state: Arc::default() })
+    }
+
+    /// Where clients begin.
+    pub fn bootstrap() -> Vec<Endpoint> {
+        (1..=NODES).map(|number| Endpoint::new(host(number), CLIENTS)).collect()
+    }
+
+    /// All machines, by number from 1.
+    pub fn machines(&self) -> &[Machine] {
+        &self.machines
+    }
+
+    /// What was injected how often.
+    pub fn injected(&self) -> BTreeMap<&'static str, u64> {
+        self.state.lock().injected.clone()
+    }
+
+    /// Starts every machine.
+    pub fn boot(&self) {
+        self.machines.iter().for_each(Machine::boot);
+    }
+
+    /// Lets one fault happen. What it stops comes back by itself.
+    pub async fn suffer(&self, strike: Strike) {
+        let Strike { fault, away, .. } = strike;
+        *self.state.lock().injected.entry(fault.name()).or_default() += 1;
+        self.sim.note(fault.name(), 0);
+        match fault {
+            Fault::Crash(who) => self.away(self.find(who), away, false),
+            Fault::PowerLoss(who) => self.away(self.find(who), away, true),
+            Fault::AllLosePower => {
+                self.machines.iter().for_each(|machine| self.away(machine, away, true));
+            }
+            Fault::DieInside(who, calls, power) => {
+                let machine = self.find(who);
+                machine.die_inside_disk(Faults { die_after: calls, ..Faults::default() }).await;
+                self.away(machine, away, power);
+            }
+            Fault::Stop(who) => {
+                let (room, machine) = (self.clone(), self.find(who).clone());
+                self.beside(async move {
+                    let owner = machine.owner();
+                    machine.stop_in_order(STOP_MAX).await;
+                    if machine.owner() == owner {
+                        room.away(&machine, away, false);
+                    }
+                });
+            }
+            Fault::Pause(who, length) => {
+                let machine = self.find(who).clone();
+                self.beside(async move { machine.pause(length).await });
+            }
+            Fault::Isolate(who, from_clients) => {
+                let victim = self.find(who).host();
+                for other in self.others(victim).chain(from_clients.then_some(0)) {
+                    self.sim.cut(victim, other);
+                    self.sim.cut(other, victim);
+                }
+            }
+            Fault::CutOut(who) => {
+                let victim = self.find(who).host();
+                self.others(victim).for_each(|other| self.sim.cut(victim, other));
+            }
+            Fault::CutIn(who) => {
+                let victim = self.find(who).host();
+                self.others(victim).for_each(|other| self.sim.cut(other, victim));
+            }
+            Fault::CutTo(who, other) => {
+                let victim = self.find(who).host();
+                if victim != other {
+                    self.sim.cut(victim, other);
+                }
+            }
+            Fault::Mend => self.sim.mend(),
+            Fault::CutConnection => drop(self.sim.drop_connection()),
+            Fault::SlowDisk(who, max) => self.find(who).slow(max),
+            Fault::FailedSync(who, power) => {
+                let (room, machine) = (self.clone(), self.find(who).clone());
+                self.state.lock().sick.insert(machine.host());
+                self.beside(async move {
+                    machine.fail_a_sync().await;
+                    room.sim.env_of(Owner::WORLD).sleep(away).await;
+                    room.away(&machine, Duration::from_millis(200), power);
+                });
+            }
+        }
+    }
+
+    /// Mends everything: links, disks, and what has failed for good is started again. Nodes that only were cut off, paused or slow
+    /// have to find back by themselves.
+    pub fn heal(&self) {
+        self.sim.mend();
+        let sick = std::mem::take(&mut self.state.lock().sick);
+        for machine in &self.machines {
+            machine.disk().set_faults(Faults::default());
+            machine.slow(HEALTHY_DISK);
+            if let Some(owner) = machine.owner() {
+                self.sim.resume(owner);
+            }
+            if sick.contains(&machine.host()) || machine.refused().is_some() || machine.disk().has_died() {
+                machine.stop(false);
+            }
+            if machine.owner().is_none() {
+                machine.boot();
+            }
+        }
+    }
+
+    /// Stops a node and has it come back.
+    fn away(&self, machine: &Machine, away: Duration, power: bool) {
+        machine.stop(power);
+        self.state.lock().sick.remove(&machine.host());
+        let (sim, machine) = (self.sim.clone(), machine.clone());
+        self.beside(async move {
+            sim.env_of(Owner::WORLD).sleep(away).await;
+            if machine.owner().is_none() {
+                machine.boot();
+            }
+        });
+    }
+
+    fn beside(&self, work: impl Future<Output = ()> + Send + 'static) {
+        drop(self.sim.env_of(Owner::WORLD).spawn("fault", work));
+    }
+
+    fn others(&self, victim: u16) -> impl Iterator<Item = u16> {
+        (1..=NODES).filter(move |number| *number != victim)
+    }
+
+    fn find(&self, who: Who) -> &Machine {
+        let any = || &self.machines[self.sim.below(u64::from(NODES)) as usize];
+        let is = |machine: &&Machine| {
+            machine.broker().is_some_and(|broker| match who {
+                Who::Number(number) => machine.host() == number,
+                Who::Controller => broker.is_active_controller(),
+                Who::Leader => broker.replicas().iter().any(|replica| {
+                    &*replica.at.topic == TOPIC && replica.at.partition == 0 && replica.leads.is_some()
+                }),
+            })
+        };
+        self.machines.iter().find(is).unwrap_or_else(any)
+    }
+}
+
+fn host(number: u16) -> String {
+    format!("host-{number}")
+}
+
+fn config(number: u16, plan: &Plan) -> millstream_node::Result<NodeConfig> {
+    let mut config = NodeConfig::new("/data");
+    let host = host(number);
+    // The first founds the cluster; the others join it.
+    let founder = super::room::host(1);
+    for (key, value) in [
+        ("node.id", number.to_string()),
+        ("listeners", format!("PLAINTEXT://{host}:{CLIENTS},CONTROLLER://{host}:{CONTROLLERS}")),
+        ("controller.listener.names", "CONTROLLER".to_owned()),
+        ("controller.quorum.bootstrap.servers", format!("{founder}:{CONTROLLERS}")),
+        ("controller.quorum.auto.join.enable", "true".to_owned()),
+        ("broker.session.timeout.ms", plan.session_ms.to_string()),
+        ("broker.heartbeat.interval.ms", (plan.session_ms / 5).to_string()),
+        ("replica.lag.time.max.ms", plan.lag_ms.to_string()),
+        ("replica.socket.timeout.ms", "3000".to_owned()),
+        ("replica.fetch.backoff.ms", "100".to_owned()),
+        ("default.replication.factor", "3".to_owned()),
+        ("min.insync.replicas", "2".to_owned()),
+        ("offsets.topic.replication.factor", "3".to_owned()),
+        ("offsets.topic.num.partitions", "1".to_owned()),
+        ("transaction.state.log.replication.factor", "3".to_owned()),
+        ("transaction.state.log.num.partitions", "1".to_owned()),
+        ("group.initial.rebalance.delay.ms", "0".to_owned()),
+        ("auto.create.topics.enable", "false".to_owned()),
+        ("log.roll.ms", plan.roll_ms.to_string()),
+        ("log.index.interval.bytes", plan.index_interval_bytes.to_string()),
+        ("log.flush.offset.checkpoint.interval.ms", plan.checkpoint_ms.to_string()),
+        ("log.retention.check.interval.ms", "1000".to_owned()),
+    ] {
+        config.set(key, &value)?;
+    }
+    Ok(config)
+}
