@@ -43,12 +43,15 @@ class Proxies:
             writer.transport.abort()  # a refusal as near as a proxy comes to one
             return
         ways = [
-            self.copy(reader, far_writer, (source, node.id)),
-            self.copy(far_reader, writer, (node.id, source)),
+            asyncio.ensure_future(self.copy(reader, far_writer, (source, node.id))),
+            asyncio.ensure_future(self.copy(far_reader, writer, (node.id, source))),
         ]
-        await asyncio.wait([asyncio.ensure_future(way) for way in ways], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         for end in (writer, far_writer):
             end.transport.abort()
+        for way in ways:
+            way.cancel()
+        await asyncio.wait(ways)
 
     async def copy(self, reader, writer, link):
         try:

@@ -3,6 +3,7 @@
 mod bench;
 mod broker;
 mod check;
+mod cluster;
 mod connect;
 mod consume;
 mod graph;
@@ -39,6 +40,8 @@ pub(crate) enum Command {
     Consume(consume::Args),
     /// List, describe and delete consumer groups
     Groups(groups::Args),
+    /// Show a cluster, add and remove members, move replicas
+    Cluster(cluster::Args),
     /// Run connectors without a pipeline
     Connect(connect::Args),
     /// Measure a log: produce, consume, latency
@@ -58,6 +61,7 @@ impl Command {
             Self::Produce(args) => produce::execute(args, env).await,
             Self::Consume(args) => consume::execute(args, env).await,
             Self::Groups(args) => groups::execute(args, env).await,
+            Self::Cluster(args) => cluster::execute(args, env).await,
             Self::Connect(args) => connect::execute(args, env).await,
             Self::Bench(args) => bench::execute(args, env).await,
         }

@@ -1,6 +1,6 @@
 //! # `millstream`: the command line
 //!
-//! Pipelines (`run`, `check`, `graph`, `reset`), the log (`broker`, `topics`, `produce`, `consume`, `groups`), connectors
+//! Pipelines (`run`, `check`, `graph`, `reset`), the log (`broker`, `cluster`, `topics`, `produce`, `consume`, `groups`), connectors
 //! (`connect run`) and measurements (`bench`). One file in `command/` for each; each is a function of its arguments and an
 //! [`Env`](millstream_env::Env), so a test can call it without a process.
 //!
@@ -12,6 +12,7 @@
 mod command;
 mod door;
 mod pipeline;
+mod placement;
 mod report;
 mod run;
 mod screen;

@@ -1,4 +1,5 @@
-//! Everything that the README shows is run: its files are written, its commands executed, in its order, in a folder of their own.
+//! Everything that the README and docs/operate.md show is run: their files are written, their commands executed, in their order, in a
+//! folder of their own.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -7,8 +8,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 const README: &str = include_str!("../../../README.md");
-/// The port that the README names; the test takes a free one instead, so that it can run beside others.
-const PORT: &str = "9092";
+const OPERATE: &str = include_str!("../../../docs/operate.md");
+/// The ports that the documents name; the tests take free ones instead, so that they can run beside others.
+const PORTS: [&str; 6] = ["9092", "9093", "9094", "9095", "9096", "9097"];
 
 #[derive(Debug, PartialEq)]
 enum Block {
@@ -54,13 +56,18 @@ fn shell(dir: &Path, script: &str) -> Command {
     command
 }
 
-#[test]
-fn all_that_the_readme_shows_works() {
+/// Does what a document shows; gives how many blocks were run, and what they printed.
+fn follow(document: &str) -> (usize, String) {
     let dir = tempfile::tempdir().unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let free: Vec<TcpListener> = PORTS.iter().map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    let ports: Vec<String> = free.iter().map(|free| free.local_addr().unwrap().port().to_string()).collect();
+    drop(free);
+    let text = PORTS.iter().zip(&ports).fold(document.to_owned(), |text, (port, free)| {
+        text.replace(&format!(":{port}"), &format!(":{free}"))
+    });
     let mut servers = Vec::new();
     let (mut ran, mut shown) = (0, String::new());
-    for block in blocks(&README.replace(PORT, &port)) {
+    for block in blocks(&text) {
         match block {
             Block::File(name, text) => fs::write(dir.path().join(name), text).unwrap(),
             Block::Background(script) => {
@@ -69,7 +76,8 @@ fn all_that_the_readme_shows_works() {
                 let mut first = String::new();
                 BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
                 servers.push(Server(child));
-                assert!(first.contains(&port), "the server says where it listens: {first:?}");
+                let says = ports.iter().any(|port| first.contains(port.as_str()));
+                assert!(says, "the server says where it listens: {first:?}");
             }
             Block::Run(script) => {
                 let output = shell(dir.path(), &script).output().unwrap();
@@ -81,11 +89,28 @@ fn all_that_the_readme_shows_works() {
             }
         }
     }
+    (ran, shown)
+}
+
+#[test]
+fn all_that_the_readme_shows_works() {
+    let (ran, shown) = follow(README);
     assert_eq!(ran, 3);
     for expected in ["\"WARN\"", "hello", "greetings", "Grace", "flowchart"] {
         assert!(shown.contains(expected), "{expected} is missing in\n{shown}");
     }
     assert!(!shown.contains("\"INFO\""), "the filter let a row through:\n{shown}");
+}
+
+#[test]
+fn a_cluster_is_started_grown_and_drained_as_the_document_shows() {
+    let (ran, shown) = follow(OPERATE);
+    assert_eq!(ran, 5);
+    for expected in
+        ["leader", "voter", "orders-0", "broker 3 holds no replica any more", "does not vote any more"]
+    {
+        assert!(shown.contains(expected), "{expected} is missing in\n{shown}");
+    }
 }
 
 #[test]

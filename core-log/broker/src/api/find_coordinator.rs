@@ -31,10 +31,6 @@ pub(super) fn handle(broker: &Broker, ctx: Ctx, request: FindCoordinatorRequest)
         let failed = shared.metadata.auto_create(BTreeSet::from([topic.name().into()])).await;
         match failed.into_values().next() {
             None => respond(&shared, &ctx, topic, &request),
-            Some(code @ ErrorCode::InvalidReplicationFactor) => {
-                tracing::warn!(topic = topic.name(), %code, "an internal topic waits for more brokers");
-                refused(&request, ErrorCode::CoordinatorNotAvailable)
-            }
             Some(code) => {
                 tracing::warn!(
                     topic = topic.name(), %code,

@@ -98,7 +98,7 @@ impl Cluster {
                 place.start(founder);
                 place
             };
-            std::thread::spawn(started).join().expect("the node starts")
+            outside(started)
         });
         let places: Vec<Place> = places.collect();
         let bootstrap = places.iter().map(|place| Endpoint::new("127.0.0.1", place.clients)).collect();
@@ -201,11 +201,17 @@ impl Cluster {
     }
 }
 
+/// Runs `work` on a thread that no runtime has entered.
+#[expect(clippy::disallowed_methods, reason = "a runtime is neither started nor ended within another one")]
+fn outside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    std::thread::spawn(work).join().expect("it does not panic")
+}
+
 impl Drop for Cluster {
     fn drop(&mut self) {
         let places = std::mem::take(&mut self.places);
         let crash = || places.into_iter().for_each(|mut place| place.crash());
-        let _ = std::thread::spawn(crash).join();
+        outside(crash);
     }
 }
 

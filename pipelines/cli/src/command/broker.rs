@@ -10,6 +10,9 @@ use millstream_node::{NodeConfig, serve};
 use crate::screen;
 use crate::signal::{Signals, give_up};
 
+/// What the listener for controllers is called that --controller makes.
+const CONTROLLER: &str = "CONTROLLER";
+
 /// Arguments of `broker`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -20,6 +23,18 @@ pub(crate) struct Args {
     /// The address to listen on; port 0 picks a free one
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<String>,
+
+    /// This node's number in a cluster (node.id)
+    #[arg(long, value_name = "N")]
+    node_id: Option<i32>,
+
+    /// Be one of several nodes, which reach each other's controllers here; without --join, the first of them
+    #[arg(long, value_name = "HOST:PORT", requires = "listen")]
+    controller: Option<String>,
+
+    /// Join the cluster whose controllers are here: one HOST:PORT or several with commas between
+    #[arg(long, value_name = "HOST:PORT", requires = "controller")]
+    join: Option<String>,
 
     /// A properties file, with Kafka's names
     #[arg(long, value_name = "FILE")]
@@ -47,6 +62,16 @@ pub(crate) async fn execute(args: Args, env: Env) -> Result<ExitCode> {
     }
     if let Some(listen) = &args.listen {
         config.set("listeners", &format!("PLAINTEXT://{listen}"))?;
+    }
+    if let Some(node_id) = args.node_id {
+        config.set("node.id", &node_id.to_string())?;
+    }
+    if let (Some(listen), Some(controller)) = (&args.listen, &args.controller) {
+        config.set("listeners", &format!("PLAINTEXT://{listen},{CONTROLLER}://{controller}"))?;
+        config.set("controller.listener.names", CONTROLLER)?;
+        let others = args.join.as_ref().unwrap_or(controller);
+        config.set("controller.quorum.bootstrap.servers", others)?;
+        config.set("controller.quorum.auto.join.enable", &args.join.is_some().to_string())?;
     }
     for (key, value) in &args.set {
         config.set(key, value)?;
