@@ -459,7 +459,7 @@ impl Partitions {
     /// As for [`Partition::begin_anew`].
     pub(crate) fn begin_anew(
         &self,
-        partition: &Partition,
+        partition: &Arc<Partition>,
         epoch: LeaderEpoch,
         start: Offset,
     ) -> Result<(), Refusal> {

@@ -124,12 +124,19 @@ impl Partition {
     ///
     /// # Errors
     /// As for [`Partition::cut`].
-    pub(crate) fn begin_anew(&self, epoch: LeaderEpoch, start: Offset) -> Result<(), Refusal> {
-        let mut state = self.state.lock();
-        let mark = state.following(epoch)?.high_watermark();
-        state.log.truncate_fully_and_start_at(start, self.context.env.now())?;
-        let flushed = state.log.flushed_offset();
-        state.role = Role::Following(Follower::new(epoch, start, flushed, mark));
+    pub(crate) fn begin_anew(self: &Arc<Self>, epoch: LeaderEpoch, start: Offset) -> Result<(), Refusal> {
+        let mut after = Deferred::default();
+        {
+            let mut state = self.state.lock();
+            let mark = state.following(epoch)?.high_watermark();
+            state.log.truncate_fully_and_start_at(start, self.context.env.now())?;
+            let flushed = state.log.flushed_offset();
+            state.role = Role::Following(Follower::new(epoch, start, flushed, mark));
+            if flushed < start {
+                state.want_flush(&mut after); // as after a cut
+            }
+        }
+        self.perform(after);
         Ok(())
     }
 }

@@ -167,10 +167,13 @@ impl Partition {
     }
 
     fn follow(&self, state: &mut State, epoch: LeaderEpoch) -> Deferred {
-        let after = self.resign_locked(state);
+        let mut after = self.resign_locked(state);
         let (end, durable_end) = (state.log.end_offset(), state.log.flushed_offset());
         let mark = state.role.high_watermark();
         state.role = Role::Following(Follower::new(epoch, end, durable_end, mark));
+        if durable_end < end {
+            state.want_flush(&mut after); // nothing else would, if the leader has no more
+        }
         after
     }
 

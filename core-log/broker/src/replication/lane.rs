@@ -340,7 +340,15 @@ async fn until_durable(premises: &Premises, env: &Env, appended: &[(Arc<Partitio
         }
     };
     if env.timeout(FLUSH_PATIENCE, all).await.is_err() {
-        tracing::warn!("copied records are not durable after {FLUSH_PATIENCE:?}; the disk is slow");
+        let waiting: Vec<_> = appended
+            .iter()
+            .filter_map(|(partition, epoch)| {
+                let position = partition.position(*epoch).ok()?;
+                let is_late = position.durable_end < position.end;
+                is_late.then(|| (partition.at().to_string(), position.durable_end, position.end))
+            })
+            .collect();
+        tracing::warn!(?waiting, "copied records are not durable after {FLUSH_PATIENCE:?}; the disk is slow");
     }
     for (partition, _) in appended {
         partition.unwatch(key);
