@@ -131,7 +131,7 @@ impl ClusterWorld {
             env.sleep(strike.wait).await;
             self.room.suffer(strike).await;
         }
-        self.room.heal();
+        self.room.heal().await;
         if let Err(broken) = self.become_whole(&env).await {
             return vec![broken];
         }

@@ -18,6 +18,8 @@ use crate::workload::TOPIC;
 const CLIENTS: u16 = 9092;
 /// Where controllers and brokers ask each other.
 const CONTROLLERS: u16 = 9093;
+/// Between two looks at what is under way.
+const LOOK: Duration = Duration::from_millis(10);
 /// How long an orderly stop may take before the node is killed, as an operator would.
 const STOP_MAX: Duration = Duration::from_secs(30);
 /// A blocking job takes up to this long on a healthy disk.
@@ -35,6 +37,8 @@ pub struct Room {
 struct State {
     /// Nodes whose disk has failed: they have to be started again.
     sick: BTreeSet<u16>,
+    /// Faults that take their time, and are not over.
+    under_way: usize,
     injected: BTreeMap<&'static str, u64>,
 }
 
@@ -136,8 +140,11 @@ impl Room {
     }
 
     /// Mends everything: links, disks, and what has failed for good is started again. Nodes that only were cut off, paused or slow
-    /// have to find back by themselves.
-    pub fn heal(&self) {
+    /// have to find back by themselves. What is under way ends first: a node that is stopping would else be gone after the mending.
+    pub async fn heal(&self) {
+        while self.state.lock().under_way > 0 {
+            self.sim.env_of(Owner::WORLD).sleep(LOOK).await;
+        }
         self.sim.mend();
         let sick = std::mem::take(&mut self.state.lock().sick);
         for machine in &self.machines {
@@ -169,7 +176,13 @@ impl Room {
     }
 
     fn beside(&self, work: impl Future<Output = ()> + Send + 'static) {
-        drop(self.sim.env_of(Owner::WORLD).spawn("fault", work));
+        let room = self.clone();
+        self.state.lock().under_way += 1;
+        let counted = async move {
+            work.await;
+            room.state.lock().under_way -= 1;
+        };
+        drop(self.sim.env_of(Owner::WORLD).spawn("fault", counted));
     }
 
     fn others(&self, victim: u16) -> impl Iterator<Item = u16> {

@@ -8,6 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use millstream_broker::ReplicaView;
@@ -25,6 +26,8 @@ type Key = (TopicId, i32);
 pub struct Watch {
     leaders: BTreeMap<(Key, LeaderEpoch), Owner>,
     marks: BTreeMap<Key, i64>,
+    /// What is committed, as far as any node ever knew: those that are up now may know less.
+    newest: Option<Arc<Image>>,
     looks: u64,
     breaches: BTreeSet<String>,
 }
@@ -33,18 +36,17 @@ impl Watch {
     /// Looks at all nodes as they are now.
     pub fn look(&mut self, machines: &[Machine]) {
         self.looks += 1;
-        let mut newest: Option<std::sync::Arc<Image>> = None;
         for machine in machines {
             let (Some(owner), Some(broker)) = (machine.owner(), machine.broker()) else { continue };
             for replica in broker.replicas() {
                 self.note(owner, &replica);
             }
             let image = broker.image();
-            if newest.as_ref().is_none_or(|newest| newest.end() < image.end()) {
-                newest = Some(image);
+            if self.newest.as_ref().is_none_or(|newest| newest.end() < image.end()) {
+                self.newest = Some(image);
             }
         }
-        if let Some(image) = newest {
+        if let Some(image) = self.newest.clone() {
             self.check_durability(machines, &image);
         }
     }
@@ -72,7 +74,7 @@ impl Watch {
                 let Some(mark) = self.marks.get(&(topic.id, index)).copied().filter(|mark| *mark > 0) else {
                     continue;
                 };
-                let at = TopicPartition::new(std::sync::Arc::clone(&topic.name), index);
+                let at = TopicPartition::new(Arc::clone(&topic.name), index);
                 for member in &partition.isr {
                     let Some(machine) = machines.iter().find(|one| i32::from(one.host()) == member.0) else {
                         continue;
