@@ -1,8 +1,6 @@
 //! Transactions on three nodes with real sockets and disks: over partitions that different brokers lead, with coordinators that
 //! move, and with producers and coordinators that were replaced.
 
-mod cluster;
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use millstream_client::{GroupMetadata, IsolationLevel, OffsetAndMetadata, Offsets};
@@ -17,7 +15,7 @@ use millstream_record::{
     BatchBuilder, BatchOptions, NodeId, Offset, ProducerEpoch, ProducerId, TopicPartition,
 };
 
-use cluster::{Cluster, PARTITIONS, send};
+use crate::nodes::{Cluster, PARTITIONS, PATIENCE, send};
 
 const TOPIC: &str = "t";
 
@@ -60,7 +58,7 @@ fn in_every_partition(numbers: &[u32]) -> BTreeMap<i32, Vec<u32>> {
 fn a_transaction_is_there_in_all_partitions_and_groups_or_in_none() {
     let (runtime, env) = HostRuntime::start("transactions", 2).unwrap();
     runtime.block_on(async {
-        let cluster = Cluster::start(&env, TOPIC).await;
+        let cluster = Cluster::start(&env, TOPIC, 3).await;
         let mut leaders = BTreeSet::new();
         for index in 0..PARTITIONS {
             leaders.insert(cluster.leader(TOPIC, index).await);
@@ -110,7 +108,7 @@ fn commits_go_on_where_their_coordinator_or_a_partitions_leader_dies() {
     const TRANSACTIONS: u32 = 45;
     let (runtime, env) = HostRuntime::start("transactions", 2).unwrap();
     runtime.block_on(async {
-        let mut cluster = Cluster::start(&env, TOPIC).await;
+        let mut cluster = Cluster::start(&env, TOPIC, 3).await;
         let producer = cluster.transactional("tx").await;
         let group = GroupMetadata::unmanaged("g");
         let mut down: Option<NodeId> = None;
@@ -152,7 +150,7 @@ fn commits_go_on_where_their_coordinator_or_a_partitions_leader_dies() {
 fn the_next_coordinator_aborts_what_takes_too_long_and_fences_the_producer() {
     let (runtime, env) = HostRuntime::start("transactions", 2).unwrap();
     runtime.block_on(async {
-        let mut cluster = Cluster::start(&env, TOPIC).await;
+        let mut cluster = Cluster::start(&env, TOPIC, 3).await;
         let config = millstream_client::ProducerConfig {
             transaction_timeout_ms: 4_000,
             ..millstream_client::ProducerConfig::transactional("tx")
@@ -177,7 +175,7 @@ fn the_next_coordinator_aborts_what_takes_too_long_and_fences_the_producer() {
 fn who_was_replaced_is_shut_out() {
     let (runtime, env) = HostRuntime::start("transactions", 2).unwrap();
     runtime.block_on(async {
-        let cluster = Cluster::start(&env, TOPIC).await;
+        let cluster = Cluster::start(&env, TOPIC, 3).await;
         let old = cluster.transactional("tx").await;
         old.begin_transaction().unwrap();
         send(&old, TOPIC, 1).await;
@@ -219,7 +217,7 @@ fn who_was_replaced_is_shut_out() {
 fn a_batch_outside_of_its_transaction_is_refused_wherever_the_coordinator_is() {
     let (runtime, env) = HostRuntime::start("transactions", 2).unwrap();
     runtime.block_on(async {
-        let cluster = Cluster::start(&env, TOPIC).await;
+        let cluster = Cluster::start(&env, TOPIC, 3).await;
         let producer = cluster.transactional("tx").await;
         producer.begin_transaction().unwrap();
         send(&producer, TOPIC, 1).await;
@@ -260,7 +258,7 @@ fn a_batch_outside_of_its_transaction_is_refused_wherever_the_coordinator_is() {
                     let answer = cluster.ask(leader, late(index, producer_id)).await;
                     ErrorCode::from_code(answer.responses[0].partition_responses[0].error_code)
                 };
-                let end = cluster.env.elapsed() + cluster::PATIENCE;
+                let end = cluster.env.elapsed() + PATIENCE;
                 while found == ErrorCode::None || retried.contains(&found) {
                     assert!(cluster.env.elapsed() < end, "{found} for ever");
                     found = settled().await;

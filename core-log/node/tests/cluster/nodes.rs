@@ -50,8 +50,8 @@ impl Place {
             ("controller.listener.names", "CONTROLLER"),
             ("controller.quorum.bootstrap.servers", &format!("127.0.0.1:{bootstrap}")),
             ("controller.quorum.auto.join.enable", "true"),
-            ("broker.session.timeout.ms", "1500"),
-            ("broker.heartbeat.interval.ms", "300"),
+            // A crash is noticed by the connections that end, not by a session.
+            ("broker.session.timeout.ms", "600000"),
             ("default.replication.factor", "3"),
             ("min.insync.replicas", "2"),
             ("offsets.topic.num.partitions", &partitions),
@@ -77,6 +77,12 @@ impl Place {
             drop(node);
         }
     }
+
+    fn stop(&mut self) {
+        let (runtime, node) = self.life.take().expect("it runs");
+        runtime.block_on(node.shutdown()).unwrap();
+        runtime.shutdown_timeout(PATIENCE);
+    }
 }
 
 /// Three nodes, and a client that knows them all.
@@ -88,8 +94,8 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Three nodes that serve, with a topic on all of them.
-    pub(crate) async fn start(env: &Env, topic: &str) -> Self {
+    /// Three nodes that serve, with a topic of so many replicas.
+    pub(crate) async fn start(env: &Env, topic: &str, replicas: i16) -> Self {
         let places: Vec<Place> = (1..=3).map(Place::new).collect();
         let founder = places[0].controllers;
         let places = places.into_iter().map(|mut place| {
@@ -111,20 +117,28 @@ impl Cluster {
             cluster.client.admin().describe_cluster().await.map_or(0, |cluster| cluster.brokers.len())
         };
         cluster.until("three brokers serve", async || brokers().await == 3).await;
-        let topic = NewTopic { replication_factor: Some(3), ..NewTopic::new(topic, PARTITIONS) };
+        let topic = NewTopic { replication_factor: Some(replicas), ..NewTopic::new(topic, PARTITIONS) };
         cluster.client.admin().ensure_topic(topic).await.unwrap();
         cluster
     }
 
     pub(crate) fn crash(&mut self, node: NodeId) {
-        let place = self.places.iter_mut().find(|place| place.id == node.0).unwrap();
-        std::thread::scope(|scope| scope.spawn(|| place.crash()).join().unwrap());
+        self.outside(node, Place::crash);
+    }
+
+    /// In order, as an operator stops it.
+    pub(crate) fn stop(&mut self, node: NodeId) {
+        self.outside(node, Place::stop);
     }
 
     pub(crate) fn restart(&mut self, node: NodeId) {
         let others = self.places.iter().find(|place| place.id != node.0).unwrap().controllers;
+        self.outside(node, |place| place.start(others));
+    }
+
+    fn outside(&mut self, node: NodeId, work: impl FnOnce(&mut Place) + Send) {
         let place = self.places.iter_mut().find(|place| place.id == node.0).unwrap();
-        std::thread::scope(|scope| scope.spawn(|| place.start(others)).join().unwrap());
+        std::thread::scope(|scope| scope.spawn(|| work(place)).join().unwrap());
     }
 
     pub(crate) async fn until<F: Future<Output = bool>>(&self, what: &str, mut holds: impl FnMut() -> F) {
