@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::random::Random;
+use crate::workload::cast::Cast;
 
 /// A fault that the schedule lets happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +77,21 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Who works in it.
+    pub fn cast(&self) -> Cast {
+        Cast {
+            partitions: self.partitions,
+            records: self.records,
+            idempotent: self.idempotent,
+            unsafe_producers: self.unsafe_producers,
+            transactional: Some(self.transactional),
+            short: self.retention.then_some(self.rests),
+            topic_changes: self.topic_changes,
+            wanderers: self.wanderers,
+            members: self.members,
+        }
+    }
+
     /// The plan of a seed.
     pub fn of(random: &mut Random) -> Self {
         let flip_bits = if random.one_in(8) { 1 + random.below(3) } else { 0 };

@@ -1,5 +1,6 @@
 //! What clients do in a world. Each runs as a process of its own, over simulated TCP, with the production client.
 
+pub mod cast;
 pub mod group;
 pub mod producer;
 pub mod reader;

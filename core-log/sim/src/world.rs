@@ -1,27 +1,20 @@
 //! One world: a machine, its clients and its misfortunes, from a seed to a verdict.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures::future::{BoxFuture, FutureExt, join_all};
 use millstream_client::{IsolationLevel, NewTopic};
 use millstream_env::Env;
 use millstream_node::NodeConfig;
-use millstream_record::TopicPartition;
 
 use crate::executor::{Owner, Sim};
-use crate::history::Partition;
 use crate::machine::{ADDRESS, Machine};
 use crate::plan::Plan;
 use crate::random::Random;
-use crate::workload::producer::{Only, Promise};
-use crate::workload::{SHORT, Scene, TOPIC, group, producer, reader, topics, transactional};
+use crate::workload::{SHORT, Scene, TOPIC, reader};
 
 /// A world that is not done after this much virtual time hangs.
 const WORLD_MAX: Duration = Duration::from_secs(1_800);
-/// After the last fault was mended, every client has to be done within this.
-const HEALED_MAX: Duration = Duration::from_secs(400);
 
 /// What came of one world.
 #[derive(Clone, Debug, Default)]
@@ -103,8 +96,7 @@ impl World {
             return vec![error];
         }
         let env = self.sim.env_of(Owner::WORLD);
-        let endless = self.start(&env, self.endless());
-        let working = self.start(&env, self.working());
+        let work = self.plan.cast().start(&self.scene, &env);
         for (wait, fault) in self.plan.faults.clone() {
             env.sleep(wait).await;
             self.machine.suffer(fault).await;
@@ -112,57 +104,10 @@ impl World {
         if let Some(refused) = self.settle(&env).await {
             return vec![refused];
         }
-        if env.timeout(HEALED_MAX, working).await.is_err() {
-            return vec![format!("some client is not done {HEALED_MAX:?} after the last fault was mended")];
-        }
-        self.scene.over.store(true, Ordering::Relaxed);
-        if env.timeout(HEALED_MAX, endless).await.is_err() {
-            return vec![format!("some consumer did not stop within {HEALED_MAX:?}")];
+        if let Err(slow) = work.finish(&self.scene, &env).await {
+            return vec![slow];
         }
         self.judge().await
-    }
-
-    fn start(&self, env: &Env, work: Vec<BoxFuture<'static, ()>>) -> BoxFuture<'static, ()> {
-        join_all(work.into_iter().map(|work| env.spawn("workload", work).join())).map(drop).boxed()
-    }
-
-    fn working(&self) -> Vec<BoxFuture<'static, ()>> {
-        let Plan { partitions, records, .. } = self.plan;
-        let scene = || self.scene.clone();
-        let mut work: Vec<BoxFuture<'static, ()>> = Vec::new();
-        for _ in 0..self.plan.idempotent {
-            work.push(producer::produce(scene(), Promise::Durable, partitions, records, None).boxed());
-        }
-        for _ in 0..self.plan.unsafe_producers {
-            work.push(producer::produce(scene(), Promise::Leader, partitions, records, None).boxed());
-        }
-        for _ in 0..self.plan.transactional {
-            work.push(transactional::transact(scene(), partitions, records).boxed());
-        }
-        if self.plan.retention {
-            let only = Some(Only { topic: SHORT.0, partition: SHORT.1, index: 0, rests: self.plan.rests });
-            work.push(producer::produce(scene(), Promise::Durable, 1, records, only).boxed());
-        }
-        if self.plan.topic_changes {
-            work.push(topics::come_and_go(scene(), 4).boxed());
-        }
-        work
-    }
-
-    fn endless(&self) -> Vec<BoxFuture<'static, ()>> {
-        let partitions = self.plan.partitions;
-        let scene = || self.scene.clone();
-        let mut work: Vec<BoxFuture<'static, ()>> = vec![
-            reader::follow(scene(), partitions, IsolationLevel::ReadUncommitted).boxed(),
-            reader::follow(scene(), partitions, IsolationLevel::ReadCommitted).boxed(),
-        ];
-        for _ in 0..self.plan.wanderers {
-            work.push(reader::wander(scene(), partitions).boxed());
-        }
-        for _ in 0..self.plan.members {
-            work.push(group::member(scene(), partitions).boxed());
-        }
-        work
     }
 
     async fn create_topics(&self) -> Result<(), String> {
@@ -197,16 +142,11 @@ impl World {
     }
 
     async fn judge(&self) -> Vec<String> {
-        let partitions = self.numbered();
-        let uncommitted =
-            reader::read_all(&self.scene, &partitions, IsolationLevel::ReadUncommitted, false).await;
-        let committed =
-            reader::read_all(&self.scene, &partitions, IsolationLevel::ReadCommitted, false).await;
-        let (all, committed) = match (uncommitted, committed) {
-            (Ok(all), Ok(committed)) => (all, committed),
-            (Err(error), _) | (_, Err(error)) => return vec![error],
+        let cast = self.plan.cast();
+        let mut breaches = match cast.judge(&self.scene).await {
+            Ok(breaches) => breaches,
+            Err(error) => return vec![error],
         };
-        let mut breaches = self.scene.history.lock().check(&all, &committed);
         if self.plan.flip_bits > 0 {
             let env = self.sim.env_of(Owner::WORLD);
             self.machine.stop(false);
@@ -221,20 +161,12 @@ impl World {
             // A node that refuses to start on a rotten disk says so; that is one of the right answers.
             if self.wait_up(&env).await.is_none() {
                 let after =
-                    reader::read_all(&self.scene, &partitions, IsolationLevel::ReadUncommitted, true).await;
+                    reader::read_all(&self.scene, &cast.numbered(), IsolationLevel::ReadUncommitted, true)
+                        .await;
                 breaches.extend(self.scene.history.lock().check_after_rot(&after.unwrap_or_default()));
             }
         }
         breaches.iter().map(ToString::to_string).collect()
-    }
-
-    fn numbered(&self) -> Vec<(TopicPartition, Partition)> {
-        let mut all: Vec<_> =
-            (0..self.plan.partitions).map(|p| (TopicPartition::new(TOPIC, p as i32), p)).collect();
-        if self.plan.retention {
-            all.push((TopicPartition::new(SHORT.0, 0), SHORT.1));
-        }
-        all
     }
 }
 

@@ -12,21 +12,18 @@ pub mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures::future::{BoxFuture, FutureExt, join_all};
+use futures::future::join_all;
 use millstream_broker::ReplicaView;
-use millstream_client::{IsolationLevel, NewTopic};
+use millstream_client::NewTopic;
 use millstream_env::Env;
-use millstream_record::TopicPartition;
 use parking_lot::Mutex;
 
 use crate::executor::{Owner, Sim};
-use crate::history::Partition;
 use crate::random::Random;
 use crate::workload::producer::{Only, Promise};
-use crate::workload::{SHORT, Scene, TOPIC, group, producer, reader, topics};
+use crate::workload::{SHORT, Scene, TOPIC, producer};
 use crate::world::Outcome;
 use plan::Plan;
 use room::Room;
@@ -38,8 +35,6 @@ const WORLD_MAX: Duration = Duration::from_secs(1_800);
 const FORMED_MAX: Duration = Duration::from_secs(60);
 /// After the last fault was mended the cluster has to be whole within this.
 const WHOLE_MAX: Duration = Duration::from_secs(60);
-/// And every client has to be done within this: some were at the end of their patience when the cluster healed.
-const HEALED_MAX: Duration = Duration::from_secs(400);
 /// How often the nodes are looked into.
 const LOOK: Duration = Duration::from_millis(150);
 /// How often a condition is looked at.
@@ -125,8 +120,7 @@ impl ClusterWorld {
                 watching.sim.env_of(Owner::WORLD).sleep(LOOK).await;
             }
         });
-        let endless = self.start(&env, self.endless());
-        let working = self.start(&env, self.working());
+        let work = self.plan.cast().start(&self.scene, &env);
         for strike in self.plan.strikes.clone() {
             env.sleep(strike.wait).await;
             self.room.suffer(strike).await;
@@ -135,16 +129,16 @@ impl ClusterWorld {
         if let Err(broken) = self.become_whole(&env).await {
             return vec![broken];
         }
-        if env.timeout(HEALED_MAX, working).await.is_err() {
-            return vec![format!("some client is not done {HEALED_MAX:?} after the last fault was mended")];
+        if let Err(slow) = work.finish(&self.scene, &env).await {
+            return vec![slow];
         }
-        self.scene.over.store(true, Ordering::Relaxed);
-        if env.timeout(HEALED_MAX, endless).await.is_err() {
-            return vec![format!("some consumer did not stop within {HEALED_MAX:?}")];
-        }
-        let breaches = self.judge().await;
+        let judged = self.plan.cast().judge(&self.scene).await;
         watcher.abort();
-        if breaches.is_empty() { self.compare(&env).await } else { breaches }
+        match judged {
+            Ok(breaches) if breaches.is_empty() => self.compare(&env).await,
+            Ok(breaches) => breaches.iter().map(ToString::to_string).collect(),
+            Err(error) => vec![error],
+        }
     }
 
     /// Waits for three brokers, and makes the topics.
@@ -183,7 +177,7 @@ impl ClusterWorld {
     async fn become_whole(&self, env: &Env) -> Result<(), String> {
         let end = env.elapsed() + WHOLE_MAX;
         self.until(env, WHOLE_MAX, || self.lacks()).await?;
-        let probes = self.numbered().into_iter().map(|(at, number)| {
+        let probes = self.plan.cast().numbered().into_iter().map(|(at, number)| {
             let topic = if number == SHORT.1 { SHORT.0 } else { TOPIC };
             let only = Only { topic, partition: number, index: at.partition, rests: false };
             let probe = producer::produce(self.scene.clone(), Promise::Durable, 1, PROBES, Some(only));
@@ -244,58 +238,6 @@ impl ClusterWorld {
         Ok(())
     }
 
-    fn start(&self, env: &Env, work: Vec<BoxFuture<'static, ()>>) -> BoxFuture<'static, ()> {
-        join_all(work.into_iter().map(|work| env.spawn("workload", work).join())).map(drop).boxed()
-    }
-
-    fn working(&self) -> Vec<BoxFuture<'static, ()>> {
-        let Plan { partitions, records, .. } = self.plan;
-        let scene = || self.scene.clone();
-        let mut work: Vec<BoxFuture<'static, ()>> = Vec::new();
-        for _ in 0..self.plan.idempotent {
-            work.push(producer::produce(scene(), Promise::Durable, partitions, records, None).boxed());
-        }
-        for _ in 0..self.plan.unsafe_producers {
-            work.push(producer::produce(scene(), Promise::Leader, partitions, records, None).boxed());
-        }
-        if self.plan.retention {
-            let only = Some(Only { topic: SHORT.0, partition: SHORT.1, index: 0, rests: false });
-            work.push(producer::produce(scene(), Promise::Durable, 1, records, only).boxed());
-        }
-        if self.plan.topic_changes {
-            work.push(topics::come_and_go(scene(), 4).boxed());
-        }
-        work
-    }
-
-    fn endless(&self) -> Vec<BoxFuture<'static, ()>> {
-        let partitions = self.plan.partitions;
-        let scene = || self.scene.clone();
-        let mut work: Vec<BoxFuture<'static, ()>> =
-            vec![reader::follow(scene(), partitions, IsolationLevel::ReadUncommitted).boxed()];
-        for _ in 0..self.plan.wanderers {
-            work.push(reader::wander(scene(), partitions).boxed());
-        }
-        for _ in 0..self.plan.members {
-            work.push(group::member(scene(), partitions).boxed());
-        }
-        work
-    }
-
-    async fn judge(&self) -> Vec<String> {
-        let partitions = self.numbered();
-        let all = reader::read_all(&self.scene, &partitions, IsolationLevel::ReadUncommitted, false).await;
-        let committed =
-            reader::read_all(&self.scene, &partitions, IsolationLevel::ReadCommitted, false).await;
-        match (all, committed) {
-            (Ok(all), Ok(committed)) => {
-                let breaches = self.scene.history.lock().check(&all, &committed);
-                breaches.iter().map(ToString::to_string).collect()
-            }
-            (Err(error), _) | (_, Err(error)) => vec![error],
-        }
-    }
-
     /// Waits until all replicas have all of it, stops the nodes and compares their bytes.
     async fn compare(&self, env: &Env) -> Vec<String> {
         if let Err(why) = self.until(env, WHOLE_MAX, || self.level()).await {
@@ -323,14 +265,5 @@ impl ClusterWorld {
             }
         }
         Ok(())
-    }
-
-    fn numbered(&self) -> Vec<(TopicPartition, Partition)> {
-        let mut all: Vec<_> =
-            (0..self.plan.partitions).map(|p| (TopicPartition::new(TOPIC, p as i32), p)).collect();
-        if self.plan.retention {
-            all.push((TopicPartition::new(SHORT.0, 0), SHORT.1));
-        }
-        all
     }
 }

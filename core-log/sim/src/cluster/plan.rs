@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::random::Random;
+use crate::workload::cast::Cast;
 
 /// Nodes of every world.
 pub const NODES: u16 = 3;
@@ -121,6 +122,21 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Who works in it.
+    pub fn cast(&self) -> Cast {
+        Cast {
+            partitions: self.partitions,
+            records: self.records,
+            idempotent: self.idempotent,
+            unsafe_producers: self.unsafe_producers,
+            transactional: None,
+            short: self.retention.then_some(false),
+            topic_changes: self.topic_changes,
+            wanderers: self.wanderers,
+            members: self.members,
+        }
+    }
+
     /// The plan of a seed.
     pub fn of(random: &mut Random) -> Self {
         let count = 1 + random.below(FAULTS_MAX);
