@@ -48,6 +48,7 @@ mod batch;
 mod checkpoint;
 mod config;
 pub mod disk;
+mod duplicates;
 mod epochs;
 mod error;
 mod flush;

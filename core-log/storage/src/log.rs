@@ -214,7 +214,13 @@ impl Log {
             if let Some(duplicate) = self.find_duplicate(&incoming) {
                 return Ok(duplicate);
             }
-            self.check_producers(&incoming, origin)?;
+            match self.check_producers(&incoming, origin) {
+                Err(refused @ StorageError::OutOfOrderSequence { .. }) => {
+                    self.recall(&incoming)?;
+                    return self.find_duplicate(&incoming).ok_or(refused);
+                }
+                checked => checked?,
+            }
         }
         let stamped_time = match self.config.message_timestamp_type {
             TimestampType::LogAppendTime if origin != AppendOrigin::Follower => Some(now),
@@ -239,26 +245,6 @@ impl Log {
             log_start_offset: self.start,
             duplicate: false,
             bytes: size,
-        })
-    }
-
-    /// The original of what is sent again, if all of it is.
-    fn find_duplicate(&self, incoming: &[Incoming<'_>]) -> Option<AppendInfo> {
-        let mut original: Option<(Offset, Offset, Millis)> = None;
-        for batch in incoming {
-            let found = self.producers.duplicate_of(&batch::produced(&batch.header)?)?;
-            let first = original.map_or(found.first_offset(), |(first, ..)| first);
-            original = Some((first, found.last_offset, found.timestamp));
-        }
-        let (base_offset, last_offset, timestamp) = original?;
-        let stamps = self.config.message_timestamp_type == TimestampType::LogAppendTime;
-        Some(AppendInfo {
-            base_offset,
-            last_offset,
-            log_append_time: stamps.then_some(timestamp),
-            log_start_offset: self.start,
-            duplicate: true,
-            bytes: 0,
         })
     }
 

@@ -168,6 +168,16 @@ impl ProducerStates {
         if state.epoch == batch.epoch { state.batches.iter().find(same).copied() } else { None }
     }
 
+    /// Where what is remembered of the producer begins, if `batch` may be one from before that is not remembered any more.
+    pub(crate) fn forgotten_before(&self, batch: &DataBatch) -> Option<Offset> {
+        let state = self.producers.get(&batch.producer_id.0)?;
+        let oldest = state.batches.front()?;
+        let behind = i64::from(oldest.first_sequence()) - i64::from(batch.first_sequence);
+        let is_older = (1..1 << 30).contains(&behind.rem_euclid(1 << 31)); // sequences wrap around
+        let is_forgotten = state.epoch == batch.epoch && state.batches.len() < BATCHES_REMEMBERED && is_older;
+        is_forgotten.then(|| oldest.first_offset())
+    }
+
     /// Whether the leader may append `batch`.
     pub(crate) fn check(&self, batch: &DataBatch) -> Result<()> {
         let Some(state) = self.producers.get(&batch.producer_id.0) else { return Ok(()) };
@@ -311,10 +321,6 @@ impl ProducerStates {
         let mut all: Vec<_> = self.producers.iter().map(|(&id, state)| (ProducerId(id), state)).collect();
         all.sort_unstable_by_key(|&(id, _)| id);
         all
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.producers.is_empty()
     }
 
     /// Puts in a producer that a snapshot names.
@@ -464,18 +470,18 @@ mod tests {
         let mut states = ProducerStates::default();
         states.apply(&batch(0, 0, 1), Offset(0));
         states.expire(Millis(5000), 100);
-        assert!(!states.is_empty(), "its events are old, but it may have written just now");
+        assert!(!states.sorted().is_empty(), "its events are old, but it may have written just now");
         states.expire(Millis(5099), 100);
-        assert!(!states.is_empty());
+        assert!(!states.sorted().is_empty());
         states.apply(&batch(0, 1, 1), Offset(1));
         states.expire(Millis(5100), 100);
-        assert!(!states.is_empty(), "it wrote again");
+        assert!(!states.sorted().is_empty(), "it wrote again");
         states.expire(Millis(5199), 100);
-        assert!(!states.is_empty());
+        assert!(!states.sorted().is_empty());
         states.expire(Millis(5200), 100);
-        assert!(states.is_empty());
+        assert!(states.sorted().is_empty());
         states.apply(&DataBatch { transactional: true, ..batch(0, 0, 1) }, Offset(1));
         states.expire(Millis(9999), 100);
-        assert!(!states.is_empty());
+        assert!(!states.sorted().is_empty());
     }
 }

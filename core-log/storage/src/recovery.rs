@@ -11,7 +11,6 @@ use std::sync::Arc;
 
 use millstream_record::{Millis, Offset, TopicId};
 
-use crate::batch;
 use crate::config::LogConfig;
 use crate::disk::{self, Disk, OpenMode};
 use crate::epochs::LeaderEpochs;
@@ -23,9 +22,6 @@ use crate::producer::ProducerStates;
 use crate::scan::Found;
 use crate::segment::Segment;
 use crate::{meta, snapshot};
-
-/// How far back the batches of producers are looked for that a snapshot has no place for: so many index entries.
-const BACKFILL_ENTRIES: u64 = 16;
 
 /// How the process that wrote the log ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -301,39 +297,10 @@ impl Recovery {
             let bytes = disk::read_file(&**log.files.disk(), &path).map_err(StorageError::io(&path))?;
             if let Ok(states) = snapshot::decode(&bytes) {
                 log.producers = states;
-                if !log.producers.is_empty() {
-                    self.backfill(offset)?;
-                }
                 return Ok(offset.max(oldest));
             }
         }
         Ok(oldest)
-    }
-
-    /// Remembers the last batches of producers before the snapshot at `offset`, so that a batch that is sent again after a restart
-    /// is still known.
-    fn backfill(&mut self, offset: Offset) -> Result<()> {
-        let before = self.log.segments.partition_point(|segment| segment.base < offset);
-        let Some(segment) = before.checked_sub(1).and_then(|at| self.log.segments.get(at)) else {
-            return Ok(());
-        };
-        let view = segment.offsets.view();
-        let from = view
-            .entry(Some(view.len().saturating_sub(BACKFILL_ENTRIES)), crate::index::Access::Blocking)
-            .map_err(segment.io())?
-            .map_or(segment.base, |entry| entry.offset);
-        let mut scanner = segment.scan_from(from)?;
-        let mut found = Vec::new();
-        while let Found::Batch { header, .. } = scanner.next().map_err(segment.io())? {
-            if header.last_offset() >= offset {
-                break;
-            }
-            found.extend(batch::produced(&header).map(|batch| (batch, header.last_offset())));
-        }
-        for (batch, last_offset) in found.iter().rev() {
-            self.log.producers.remember_older(batch, *last_offset);
-        }
-        Ok(())
     }
 
     /// Has what is known of producers where segment `at` begins written once more when batches before it had to be replayed: that

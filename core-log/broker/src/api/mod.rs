@@ -32,6 +32,11 @@ pub(crate) fn dispatch(broker: &Broker, ctx: Ctx, request: Request) -> Receipt {
     if shared.config.quorum.as_ref().is_some_and(|quorum| quorum.listener == *ctx.listener) {
         return controller::handle(broker, &ctx, request);
     }
+    if !shared.metadata.has_caught_up() && !matches!(request, Request::ApiVersions(_)) {
+        let peer = format!("node {}", shared.config.node_id);
+        let reason = "it has not caught up with its cluster yet; ask another node, or again".to_owned();
+        return CallError::Disconnected { peer, reason }.into();
+    }
     match request {
         Request::Produce(request) => produce::handle(shared, &ctx, request),
         Request::Fetch(request) => fetch::handle(broker, ctx, request),

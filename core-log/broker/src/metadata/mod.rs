@@ -15,7 +15,7 @@ mod presence;
 pub mod quorum;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -86,6 +86,8 @@ pub(crate) struct Metadata {
     moved: Notify,
     /// Why this node cannot follow the cluster any more.
     lost: Mutex<Option<String>>,
+    /// The image has this life of this broker: everything before is older, and may be much older.
+    caught_up: AtomicBool,
     /// The broker wants to go, and may.
     stopping: AtomicBool,
     released: AtomicBool,
@@ -128,6 +130,7 @@ impl Metadata {
             membership: Default::default(),
             moved: Notify::new(),
             lost: Mutex::default(),
+            caught_up: AtomicBool::new(config.quorum.is_none()),
             stopping: AtomicBool::new(false),
             released: AtomicBool::new(false),
             hurry: Notify::new(),
@@ -168,6 +171,12 @@ impl Metadata {
         if let Some(forget) = self.deleted.get().filter(|_| !names.is_empty()) {
             forget(names);
         }
+    }
+
+    /// Whether clients may be told what the image says. The image of a member of a cluster that starts again is empty or old, and who was
+    /// told so would take topics for deleted.
+    pub(crate) fn has_caught_up(&self) -> bool {
+        self.caught_up.load(Ordering::Acquire)
     }
 
     async fn read(&self, from: Offset) -> Result<Vec<Committed>> {
@@ -211,6 +220,9 @@ impl Metadata {
         let mut gone: Vec<ByteString> = gone.map(|topic| ByteString::from(&*topic.name)).collect();
         self.tell_deleted(&gone);
         self.image.store(Arc::clone(&next));
+        if is_mine {
+            self.caught_up.store(true, Ordering::Release);
+        }
         gone.retain(|name| next.topic(name).is_none());
         self.tell_deleted(&gone);
         self.liveness.lock().observe(crate::partition::monotonic(&self.env), &next);

@@ -59,9 +59,9 @@ pub(super) enum Place {
     None,
     /// Before one that was acknowledged.
     Before,
-    /// Just behind them.
+    /// Just behind them, or behind one that was given up.
     Next,
-    /// Behind one that is not acknowledged yet.
+    /// Behind one that is on its way, or goes again.
     Later,
 }
 
@@ -76,8 +76,9 @@ pub(super) enum Next {
 /// The batches of one partition.
 ///
 /// Order: the first batch of an identity goes alone. A batch that failed is sent again once nothing of the partition is in flight, and
-/// nothing newer goes before it. A sequence number that cannot be used any more (its batch failed for good) ends the identity's run: batches from there on are
-/// numbered anew under the next epoch (KIP-360), but only when every one before has its outcome.
+/// nothing newer goes before it. A sequence number that cannot be used any more (its batch failed for good) ends the identity's run:
+/// batches from there on are numbered anew under the next epoch (KIP-360), but only when every one before has its outcome, and
+/// never one that may be in the log.
 #[derive(Debug)]
 pub(super) struct Queue {
     pub partition: TopicPartition,
@@ -237,8 +238,15 @@ impl Queue {
             Place::Next
         } else if precedes(batch.sequence, expected) {
             Place::Before
-        } else {
+        } else if self
+            .in_flight
+            .iter()
+            .chain(&self.retry)
+            .any(|other| precedes(other.sequence, batch.sequence))
+        {
             Place::Later
+        } else {
+            Place::Next // those before it were given up
         }
     }
 
@@ -270,6 +278,14 @@ impl Queue {
         }
     }
 
+    /// The batch of `sequence` failed for good. What was sent behind it keeps its numbers: it may be in the log, which only the
+    /// broker can tell, and numbered anew it would stand twice.
+    pub(super) fn gave_up(&mut self, sequence: i32) {
+        if self.retry.is_empty() && self.in_flight.is_empty() {
+            self.renumber(sequence);
+        }
+    }
+
     /// Takes out what waits longer than `created_before` allows, and says whether something of it had been sent.
     pub(super) fn expire(&mut self, created_before: Duration) -> (Vec<Common>, bool) {
         let old = |common: &Common| common.created < created_before;
@@ -280,7 +296,7 @@ impl Queue {
             expired.push(batch.common);
         }
         if let Some(sequence) = was_sent {
-            self.renumber(sequence);
+            self.gave_up(sequence);
         }
         while let Some(draft) = self.full.pop_front_if(|draft| old(&draft.common)) {
             expired.push(draft.common);
@@ -467,6 +483,37 @@ mod tests {
         acknowledge(&mut queue, 2);
         assert!(!queue.needs_new_epoch(NEXT_EPOCH));
         assert_eq!(send(&mut queue, NEXT_EPOCH, 3), (1, 2));
+    }
+
+    #[test]
+    fn what_was_sent_behind_an_expired_batch_keeps_its_number_until_the_broker_says_that_it_is_not_there() {
+        let mut queue = queue(4);
+        send(&mut queue, OURS, 0);
+        acknowledge(&mut queue, 0);
+        for ticket in 1..4 {
+            send(&mut queue, OURS, ticket);
+        }
+        let numbers: Vec<i32> = queue.in_flight.iter().map(|batch| batch.sequence).collect();
+        for ticket in 1..4 {
+            fail(&mut queue, ticket);
+        }
+        if let Some(first) = queue.retry.front_mut() {
+            first.common.created = Duration::ZERO;
+        }
+        queue.retry.iter_mut().skip(1).for_each(|batch| batch.common.created = Duration::from_secs(9));
+        assert_eq!(queue.expire(Duration::from_secs(1)).0.len(), 1);
+        assert!(!queue.needs_new_epoch(OURS), "the others may be in the log");
+        assert_eq!(send(&mut queue, OURS, 2), (0, numbers[1]));
+        let second = queue.land(2).unwrap();
+        assert!(queue.place(&second) == Place::Next, "none before it is left");
+        queue.acknowledge(&second); // it was in the log, so the expired one is, too
+        assert_eq!(send(&mut queue, OURS, 3), (0, numbers[2]));
+        let third = queue.land(3).unwrap();
+        assert!(queue.place(&third) == Place::Next);
+        queue.renumber(third.sequence); // the broker says that it does not follow
+        queue.retry(third, Duration::ZERO);
+        assert!(queue.needs_new_epoch(OURS));
+        assert_eq!(send(&mut queue, NEXT_EPOCH, 3), (1, 0));
     }
 
     #[test]

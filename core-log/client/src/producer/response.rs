@@ -11,9 +11,11 @@ use millstream_record::{Millis, Offset, TopicPartition};
 use super::Shared;
 use super::delivery::Written;
 use super::queue::{Place, Sent};
+use super::sender::Asked;
 use super::state::Slot;
 use super::transaction::Phase;
 use crate::links::read_answer;
+use crate::metadata::Metadata;
 use crate::{ClientError, Result};
 
 /// What is to become of a batch.
@@ -33,18 +35,13 @@ enum Verdict {
 
 impl Shared {
     /// Deals with the batches of a request that was answered, or will not be.
-    pub(super) fn landed(
-        &self,
-        endpoint: &Endpoint,
-        batches: &[(Slot, u64)],
-        answer: Result<Response, CallError>,
-    ) {
+    pub(super) fn landed(&self, endpoint: &Endpoint, asked: &Asked, answer: Result<Response, CallError>) {
         let answer = match answer {
             Err(CallError::NoAnswer) => Ok(None), // acks=0
             answer => read_answer::<ProduceRequest>(endpoint, answer).map(Some),
         };
-        let mut told = answer.map(|answer| answer.map(|answer| self.by_partition(answer)));
-        for &(slot, ticket) in batches {
+        let mut told = answer.map(|answer| answer.map(|answer| by_partition(answer, &asked.metadata)));
+        for &(slot, ticket) in &asked.batches {
             let partition = self.state.lock().partition(slot).cloned();
             let Some(partition) = partition else { continue };
             let answer = match &mut told {
@@ -61,19 +58,6 @@ impl Shared {
             };
             self.settle_batch(slot, ticket, answer);
         }
-    }
-
-    fn by_partition(&self, answer: ProduceResponse) -> BTreeMap<TopicPartition, PartitionProduceResponse> {
-        let metadata = self.cluster.metadata();
-        let mut told = BTreeMap::new();
-        for topic in answer.responses {
-            let by_id = metadata.topic_named(topic.topic_id).filter(|_| topic.name.is_empty());
-            let name = by_id.cloned().unwrap_or_else(|| Arc::from(&*topic.name));
-            for partition in topic.partition_responses {
-                told.insert(TopicPartition::new(Arc::clone(&name), partition.index), partition);
-            }
-        }
-        told
     }
 
     fn settle_batch(&self, slot: Slot, ticket: u64, answer: Result<Written>) {
@@ -107,7 +91,8 @@ impl Shared {
                 Ok(written)
             }
             Verdict::Failed(error) => {
-                queue.renumber(batch.sequence);
+                tracing::debug!(%error, sequence = batch.sequence, "a batch is given up");
+                queue.gave_up(batch.sequence);
                 state.transaction.needs_new_epoch |= transactional;
                 state.fail_transaction(error.clone());
                 Err(error)
@@ -123,6 +108,21 @@ impl Shared {
         drop(state);
         self.memory.add_permits(batch.common.complete(result));
     }
+}
+
+fn by_partition(
+    answer: ProduceResponse,
+    metadata: &Metadata,
+) -> BTreeMap<TopicPartition, PartitionProduceResponse> {
+    let mut told = BTreeMap::new();
+    for topic in answer.responses {
+        let by_id = metadata.topic_named(topic.topic_id).filter(|_| topic.name.is_empty());
+        let name = by_id.cloned().unwrap_or_else(|| Arc::from(&*topic.name));
+        for partition in topic.partition_responses {
+            told.insert(TopicPartition::new(Arc::clone(&name), partition.index), partition);
+        }
+    }
+    told
 }
 
 fn read_partition(partition: &TopicPartition, told: &PartitionProduceResponse) -> Result<Written> {

@@ -25,13 +25,20 @@ use crate::{ClientError, Result};
 /// What the task waits for, apart from time and callers.
 enum Event {
     Linked { node: i32, link: Result<Arc<dyn Link>> },
-    Answered { node: i32, endpoint: Endpoint, link: Arc<dyn Link>, batches: Vec<(Slot, u64)>, answer: Answer },
+    Answered { node: i32, endpoint: Endpoint, link: Arc<dyn Link>, asked: Asked, answer: Answer },
     Refreshed,
     Identified(Result<Identity>),
     Added(BTreeSet<TopicPartition>, Result<()>),
 }
 
 type Answer = Result<Response, CallError>;
+
+/// What was in a request: its batches, and the metadata that it was made with. A newer one may have lost a topic whose id the answer
+/// names.
+pub(super) struct Asked {
+    pub batches: Vec<(Slot, u64)>,
+    pub metadata: Arc<Metadata>,
+}
 
 /// A leader, as the task sees it.
 #[derive(Default)]
@@ -277,6 +284,7 @@ impl Sender {
             timeout_ms: i32::try_from(shared.cluster.config.request_timeout_ms).unwrap_or(i32::MAX),
             topic_data: topics.into_iter().map(topic).collect(),
         };
+        let asked = Asked { batches, metadata };
         let timeout = Duration::from_millis(shared.cluster.config.request_timeout_ms);
         let receipt = shared.links.begin(&link, request, timeout);
         let Leader { node, endpoint, .. } = ready.leader;
@@ -284,7 +292,7 @@ impl Sender {
         let answered = async move {
             let answer =
                 shared.cluster.env.timeout(timeout, receipt).await.unwrap_or(Err(CallError::TimedOut));
-            Event::Answered { node, endpoint, link, batches, answer }
+            Event::Answered { node, endpoint, link, asked, answer }
         };
         self.events.push(answered.boxed());
     }
@@ -311,7 +319,7 @@ impl Sender {
                     }
                 }
             }
-            Event::Answered { node, endpoint, link, batches, answer } => {
+            Event::Answered { node, endpoint, link, asked, answer } => {
                 let node = self.nodes.entry(node).or_default();
                 node.in_flight -= 1;
                 let broken = matches!(&answer, Err(error) if error.is_retriable());
@@ -320,7 +328,7 @@ impl Sender {
                     shared.links.forget(&endpoint, &link);
                     shared.cluster.mark_stale();
                 }
-                shared.landed(&endpoint, &batches, answer);
+                shared.landed(&endpoint, &asked, answer);
             }
         }
         shared.progress.notify_waiters();

@@ -376,6 +376,47 @@ fn retention_waits_for_a_flush_that_is_to_write_what_producers_had() {
 }
 
 #[test]
+fn what_a_restart_or_a_cut_makes_a_producers_state_forget_the_log_still_knows() {
+    let fill = |bench: &mut Bench| {
+        for at in 0..5 {
+            assert_eq!(bench.append(&produced(1, 0, 7 + 2 * at, 2, false)), 4 * i64::from(at));
+            bench.append(&plain(2, 10)); // of others, between them
+            bench.log.roll_now(NOW).unwrap(); // each in a segment of its own, with a snapshot behind it
+        }
+        bench.append(&plain(1, 10));
+    };
+    let restarted = |shutdown| {
+        let mut bench = Bench::new(small());
+        fill(&mut bench);
+        bench.log.flush_blocking().unwrap();
+        bench.reopen(shutdown).unwrap()
+    };
+    let cut = || {
+        let mut bench = Bench::new(small());
+        fill(&mut bench);
+        bench.log.truncate_to(Offset(20), NOW).unwrap();
+        bench
+    };
+    let crash = Shutdown::Crash { recovery_point: Offset(21) };
+    for (what, mut bench) in
+        [("stop", restarted(Shutdown::Clean)), ("crash", restarted(crash)), ("cut", cut())]
+    {
+        for at in [0, 4, 2, 1, 3] {
+            let again = bench.log.append(&produced(1, 0, 7 + 2 * at, 2, false), LEADER, NOW).unwrap();
+            assert!(again.duplicate, "{what}: batch {at}");
+            assert_eq!(again.base_offset, Offset(4 * i64::from(at)), "{what}");
+        }
+        // What was never written, and what is no batch of the run, is refused as before.
+        for (sequence, count) in [(5, 2), (8, 2), (7, 1), (18, 1)] {
+            let refused = bench.log.append(&produced(1, 0, sequence, count, false), LEADER, NOW);
+            let is_refused = matches!(refused, Err(StorageError::OutOfOrderSequence { expected: 17, .. }));
+            assert!(is_refused, "{what}: {sequence}, {count}: {refused:?}");
+        }
+        assert!(!bench.log.append(&produced(1, 0, 17, 1, false), LEADER, NOW).unwrap().duplicate, "{what}");
+    }
+}
+
+#[test]
 fn what_recovery_replayed_is_kept_when_its_segment_goes() {
     let mut bench = Bench::new(LogConfig { retention_bytes: 0, ..small() });
     bench.append(&produced(1, 0, 0, 2, false));

@@ -1,5 +1,7 @@
 """librdkafka, through confluent-kafka."""
 
+import threading
+
 from confluent_kafka import (Consumer, IsolationLevel, KafkaError, KafkaException, Producer, TopicPartition,
                              OFFSET_BEGINNING, ConsumerGroupState)
 from confluent_kafka.admin import (AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic,
@@ -92,35 +94,69 @@ def headers_keys_nulls_and_timestamps_survive():
     equal(message.timestamp()[1], 1234567)
 
 
+class Member:
+    """A consumer on a thread of its own. A member's commit may wait behind its own JoinGroup (they share a connection, which the
+    broker answers in order) until every other member has joined too, so one thread for all of them would wait for itself."""
+
+    def __init__(self, where, group, seen, stepped, strategy):
+        self.consumer = consumer(group, **{"partition.assignment.strategy": strategy, "session.timeout.ms": 10000})
+        self.consumer.subscribe([where])
+        self.seen, self.stepped = seen, stepped
+        self.share, self.uncommitted, self.failed = 0, {}, None
+        self.leaving = threading.Event()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+        self.thread.start()
+
+    def run(self):
+        try:
+            while not self.leaving.is_set():
+                self.step()
+                with self.stepped:
+                    self.stepped.notify_all()
+            self.consumer.close()
+        except Exception as error:  # said by whoever looks at the group
+            self.failed = error
+
+    def step(self):
+        message = self.consumer.poll(0.1)
+        assigned = {p.partition for p in self.consumer.assignment()}
+        if message is not None and not message.error():
+            self.seen.add(int(message.value()[1:]))
+            self.uncommitted[message.partition()] = TopicPartition(message.topic(), message.partition(), message.offset() + 1)
+        # What another member has now, that member reads and commits again.
+        self.uncommitted = {p: at for p, at in self.uncommitted.items() if p in assigned}
+        self.share = len(assigned)
+        if self.uncommitted:
+            try:
+                self.consumer.commit(offsets=list(self.uncommitted.values()), asynchronous=False)
+                self.uncommitted = {}
+            except KafkaException as error:
+                retriable = (KafkaError.REBALANCE_IN_PROGRESS, KafkaError.ILLEGAL_GENERATION)
+                if error.args[0].code() not in retriable:
+                    raise
+
+    def leave(self):
+        self.leaving.set()
+        self.thread.join(60)
+        equal((self.thread.is_alive(), self.failed), (False, None), "a member that leaves")
+
+
 def group_consumes(strategy):
-    where, group = topic(6), name("group")
+    where, group, seen, stepped = topic(6), name("group"), set(), threading.Condition()
     produce(where, range(600))
-    members = [consumer(group, **{"partition.assignment.strategy": strategy, "session.timeout.ms": 10000})
-               for _ in range(3)]
-    seen = []
+    members = [Member(where, group, seen, stepped, strategy) for _ in range(3)]
+
+    def settled(share):
+        with stepped:
+            stepped.wait(1.0)
+        equal([member.failed for member in members], [None] * len(members))
+        return all(member.share == share and not member.uncommitted for member in members)
+
+    until(lambda: settled(2) and len(seen) == 600, f"600 records and 2 partitions for each of 3 members ({strategy})", 60)
+    members.pop().leave()
+    until(lambda: settled(3), f"3 partitions for each of the 2 that stay ({strategy})", 60)
     for member in members:
-        member.subscribe([where])
-
-    def step():
-        for member in members:
-            message = member.poll(0.1)
-            if message is not None and not message.error():
-                seen.append(int(message.value()[1:]))
-                member.commit(message, asynchronous=False)
-        shares = [len(member.assignment()) for member in members]
-        return len(set(seen)) == 600 and sorted(shares) == [2, 2, 2]
-
-    until(step, f"600 records and 2 partitions for each of 3 members ({strategy})", 60)
-    members.pop().close()
-
-    def rest():
-        for member in members:
-            member.poll(0.1)
-        return sorted(len(member.assignment()) for member in members) == [3, 3]
-
-    until(rest, f"3 partitions for each of the 2 that stay ({strategy})", 60)
-    for member in members:
-        member.close()
+        member.leave()
     watcher = consumer(group)
     committed = watcher.committed([TopicPartition(where, p) for p in range(6)], 20)
     equal(sum(p.offset for p in committed), 600, "committed")
