@@ -204,8 +204,7 @@ impl Broker {
         }
         self.hand_over().await;
         self.closed.store(true, Ordering::SeqCst);
-        if self.shared.env.timeout(DRAIN_TIMEOUT, self.flusher.drained()).await.is_err() {
-            tracing::warn!("flushes are still under way; the next start recovers as after a crash");
+        if !self.drain().await {
             return Ok(());
         }
         let (groups, transactions) = (Arc::clone(&self.shared.groups), Arc::clone(&self.shared.transactions));
@@ -214,6 +213,11 @@ impl Broker {
             transactions.snapshot_all();
         };
         self.shared.env.blocking(Pool::General, snapshots).await?;
+        self.shared.partitions.retire();
+        // Followers have copied meanwhile.
+        if !self.drain().await {
+            return Ok(());
+        }
         self.shared.partitions.close().await?;
         self.shared.metadata.log().close().await?;
         let (partitions, metadata) = (Arc::clone(&self.shared.partitions), Arc::clone(&self.shared.metadata));
@@ -224,6 +228,15 @@ impl Broker {
         self.shared.env.blocking(Pool::General, close).await??;
         self.tasks.abort_all();
         Ok(())
+    }
+
+    /// Waits until nothing is being flushed; false when that takes too long.
+    async fn drain(&self) -> bool {
+        let drained = self.shared.env.timeout(DRAIN_TIMEOUT, self.flusher.drained()).await;
+        if drained.is_err() {
+            tracing::warn!("flushes are still under way; the next start recovers as after a crash");
+        }
+        drained.is_ok()
     }
 
     /// Whether the broker has been shut down.

@@ -127,6 +127,12 @@ impl BrokerConfig {
         Effective::new(&Image::default(), self.node_id, &self.properties).broker_number(name, 0)
     }
 
+    /// A property that is true or false.
+    #[must_use]
+    pub fn flag(&self, name: &str) -> bool {
+        Effective::new(&Image::default(), self.node_id, &self.properties).broker_flag(name)
+    }
+
     /// A property that is a 32-bit number, in its own unit.
     #[must_use]
     pub fn int(&self, name: &str) -> i32 {

@@ -286,7 +286,7 @@ impl Partitions {
                 Some(Slot::Here(partition)) => {
                     drop(table);
                     self.context.copying.forget(&partition);
-                    partition.resign();
+                    partition.leave();
                 }
                 Some(Slot::Broken(_)) => {}
                 Some(Slot::Elsewhere) | None => continue,
@@ -346,7 +346,7 @@ impl Partitions {
             match slot {
                 Slot::Here(partition) => {
                     self.context.copying.forget(&partition);
-                    partition.resign();
+                    partition.leave();
                 }
                 Slot::Broken(_) => {}
                 Slot::Elsewhere => continue,
@@ -493,13 +493,18 @@ impl Partitions {
         let all = self.all();
         let jobs = all.chunks(LOGS_PER_JOB).map(|some| {
             let some = some.to_vec();
-            let close = move || some.iter().try_for_each(Partition::close);
+            let close = move || some.iter().try_for_each(|partition| partition.close());
             self.context.env.blocking(Pool::General, close)
         });
         for closed in join_all(jobs).await {
             closed??;
         }
         Ok(())
+    }
+
+    /// Has every partition retire.
+    pub(crate) fn retire(&self) {
+        self.all().iter().for_each(Partition::retire);
     }
 
     /// Says that all logs, that of the metadata too, were closed in order. One that could not be opened was not: it may still have

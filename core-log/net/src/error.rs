@@ -62,8 +62,15 @@ pub enum NetError {
 }
 
 impl NetError {
-    /// Whether it is the ordinary end of a connection, not worth a warning.
+    /// Whether it is the ordinary end of a connection, not worth a warning. A service that starts or stops turns clients away.
     pub(crate) fn is_ordinary(&self) -> bool {
-        matches!(self, Self::Io(_) | Self::Idle | Self::Left | Self::CutOff { .. })
+        matches!(
+            self,
+            Self::Io(_)
+                | Self::Idle
+                | Self::Left
+                | Self::CutOff { .. }
+                | Self::Call(CallError::Disconnected { .. })
+        )
     }
 }

@@ -171,6 +171,12 @@ impl SimDisk {
         inner.injected.names_undone += undone;
     }
 
+    /// The disk is exchanged for an empty one.
+    pub fn wipe(&self) {
+        self.sim.note("disk.wipe", 0);
+        self.inner.lock().nodes = BTreeMap::from([(ROOT, Node::Dir(Dir::default()))]);
+    }
+
     /// The files in a directory as the process sees them, or, with `durable`, as they would be after a power loss that keeps
     /// nothing unsynced; by name.
     pub fn files(&self, dir: &Path, durable: bool) -> BTreeMap<String, Vec<u8>> {

@@ -4,6 +4,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use millstream_broker::Broker;
+use millstream_machine::metadata::Image;
 use millstream_node::{Node, NodeConfig};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -28,14 +29,13 @@ const STRIKE_MAX: Duration = Duration::from_secs(5);
 pub struct Machine {
     sim: Sim,
     disk: SimDisk,
-    config: NodeConfig,
     /// 0 where the world has one machine only: it is never cut off then, and a power loss is heard of.
     host: Host,
     state: Arc<Mutex<State>>,
 }
 
-#[derive(Default)]
 struct State {
+    config: NodeConfig,
     owner: Option<Owner>,
     broker: Weak<Broker>,
     up: bool,
@@ -43,6 +43,8 @@ struct State {
     restarts: u64,
     clean_stops: u64,
     asked_to_stop: Arc<Notify>,
+    /// What the last process that was killed knew of the cluster.
+    last_known: Option<Arc<Image>>,
 }
 
 impl Machine {
@@ -53,7 +55,18 @@ impl Machine {
 
     /// A machine with an empty disk that is a host of its own.
     pub fn on_host(sim: &Sim, config: NodeConfig, host: Host) -> Self {
-        Self { sim: sim.clone(), disk: SimDisk::new(sim), config, host, state: Arc::default() }
+        let state = State {
+            config,
+            owner: None,
+            broker: Weak::new(),
+            up: false,
+            refused: None,
+            restarts: 0,
+            clean_stops: 0,
+            asked_to_stop: Arc::default(),
+            last_known: None,
+        };
+        Self { sim: sim.clone(), disk: SimDisk::new(sim), host, state: Arc::new(Mutex::new(state)) }
     }
 
     /// Which host it is.
@@ -69,6 +82,11 @@ impl Machine {
     /// The broker that runs on it, once it has started.
     pub fn broker(&self) -> Option<Arc<Broker>> {
         self.state.lock().broker.upgrade()
+    }
+
+    /// What it knows of the cluster, or knew when it was killed.
+    pub fn image(&self) -> Option<Arc<Image>> {
+        self.broker().map(|broker| broker.image()).or_else(|| self.state.lock().last_known.clone())
     }
 
     /// Its disk.
@@ -105,7 +123,7 @@ impl Machine {
             self.sim.light(self.host);
         }
         let asked_to_stop = Arc::new(Notify::new());
-        {
+        let config = {
             let mut state = self.state.lock();
             state.owner = Some(owner);
             state.broker = Weak::new();
@@ -113,8 +131,9 @@ impl Machine {
             state.refused = None;
             state.restarts += 1;
             state.asked_to_stop = Arc::clone(&asked_to_stop);
-        }
-        let (state, disk, config) = (Arc::clone(&self.state), self.disk.clone(), self.config.clone());
+            state.config.clone()
+        };
+        let (state, disk) = (Arc::clone(&self.state), self.disk.clone());
         env.clone().spawn("node", async move {
             let started = Node::start(env, Arc::new(disk.clone()), config).await;
             let node = match started {
@@ -144,7 +163,9 @@ impl Machine {
         let owner = {
             let mut state = self.state.lock();
             state.up = false;
-            state.broker = Weak::new();
+            if let Some(broker) = std::mem::take(&mut state.broker).upgrade() {
+                state.last_known = Some(broker.image());
+            }
             state.owner.take()
         };
         if power && self.host != 0 {
@@ -156,6 +177,13 @@ impl Machine {
         if power {
             self.disk.power_loss();
         }
+    }
+
+    /// The power goes and the disk with it; from then on the node starts with `config`.
+    pub fn wipe(&self, config: NodeConfig) {
+        self.stop(true);
+        self.disk.wipe();
+        self.state.lock().config = config;
     }
 
     /// Lets one fault happen and mends what it broke.

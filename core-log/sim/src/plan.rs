@@ -87,6 +87,7 @@ impl Plan {
             transactional: Some(self.transactional),
             short: self.retention.then_some(self.rests),
             topic_changes: self.topic_changes,
+            operated: None,
             wanderers: self.wanderers,
             members: self.members,
         }

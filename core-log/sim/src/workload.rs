@@ -2,6 +2,7 @@
 
 pub mod cast;
 pub mod group;
+pub mod operator;
 pub mod producer;
 pub mod reader;
 pub mod topics;
@@ -26,6 +27,8 @@ use crate::machine::ADDRESS;
 pub const TOPIC: &str = "t";
 /// The topic with short retention; its one partition has this number in the history.
 pub const SHORT: (&str, Partition) = ("short", 100);
+/// Names of topics that come and go begin so.
+pub const PASSING: &str = "passing-";
 
 /// Longest rest of a producer between two records.
 const REST_MAX_MS: u64 = 40;

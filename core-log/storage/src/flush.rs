@@ -31,9 +31,18 @@ pub struct FlushJob {
     pub(crate) snapshots: Vec<(Offset, Vec<u8>)>,
     pub(crate) names: bool,
     pub(crate) epochs: Option<String>,
-    /// How often the log has been cut; held while that is written down which a cut makes wrong.
-    pub(crate) cuts: Arc<Mutex<u64>>,
+    /// Held while that is written which is found by its name: a cut makes it wrong, and another log may have the name by then.
+    pub(crate) standing: Arc<Mutex<Standing>>,
     pub(crate) cuts_seen: u64,
+}
+
+/// What became of a log while a job of it was out.
+#[derive(Debug, Default)]
+pub(crate) struct Standing {
+    /// How often it has been cut.
+    pub(crate) cuts: u64,
+    /// Its directory is not its own any more.
+    pub(crate) has_left: bool,
 }
 
 /// All records below this offset are durable.
@@ -64,8 +73,11 @@ impl FlushJob {
             handle.sync().map_err(|error| self.files.fail(&file.path(), &error))?;
         }
         let disk = self.files.disk();
-        let cuts = self.cuts.lock();
-        let derived = *cuts == self.cuts_seen; // else snapshots and epochs tell of records that are gone
+        let standing = self.standing.lock();
+        if standing.has_left {
+            return Ok(FlushPoint(self.point));
+        }
+        let derived = standing.cuts == self.cuts_seen; // else snapshots and epochs tell of records that are gone
         for (offset, bytes) in self.snapshots.iter().filter(|_| derived) {
             let path = Kind::Snapshot.path(&self.dir, *offset);
             snapshot::write(&**disk, &path, bytes).map_err(|error| self.files.fail(&path, &error))?;

@@ -15,7 +15,7 @@ use crate::config::LogConfig;
 use crate::disk::{DiskFile, OpenMode};
 use crate::epochs::LeaderEpochs;
 use crate::error::{Result, StorageError};
-use crate::flush::{FlushJob, FlushPoint};
+use crate::flush::{FlushJob, FlushPoint, Standing};
 use crate::handle::{Dirty, LazyFile, OpenFiles};
 use crate::producer::{AbortedTransaction, DataBatch, Marker, ProducerState, ProducerStates};
 use crate::segment::Segment;
@@ -57,8 +57,8 @@ pub(crate) struct FlushState {
     pub(crate) snapshots: Vec<(Offset, Vec<u8>)>,
     /// Those that the job that is out has to write.
     pub(crate) snapshots_out: Vec<Offset>,
-    /// How often the log has been cut; see [`FlushJob`].
-    pub(crate) cuts: Arc<Mutex<u64>>,
+    /// What a job that is out has to know.
+    pub(crate) standing: Arc<Mutex<Standing>>,
 }
 
 impl FlushState {
@@ -339,7 +339,7 @@ impl Log {
     pub fn flush_begin(&mut self) -> Option<FlushJob> {
         let FlushState { flushed, in_flight, dirty, names, epochs, snapshots, .. } = &self.flush;
         let nothing = *flushed >= self.end && dirty.is_empty() && !names && !epochs && snapshots.is_empty();
-        if nothing || in_flight.is_some() {
+        if nothing || in_flight.is_some() || self.flush.standing.lock().has_left {
             return None;
         }
         self.flush.in_flight = Some(self.end);
@@ -353,8 +353,8 @@ impl Log {
             snapshots: std::mem::take(&mut self.flush.snapshots),
             names: std::mem::take(&mut self.flush.names),
             epochs: std::mem::take(&mut self.flush.epochs).then(|| self.epochs.to_text()),
-            cuts: Arc::clone(&self.flush.cuts),
-            cuts_seen: *self.flush.cuts.lock(),
+            standing: Arc::clone(&self.flush.standing),
+            cuts_seen: self.flush.standing.lock().cuts,
         })
     }
 
@@ -386,9 +386,13 @@ impl Log {
     /// synced. Blocks. The log directory then writes its checkpoints and says that the shutdown was clean.
     ///
     /// # Errors
-    /// As for [`FlushJob::run`], or [`StorageError::Io`].
+    /// As for [`FlushJob::run`], or [`StorageError::Io`]; also while a job is out, whose bytes may not be durable yet.
     pub fn close(&mut self) -> Result<()> {
         self.files.check_online()?;
+        if self.flush.in_flight.is_some() {
+            let under_way = std::io::Error::other("a flush is under way");
+            return Err(StorageError::io(&*self.dir)(under_way));
+        }
         for Dirty { file, handle } in self.active_mut().seal()? {
             self.flush.mark(&file, handle);
         }
@@ -398,6 +402,12 @@ impl Log {
         self.flush_blocking()?;
         self.close_files();
         Ok(())
+    }
+
+    /// The directory is to be deleted, and another log may have its name soon: nothing is written there by name any more, also by a
+    /// job that is out. Write to the log no more.
+    pub fn leave(&mut self) {
+        self.flush.standing.lock().has_left = true;
     }
 
     /// Closes the files of an idle log; they are opened again when needed. Files with unsynced bytes stay open until synced.

@@ -264,8 +264,8 @@ impl LogDir {
     }
 
     /// Forgets the checkpoints of a deleted partition and takes its directory out of sight, durably; its bytes go with
-    /// [`DeletedLog::remove`], or when the directory is opened next. `unique` tells it from others of its name. Forget
-    /// the partition's [`Log`] first.
+    /// [`DeletedLog::remove`], or when the directory is opened next. `unique` tells it from others of its name. Have
+    /// the partition's [`Log`] leave first ([`Log::leave`]), and forget it.
     ///
     /// # Errors
     /// [`StorageError::Io`].

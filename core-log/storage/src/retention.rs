@@ -75,8 +75,7 @@ impl Log {
     }
 
     fn cut_end(&mut self, cut: &CutPoint, target: Offset, now: Millis) -> Result<()> {
-        let cuts = Arc::clone(&self.flush.cuts);
-        *cuts.lock() += 1;
+        self.flush.standing.lock().cuts += 1;
         while self.segments.len() > cut.keep {
             let Some(gone) = self.segments.pop_back() else { break };
             gone.cuts.fetch_add(1, Ordering::AcqRel);
@@ -163,7 +162,7 @@ impl Log {
     pub fn truncate_fully_and_start_at(&mut self, start: Offset, now: Millis) -> Result<()> {
         self.files.check_online()?;
         let dir = self.dir.clone();
-        *Arc::clone(&self.flush.cuts).lock() += 1;
+        self.flush.standing.lock().cuts += 1;
         self.begin_anew(start, now)
             .and_then(|()| self.sync_cut())
             .map_err(|error| self.files.fail(&dir, &std::io::Error::other(error.to_string())))

@@ -4,14 +4,13 @@ use std::sync::Arc;
 
 use millstream_machine::metadata::Controller;
 use millstream_protocol::messages::{
-    AddRaftVoterRequest, AlterPartitionReassignmentsRequest, AlterPartitionReassignmentsResponse,
-    DescribeQuorumRequest, DescribeQuorumResponse, ElectLeadersRequest, ElectLeadersResponse,
-    ListPartitionReassignmentsRequest, RemoveRaftVoterRequest, RemoveRaftVoterResponse,
+    AddRaftVoterRequest, AddRaftVoterResponse, AlterPartitionReassignmentsRequest,
+    AlterPartitionReassignmentsResponse, DescribeQuorumRequest, DescribeQuorumResponse, ElectLeadersRequest,
+    ElectLeadersResponse, ListPartitionReassignmentsRequest, RemoveRaftVoterRequest, RemoveRaftVoterResponse,
     UnregisterBrokerRequest, UnregisterBrokerResponse, UpdateFeaturesRequest, UpdateFeaturesResponse,
 };
 use millstream_protocol::{Receipt, Response, Rpc};
 
-use super::controller;
 use crate::Broker;
 use crate::refusal::Refusal;
 use crate::shared::Shared;
@@ -61,7 +60,11 @@ pub(super) fn describe_quorum(broker: &Broker, request: DescribeQuorumRequest) -
 }
 
 pub(super) fn add_voter(broker: &Broker, request: AddRaftVoterRequest) -> Receipt {
-    broker.answer("add a voter", controller::add_voter(Arc::clone(&broker.shared), request))
+    ask(broker, "add a voter", request, |refusal| AddRaftVoterResponse {
+        error_code: refusal.code.code(),
+        error_message: refusal.why,
+        ..AddRaftVoterResponse::default()
+    })
 }
 
 pub(super) fn remove_voter(broker: &Broker, request: RemoveRaftVoterRequest) -> Receipt {

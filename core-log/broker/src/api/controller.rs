@@ -2,16 +2,14 @@
 
 use std::sync::Arc;
 
-use millstream_machine::metadata::MetadataLog;
-use millstream_protocol::messages::{
-    AddRaftVoterRequest, AddRaftVoterResponse, ApiVersionsResponse, DescribeClusterRequest,
-    DescribeClusterResponse,
-};
+use millstream_protocol::messages::describe_cluster::DescribeClusterBroker;
+use millstream_protocol::messages::{ApiVersionsResponse, DescribeClusterRequest, DescribeClusterResponse};
 use millstream_protocol::versions::Audience;
 use millstream_protocol::{CallError, Ctx, ErrorCode, Receipt, Request, Response};
 
 use super::api_versions;
 use crate::Broker;
+use crate::metadata::quorum::MemberStatus;
 use crate::refusal::Refusal;
 use crate::shared::Shared;
 
@@ -26,7 +24,6 @@ pub(super) fn handle(broker: &Broker, ctx: &Ctx, request: Request) -> Receipt {
             super::now(ApiVersionsResponse { api_keys: Audience::Controllers.told(), ..told })
         }
         Request::DescribeCluster(request) => super::now(describe(&shared, &request)),
-        Request::AddRaftVoter(request) => broker.answer("add a voter", add_voter(shared, request)),
         other => {
             let Some(quorum) = shared.metadata.log().quorum() else {
                 return unanswered(&shared, &ErrorCode::NotController.into()).into();
@@ -60,32 +57,20 @@ fn describe(shared: &Shared, request: &DescribeClusterRequest) -> DescribeCluste
             ..DescribeClusterResponse::default()
         };
     }
-    let leader = shared.metadata.log().leader();
+    let log = shared.metadata.log();
+    let members = log.quorum().map(|quorum| quorum.status().members).unwrap_or_default();
+    let controller = |member: MemberStatus| DescribeClusterBroker {
+        broker_id: member.member.node.0,
+        host: member.endpoint.host,
+        port: i32::from(member.endpoint.port),
+        ..DescribeClusterBroker::default()
+    };
+    let leader = log.leader();
     DescribeClusterResponse {
         endpoint_type: CONTROLLERS,
+        brokers: members.into_iter().filter(|member| member.votes).map(controller).collect(),
         cluster_id: shared.cluster_id.clone(),
         controller_id: leader.map_or(-1, |(member, _)| member.node.0),
         ..DescribeClusterResponse::default()
-    }
-}
-
-/// The active controller adds it; any other passes the request on.
-pub(super) async fn add_voter(shared: Arc<Shared>, request: AddRaftVoterRequest) -> AddRaftVoterResponse {
-    let wrong_cluster = request.cluster_id.as_ref().is_some_and(|id| *id != shared.cluster_id);
-    let added = if wrong_cluster {
-        Err(ErrorCode::InconsistentClusterId.into())
-    } else if shared.metadata.log().leadership().1 {
-        shared.metadata.add_voter(&request).await
-    } else {
-        return shared.metadata.forward_add_voter(request).await.unwrap_or_else(refused);
-    };
-    added.map_or_else(refused, |()| AddRaftVoterResponse::default())
-}
-
-fn refused(refusal: Refusal) -> AddRaftVoterResponse {
-    AddRaftVoterResponse {
-        error_code: refusal.code.code(),
-        error_message: refusal.why,
-        ..AddRaftVoterResponse::default()
     }
 }

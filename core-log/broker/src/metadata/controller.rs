@@ -1,4 +1,5 @@
-//! The active controller at work: it decides what others ask for, and looks after brokers that have gone silent.
+//! The active controller at work: it decides what others ask for, and looks after brokers that have gone silent and partitions
+//! that are not led by whom they should be.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +41,7 @@ impl Metadata {
             Request::UpdateFeatures(r) => self.decide(|c, i, _| c.update_features(i, &r)).await?.into(),
             Request::UnregisterBroker(r) => self.unregister_broker(&r).await?.into(),
             Request::DescribeQuorum(r) => self.describe_quorum(&r)?.into(),
+            Request::AddRaftVoter(r) => self.add_voter(&r).await?.into(),
             Request::RemoveRaftVoter(r) => self.remove_voter(&r).await?.into(),
             Request::BrokerRegistration(r) => {
                 self.decide(|c, i, _| c.register_broker(i, &self.liveness.lock(), now, &r)).await?.into()
@@ -58,6 +60,7 @@ impl Metadata {
     /// Looks after the brokers while this node is the active controller, until the node ends.
     pub(crate) async fn control(self: Arc<Self>) {
         let mut led: Option<LeaderEpoch> = None;
+        let mut leaders_due = Duration::ZERO;
         loop {
             let seen = self.log.leadership();
             let (epoch, leads) = seen;
@@ -66,7 +69,12 @@ impl Metadata {
                 self.log.leadership_changed(seen).await;
                 continue;
             }
-            let outcome = if led == Some(epoch) { self.look_after().await } else { self.begin().await };
+            let outcome = if led == Some(epoch) {
+                self.look_after(&mut leaders_due).await
+            } else {
+                leaders_due = self.env.elapsed().saturating_add(self.leaders_interval());
+                self.begin().await
+            };
             match outcome {
                 Ok(()) => led = Some(epoch),
                 Err(refusal) => {
@@ -81,6 +89,7 @@ impl Metadata {
             let now = monotonic(&self.env);
             let next = self.liveness.lock().next_look(now);
             let wait = Duration::from_millis(u64::try_from(next.since_ms(now)).unwrap_or(1));
+            let wait = wait.min(leaders_due.saturating_sub(self.env.elapsed()));
             select(std::pin::pin!(self.log.leadership_changed(seen)), self.env.sleep(wait)).await;
         }
     }
@@ -94,7 +103,8 @@ impl Metadata {
         self.decide(bootstrap).await
     }
 
-    async fn look_after(&self) -> Result<(), Refusal> {
+    /// Looks after the brokers; and after the leaders, where that is due.
+    async fn look_after(&self, leaders_due: &mut Duration) -> Result<(), Refusal> {
         let fence = |controller: &Controller, image: &Image, _: NewIds<'_>| {
             let silent = self.liveness.lock().expired(monotonic(&self.env), image);
             if !silent.is_empty() {
@@ -105,6 +115,26 @@ impl Metadata {
             }
             controller.fence(image, &silent)
         };
-        self.decide(fence).await
+        self.decide(fence).await?;
+        if self.env.elapsed() >= *leaders_due {
+            let wait = if self.look_at_leaders().await? { AGAIN } else { self.leaders_interval() };
+            *leaders_due = self.env.elapsed().saturating_add(wait);
+        }
+        Ok(())
+    }
+
+    /// Has preferred leaders lead again, and whoever may lead partitions that nobody leads. Says whether there may be more to do.
+    async fn look_at_leaders(&self) -> Result<bool, Refusal> {
+        let mut more = false;
+        if self.config.flag("auto.leader.rebalance.enable") {
+            more |= self.decide(|controller, image, _| controller.balance_leaders(image)).await?;
+        }
+        more |= self.decide(|controller, image, _| controller.elect_leaderless(image)).await?;
+        Ok(more)
+    }
+
+    fn leaders_interval(&self) -> Duration {
+        let seconds = self.config.number("leader.imbalance.check.interval.seconds");
+        Duration::from_secs(u64::try_from(seconds).unwrap_or(1))
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures::future::select;
+use futures::future::{Either, select};
 use millstream_machine::metadata::WHATEVER_EPOCH;
 use millstream_protocol::Endpoint;
 use millstream_protocol::ErrorCode;
@@ -28,6 +28,8 @@ const EAGER_HEARTBEAT: Duration = Duration::from_millis(50);
 const DISCOVERY_PATIENCE: Duration = Duration::from_secs(60);
 /// How long joining the quorum may take on the other side: the log has to be sent.
 const JOIN_PATIENCE: Duration = Duration::from_secs(90);
+/// How often a node that waits to be taken in looks whether it waits at the right place.
+const ACTIVE_LOOK: Duration = Duration::from_secs(2);
 /// How long a node that goes waits for another to lead the quorum.
 const ELECTION_PATIENCE: Duration = Duration::from_secs(2);
 /// In DescribeCluster: controllers are asked for.
@@ -62,7 +64,7 @@ impl Metadata {
     async fn ask_to_join(&self, settings: &QuorumConfig, me: MemberId) {
         loop {
             for server in settings.bootstrap.iter().filter(|server| **server != settings.endpoint) {
-                let request = AddRaftVoterRequest {
+                let asked = AddRaftVoterRequest {
                     cluster_id: Some(self.cluster_id.clone()),
                     timeout_ms: i32::try_from(JOIN_PATIENCE.as_millis()).unwrap_or(i32::MAX),
                     voter_id: me.node.0,
@@ -74,17 +76,43 @@ impl Metadata {
                     }],
                     ..AddRaftVoterRequest::default()
                 };
-                match self.links.call_within(server, JOIN_PATIENCE, request).await {
+                let Some(active) = self.active_controller(server).await else { continue };
+                let asking = std::pin::pin!(self.links.call_within(&active, JOIN_PATIENCE, asked));
+                let deposed = std::pin::pin!(self.another_is_active(&settings.bootstrap, &active));
+                let Either::Left((answer, _)) = select(asking, deposed).await else { continue };
+                match answer {
                     Ok(answer) if answer.error_code == 0 => return,
                     Ok(answer) => {
                         let code = ErrorCode::from_code(answer.error_code);
-                        tracing::info!(%server, %code, why = ?answer.error_message, "not taken into the quorum yet");
+                        tracing::info!(%active, %code, why = ?answer.error_message, "not taken into the quorum yet");
                     }
-                    Err(error) => tracing::debug!(%server, %error, "a controller does not answer"),
+                    Err(error) => tracing::debug!(%active, %error, "a controller does not take this node in"),
                 }
             }
             self.env.sleep(RETRY).await;
         }
+    }
+
+    /// Waits until one of `servers` knows another active controller than `active`: an answer of a deposed one may never come.
+    async fn another_is_active(&self, servers: &[Endpoint], active: &Endpoint) {
+        loop {
+            self.env.sleep(ACTIVE_LOOK).await;
+            for server in servers {
+                if self.active_controller(server).await.is_some_and(|now| now != *active) {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Where the active controller is, as the controller at `server` knows it.
+    async fn active_controller(&self, server: &Endpoint) -> Option<Endpoint> {
+        let asked = DescribeClusterRequest { endpoint_type: CONTROLLERS, ..Default::default() };
+        let told = self.links.call(server, asked).await;
+        let told = told.inspect_err(|error| tracing::debug!(%server, %error, "a controller does not answer"));
+        let told = told.ok()?;
+        let active = told.brokers.iter().find(|controller| controller.broker_id == told.controller_id)?;
+        Some(Endpoint::new(&*active.host, u16::try_from(active.port).ok()?))
     }
 
     pub(super) fn votes(&self, me: MemberId) -> bool {
@@ -218,31 +246,6 @@ impl Metadata {
                 tracing::warn!("nobody takes the quorum over; it elects another leader once this one is gone")
             }
         }
-    }
-
-    /// Takes a node into the quorum: as a learner first, then with a vote. An older member of the same node is one whose directory
-    /// was lost, and goes first.
-    ///
-    /// # Errors
-    /// NOT_LEADER_OR_FOLLOWER on any node but the active controller; what the quorum says.
-    pub(crate) async fn add_voter(&self, request: &AddRaftVoterRequest) -> Result<(), Refusal> {
-        let quorum = self.log.quorum().ok_or(ErrorCode::UnsupportedVersion)?;
-        let listener = request.listeners.first().ok_or(ErrorCode::InvalidRequest)?;
-        let endpoint = Endpoint::new(&*listener.host, listener.port);
-        let node = millstream_record::NodeId(request.voter_id);
-        let member = MemberId { node, directory: request.voter_directory_id };
-        let _turn = self.membership.lock().await;
-        let known = quorum.status().members;
-        if known.iter().any(|known| known.member == member && known.votes) {
-            return Ok(());
-        }
-        for old in known.iter().filter(|old| old.member.node == node && old.member != member) {
-            quorum.remove(old.member).await.map_err(unchanged)?;
-        }
-        if !known.iter().any(|known| known.member == member) {
-            quorum.add_learner(member, endpoint).await.map_err(unchanged)?;
-        }
-        quorum.promote(member).await.map_err(unchanged)
     }
 }
 

@@ -1,14 +1,14 @@
-//! The quorum as operators see it: who votes, how far each is, and taking one out.
+//! The quorum as operators and new nodes see it: who votes, how far each is, taking one in and taking one out.
 
 use millstream_machine::metadata::{Controller, Decision, Image, MetadataLog, NewIds};
-use millstream_protocol::ErrorCode;
 use millstream_protocol::messages::describe_quorum::{
     DescribeQuorumResponsePartitionData, DescribeQuorumResponseTopicData, Listener, Node, ReplicaState,
 };
 use millstream_protocol::messages::{
-    DescribeQuorumRequest, DescribeQuorumResponse, RemoveRaftVoterRequest, RemoveRaftVoterResponse,
-    UnregisterBrokerRequest, UnregisterBrokerResponse,
+    AddRaftVoterRequest, AddRaftVoterResponse, DescribeQuorumRequest, DescribeQuorumResponse,
+    RemoveRaftVoterRequest, RemoveRaftVoterResponse, UnregisterBrokerRequest, UnregisterBrokerResponse,
 };
+use millstream_protocol::{Endpoint, ErrorCode};
 use millstream_record::NodeId;
 
 use super::Metadata;
@@ -133,6 +133,58 @@ impl Metadata {
             Decision { records: Vec::new(), response }
         };
         self.decide(unregister).await
+    }
+
+    /// Takes a node into the quorum: as a learner first, then with a vote. An older member of the same node is one whose directory
+    /// was lost, and goes first.
+    ///
+    /// # Errors
+    /// NOT_CONTROLLER on any node but the active controller.
+    pub(crate) async fn add_voter(
+        &self,
+        request: &AddRaftVoterRequest,
+    ) -> Result<AddRaftVoterResponse, Refusal> {
+        if !self.log.leadership().1 {
+            return Err(ErrorCode::NotController.into());
+        }
+        let added = if request.cluster_id.as_ref().is_some_and(|id| *id != self.cluster_id) {
+            let why = format!("this is cluster {}", self.cluster_id);
+            Err(Refusal::new(ErrorCode::InconsistentClusterId, why))
+        } else {
+            self.take_in(request).await
+        };
+        match added {
+            Ok(()) => Ok(AddRaftVoterResponse::default()),
+            Err(refusal) if refusal.code == ErrorCode::NotLeaderOrFollower => {
+                Err(ErrorCode::NotController.into())
+            }
+            Err(Refusal { code, why }) => Ok(AddRaftVoterResponse {
+                error_code: code.code(),
+                error_message: why,
+                ..AddRaftVoterResponse::default()
+            }),
+        }
+    }
+
+    async fn take_in(&self, request: &AddRaftVoterRequest) -> Result<(), Refusal> {
+        let quorum = self.log.quorum().ok_or(ErrorCode::UnsupportedVersion)?;
+        let listener = request.listeners.first().ok_or(ErrorCode::InvalidRequest)?;
+        let endpoint = Endpoint::new(&*listener.host, listener.port);
+        let node = NodeId(request.voter_id);
+        let member = MemberId { node, directory: request.voter_directory_id };
+        let _turn = self.membership.lock().await;
+        let known = quorum.status().members;
+        if known.iter().any(|known| known.member == member && known.votes) {
+            return Ok(());
+        }
+        tracing::info!(%member, %endpoint, "takes a member into the quorum");
+        for old in known.iter().filter(|old| old.member.node == node && old.member != member) {
+            quorum.remove(old.member).await.map_err(unchanged)?;
+        }
+        if !known.iter().any(|known| known.member == member) {
+            quorum.add_learner(member, endpoint).await.map_err(unchanged)?;
+        }
+        quorum.promote(member).await.map_err(unchanged)
     }
 
     /// Takes a voter out of the quorum.

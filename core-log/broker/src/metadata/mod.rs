@@ -30,8 +30,8 @@ use millstream_machine::metadata::{
 };
 use millstream_protocol::messages::create_topics::CreatableTopic;
 use millstream_protocol::messages::{
-    AddRaftVoterRequest, AddRaftVoterResponse, AllocateProducerIdsRequest, AllocateProducerIdsResponse,
-    AlterPartitionRequest, AlterPartitionResponse, BrokerRegistrationRequest, CreateTopicsRequest,
+    AllocateProducerIdsRequest, AllocateProducerIdsResponse, AlterPartitionRequest, AlterPartitionResponse,
+    BrokerRegistrationRequest, CreateTopicsRequest,
 };
 use millstream_protocol::{ApiKey, ErrorCode, Rpc};
 use millstream_record::{Offset, Uuid};
@@ -344,19 +344,6 @@ impl Metadata {
         }
     }
 
-    /// Passes on what only the active controller can do.
-    ///
-    /// # Errors
-    /// NOT_CONTROLLER while none is known.
-    pub(crate) async fn forward_add_voter(
-        &self,
-        request: AddRaftVoterRequest,
-    ) -> Result<AddRaftVoterResponse, Refusal> {
-        let (_, endpoint) = self.log.leader().ok_or(ErrorCode::NotController)?;
-        let answer = self.links.call_within(&endpoint, ADD_VOTER_PATIENCE, request).await;
-        answer.map_err(|error| Refusal::new(ErrorCode::NotController, error.to_string()))
-    }
-
     /// An answer that comes when another leads the quorum by then may be waited for in vain: whoever paused as the leader still holds
     /// its connections.
     async fn forward<R: Rpc>(&self, request: R) -> Result<R::Response, Refusal> {
@@ -365,6 +352,7 @@ impl Metadata {
         let (_, endpoint) = seen.1.as_ref().ok_or(ErrorCode::NotController)?;
         let patience = match R::API {
             ApiKey::CreateTopics | ApiKey::CreatePartitions | ApiKey::DeleteTopics => TOPICS_PATIENCE,
+            ApiKey::AddRaftVoter => ADD_VOTER_PATIENCE,
             _ => CONTROLLER_TIMEOUT,
         };
         let asking = std::pin::pin!(self.links.call_within(endpoint, patience, request));

@@ -115,6 +115,7 @@ impl Partition {
         };
         let producer = header.as_ref().map_or(ProducerId(-1), |header| header.producer_id);
         let open_before = open_transaction(&state.log, producer);
+        state.is_closed = false;
         let info = state.log.append(batches, origin, self.context.env.now())?;
         if header.is_some_and(|header| header.attributes.is_control()) {
             state.guards.marked(producer);

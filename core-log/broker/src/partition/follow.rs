@@ -69,6 +69,7 @@ impl Partition {
     fn copy_locked(&self, state: &mut State, fetched: &Fetched<'_>) -> Result<Deferred, Refusal> {
         let mut after = Deferred::default();
         if !fetched.batches.is_empty() {
+            state.is_closed = false;
             append(state, fetched.batches, self.context.env.now())?;
             state.want_flush(&mut after);
         }
@@ -110,6 +111,7 @@ impl Partition {
             if target < known_mark {
                 tracing::warn!(partition = %self.at, %target, %known_mark, "cuts below what was replicated: an unclean election");
             }
+            state.is_closed = false;
             let end = state.log.truncate_to(target, self.context.env.now())?;
             state.following(epoch)?.cut(end);
             if state.log.flushed_offset() < end {
@@ -129,6 +131,7 @@ impl Partition {
         {
             let mut state = self.state.lock();
             let mark = state.following(epoch)?.high_watermark();
+            state.is_closed = false;
             state.log.truncate_fully_and_start_at(start, self.context.env.now())?;
             let flushed = state.log.flushed_offset();
             state.role = Role::Following(Follower::new(epoch, start, flushed, mark));
@@ -146,7 +149,9 @@ impl State {
     fn following(&mut self, epoch: LeaderEpoch) -> Result<&mut Follower, Refusal> {
         match &mut self.role {
             Role::Following(follower) if follower.epoch() == epoch => Ok(follower),
-            Role::Following(_) | Role::Leading(_) => Err(ErrorCode::NotLeaderOrFollower.into()),
+            Role::Following(_) | Role::Leading(_) | Role::Retired { .. } => {
+                Err(ErrorCode::NotLeaderOrFollower.into())
+            }
             Role::Failed(_) => Err(ErrorCode::KafkaStorageError.into()),
         }
     }

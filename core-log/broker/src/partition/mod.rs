@@ -84,8 +84,8 @@ struct State {
     guards: Guards,
     /// The flusher has this partition, or will be given it.
     flushing: bool,
-    /// Where the log ended when it was closed last, if it was found closed.
-    closed_at: Option<Offset>,
+    /// The log was found closed and has not been written to since.
+    is_closed: bool,
 }
 
 /// What is to be done once the lock is released.
@@ -111,7 +111,7 @@ impl Partition {
         high_watermark: Offset,
         was_clean: bool,
     ) -> Arc<Self> {
-        let (topic_id, end) = (log.topic_id(), log.end_offset());
+        let topic_id = log.topic_id();
         log.set_config(settings.log.clone());
         let state = State {
             role: Role::none(&log, high_watermark),
@@ -124,7 +124,7 @@ impl Partition {
             armed: Armed::default(),
             guards: Guards::default(),
             flushing: false,
-            closed_at: was_clean.then_some(end),
+            is_closed: was_clean,
         };
         Arc::new(Self {
             at,
@@ -184,10 +184,11 @@ impl Partition {
         state.followers.remove(&key);
     }
 
-    /// Plays no part any more: the topic is gone, or the broker ends. Who waits is told to ask elsewhere.
-    pub(crate) fn resign(self: &Arc<Self>) {
-        let after = self.resign_locked(&mut self.state.lock());
-        self.perform(after);
+    /// The replica is gone from this broker: nothing is written any more, and its directory may be deleted. Who waits is told to ask
+    /// elsewhere.
+    pub(crate) fn leave(self: &Arc<Self>) {
+        self.retire();
+        self.state.lock().log.leave();
     }
 
     /// Forgets who waits, without an answer: the broker is gone.
@@ -200,6 +201,9 @@ impl Partition {
     pub(crate) fn retain(self: &Arc<Self>) -> Result<(), StorageError> {
         let after = {
             let mut state = self.state.lock();
+            if matches!(state.role, Role::Retired { .. }) {
+                return Ok(());
+            }
             let mark = state.role.high_watermark();
             state.log.retention(self.context.env.now(), mark)?;
             let log_start = state.log.start_offset();
@@ -209,12 +213,26 @@ impl Partition {
         Ok(())
     }
 
-    /// Plays no part any more, and leaves the log so that the next open need not scan it. Blocks under the lock: nobody else is
+    /// The broker ends: nothing is written from now on, whoever asks, so that what is flushed and closed then stays so. A follower
+    /// that went on copying would add to a log that the directory says was closed.
+    pub(crate) fn retire(self: &Arc<Self>) {
+        let after = {
+            let mut state = self.state.lock();
+            let after = self.resign_locked(&mut state);
+            if !matches!(state.role, Role::Failed(_)) {
+                let (epoch, high_watermark) = (state.role.epoch(), state.role.high_watermark());
+                state.role = Role::Retired { epoch, high_watermark };
+            }
+            after
+        };
+        self.perform(after);
+    }
+
+    /// Leaves the log of a partition that has retired so that the next open need not scan it. Blocks under the lock: nobody else is
     /// left. A log that was closed before and has not been written to since is left as it is.
-    pub(crate) fn close(self: &Arc<Self>) -> Result<(), StorageError> {
-        self.resign();
+    pub(crate) fn close(&self) -> Result<(), StorageError> {
         let mut state = self.state.lock();
-        if state.closed_at == Some(state.log.end_offset()) { Ok(()) } else { state.log.close() }
+        if state.is_closed { Ok(()) } else { state.log.close() }
     }
 
     /// What the directory's checkpoints say of this partition.

@@ -18,6 +18,8 @@ pub(super) enum Role {
     Following(Follower),
     /// A flush failed under a follower: what it has is not known any more.
     Failed(LeaderEpoch),
+    /// The broker ends: nothing is written any more.
+    Retired { epoch: LeaderEpoch, high_watermark: Offset },
 }
 
 /// What the metadata says of a partition, as far as a replica acts on it.
@@ -69,7 +71,7 @@ impl Role {
         match self {
             Self::Leading(leader) => leader.epoch(),
             Self::Following(follower) => follower.epoch(),
-            Self::Failed(epoch) => *epoch,
+            Self::Failed(epoch) | Self::Retired { epoch, .. } => *epoch,
         }
     }
 
@@ -77,6 +79,7 @@ impl Role {
         match self {
             Self::Leading(leader) => leader.high_watermark(),
             Self::Following(follower) => follower.high_watermark(),
+            Self::Retired { high_watermark, .. } => *high_watermark,
             Self::Failed(_) => Offset(0),
         }
     }
@@ -92,7 +95,7 @@ impl Role {
                 LeaderState::Resigned => Err(ErrorCode::NotLeaderOrFollower.into()),
                 LeaderState::Failed => Err(ErrorCode::KafkaStorageError.into()),
             },
-            Self::Following(_) => Err(ErrorCode::NotLeaderOrFollower.into()),
+            Self::Following(_) | Self::Retired { .. } => Err(ErrorCode::NotLeaderOrFollower.into()),
             Self::Failed(_) => Err(ErrorCode::KafkaStorageError.into()),
         }
     }
@@ -106,7 +109,7 @@ impl Partition {
             let mut state = self.state.lock();
             let known = state.role.epoch();
             let leads = assigned.leader == Some(self.context.node);
-            if matches!(state.role, Role::Failed(_)) || assigned.leader_epoch < known {
+            if matches!(state.role, Role::Failed(_) | Role::Retired { .. }) || assigned.leader_epoch < known {
                 (Leadership::Unchanged, Deferred::default())
             } else if assigned.leader_epoch == known {
                 (Leadership::Unchanged, self.go_on(&mut state, assigned))

@@ -42,6 +42,13 @@ async fn in_sync(cluster: &Cluster) -> usize {
     topic.partitions.iter().map(|partition| partition.in_sync.len()).min().unwrap_or(0)
 }
 
+/// Whether every partition is led by its first replica.
+async fn preferred_lead(cluster: &Cluster) -> bool {
+    let Ok(topics) = cluster.client.admin().describe_topics(&[TOPIC]).await else { return false };
+    let Some(Ok(topic)) = topics.get(TOPIC) else { return false };
+    topic.partitions.iter().all(|partition| partition.leader == partition.replicas.first().copied())
+}
+
 #[test]
 fn what_is_acknowledged_outlives_a_crash_of_any_node_and_is_there_once_in_order() {
     let (runtime, env) = HostRuntime::start("cluster-test", 2).unwrap();
@@ -64,6 +71,8 @@ fn what_is_acknowledged_outlives_a_crash_of_any_node_and_is_there_once_in_order(
         cluster.restart(next);
         cluster.until("all are in sync after a stop", async || in_sync(&cluster).await == 3).await;
         all_is_there(&cluster).await;
+        // Who was away leads again what it was first chosen for, without anybody asking.
+        cluster.until("the preferred lead", async || preferred_lead(&cluster).await).await;
     });
 }
 

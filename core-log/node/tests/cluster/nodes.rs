@@ -52,6 +52,7 @@ impl Place {
             ("controller.quorum.auto.join.enable", "true"),
             // A crash is noticed by the connections that end, not by a session.
             ("broker.session.timeout.ms", "600000"),
+            ("leader.imbalance.check.interval.seconds", "2"),
             ("default.replication.factor", "3"),
             ("min.insync.replicas", "2"),
             ("offsets.topic.num.partitions", &partitions),

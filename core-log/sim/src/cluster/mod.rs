@@ -98,6 +98,8 @@ impl ClusterWorld {
             ("records read", did.reads),
             ("group offset commits", did.offset_commits),
             ("searches", did.searches),
+            ("transactions committed", did.committed),
+            ("transactions aborted", did.aborted),
             ("node starts", sum(&|machine| machine.restarts())),
             ("clean stops", sum(&|machine| machine.clean_stops())),
             ("sectors torn", sum(&|machine| machine.disk().injected().torn)),
@@ -206,10 +208,7 @@ impl ClusterWorld {
             }
             for topic in image.topics() {
                 for (partition, index) in topic.partitions.iter().zip(0..) {
-                    if partition.leader.is_none()
-                        || partition.isr.len() < partition.replicas.len()
-                        || partition.isr.len() < 3
-                    {
+                    if partition.leader.is_none() || partition.isr.len() < partition.replicas.len() {
                         return Err(format!(
                             "to node {number} {}-{index} has the leader {:?} and the in-sync set {:?} of {:?}",
                             topic.name, partition.leader, partition.isr, partition.replicas
@@ -240,7 +239,7 @@ impl ClusterWorld {
 
     /// Waits until all replicas have all of it, stops the nodes and compares their bytes.
     async fn compare(&self, env: &Env) -> Vec<String> {
-        if let Err(why) = self.until(env, WHOLE_MAX, || self.level()).await {
+        if let Err(why) = self.until(env, WHOLE_MAX, || self.lacks().and_then(|()| self.level())).await {
             return vec![why];
         }
         let leaders = self.views().into_iter().filter(|view| view.leads.is_some()).collect::<Vec<_>>();
@@ -257,8 +256,11 @@ impl ClusterWorld {
     fn level(&self) -> Result<(), String> {
         let views = self.views();
         for leader in views.iter().filter(|view| view.leads.is_some()) {
-            let same = views.iter().filter(|view| view.topic_id == leader.topic_id && view.at == leader.at);
-            for view in same {
+            let same = |view: &&ReplicaView| view.topic_id == leader.topic_id && view.at == leader.at;
+            if views.iter().filter(same).count() < self.room.machines().len() {
+                return Err(format!("not every node has a replica of {}", leader.at));
+            }
+            for view in views.iter().filter(same) {
                 if view.end != leader.high_watermark || view.durable_end != leader.high_watermark {
                     return Err(format!("a replica does not come up to its leader: {view:?}, {leader:?}"));
                 }

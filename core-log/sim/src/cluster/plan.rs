@@ -32,6 +32,8 @@ pub enum Fault {
     PowerLoss(Who),
     /// Every node loses power.
     AllLosePower,
+    /// The node loses its disk, and comes back with an empty one.
+    Wipe(Who),
     /// An orderly shutdown.
     Stop(Who),
     /// SIGSTOP for so long.
@@ -62,6 +64,7 @@ impl Fault {
             Self::DieInside(..) => "deaths inside a disk call",
             Self::PowerLoss(_) => "power losses of one node",
             Self::AllLosePower => "power losses of all nodes",
+            Self::Wipe(_) => "disks lost",
             Self::Stop(_) => "orderly stops",
             Self::Pause(..) => "pauses",
             Self::Isolate(..) => "nodes cut off",
@@ -95,12 +98,16 @@ pub struct Plan {
     pub idempotent: u32,
     /// Producers with acks=1.
     pub unsafe_producers: u32,
+    /// Transactional producers, and a reader of what they commit.
+    pub transactional: Option<u32>,
     /// Members of the consumer group.
     pub members: u32,
     /// Readers that search by offset and time.
     pub wanderers: u32,
     /// Whether topics come and go beside.
     pub topic_changes: bool,
+    /// Whether an operator moves replicas and leaders.
+    pub operated: bool,
     /// Whether a topic with short retention is written beside.
     pub retention: bool,
     /// Records that each producer sends.
@@ -117,6 +124,8 @@ pub struct Plan {
     pub lag_ms: u64,
     /// `broker.session.timeout.ms`
     pub session_ms: u64,
+    /// `leader.imbalance.check.interval.seconds`
+    pub leaders_s: u64,
     /// What goes wrong.
     pub strikes: Vec<Strike>,
 }
@@ -129,9 +138,10 @@ impl Plan {
             records: self.records,
             idempotent: self.idempotent,
             unsafe_producers: self.unsafe_producers,
-            transactional: None,
+            transactional: self.transactional,
             short: self.retention.then_some(false),
             topic_changes: self.topic_changes,
+            operated: self.operated.then_some(NODES),
             wanderers: self.wanderers,
             members: self.members,
         }
@@ -141,7 +151,7 @@ impl Plan {
     pub fn of(random: &mut Random) -> Self {
         let count = 1 + random.below(FAULTS_MAX);
         let strikes: Vec<Strike> = (0..count).map(|_| strike(random)).collect();
-        Self {
+        let mut plan = Self {
             partitions: 1 + random.below(2) as u32,
             idempotent: 1 + random.below(2) as u32,
             unsafe_producers: random.below(2) as u32,
@@ -157,7 +167,16 @@ impl Plan {
             lag_ms: 1_000 + random.below(3_000),
             session_ms: 1_000 + random.below(2_000),
             strikes,
+            transactional: random.one_in(2).then(|| 1 + random.below(2) as u32),
+            operated: random.one_in(3),
+            leaders_s: 1 + random.below(12),
+        };
+        // One disk at most: with two of three lost, records that were acknowledged may be.
+        if random.one_in(4) {
+            let at = random.below(count) as usize;
+            plan.strikes[at].fault = Fault::Wipe(who(random));
         }
+        plan
     }
 }
 

@@ -29,6 +29,7 @@ const HEALTHY_DISK: Duration = Duration::from_millis(3);
 #[derive(Clone)]
 pub struct Room {
     sim: Sim,
+    plan: Plan,
     machines: Vec<Machine>,
     state: Arc<Mutex<State>>,
 }
@@ -48,9 +49,10 @@ impl Room {
     /// # Errors
     /// A property that is not known.
     pub fn new(sim: &Sim, plan: &Plan) -> millstream_node::Result<Self> {
-        let machine = |number: u16| Ok(Machine::on_host(sim, config(number, plan)?, number));
+        // The first founds the cluster; the others join it.
+        let machine = |number: u16| Ok(Machine::on_host(sim, config(number, plan, [1])?, number));
         let machines = (1..=NODES).map(machine).collect::<millstream_node::Result<Vec<_>>>()?;
-        Ok(Self { sim: sim.clone(), machines, state: Arc::default() })
+        Ok(Self { sim: sim.clone(), plan: plan.clone(), machines, state: Arc::default() })
     }
 
     /// Where clients begin.
@@ -81,6 +83,14 @@ impl Room {
         match fault {
             Fault::Crash(who) => self.away(self.find(who), away, false),
             Fault::PowerLoss(who) => self.away(self.find(who), away, true),
+            Fault::Wipe(who) => {
+                let machine = self.find(who);
+                match config(machine.host(), &self.plan, self.others(machine.host())) {
+                    Ok(config) => machine.wipe(config),
+                    Err(error) => panic!("the world's config: {error}"),
+                }
+                self.away(machine, away, false);
+            }
             Fault::AllLosePower => {
                 self.machines.iter().for_each(|machine| self.away(machine, away, true));
             }
@@ -208,19 +218,24 @@ fn host(number: u16) -> String {
     format!("host-{number}")
 }
 
-fn config(number: u16, plan: &Plan) -> millstream_node::Result<NodeConfig> {
+fn config(
+    number: u16,
+    plan: &Plan,
+    known: impl IntoIterator<Item = u16>,
+) -> millstream_node::Result<NodeConfig> {
     let mut config = NodeConfig::new("/data");
+    let known: Vec<String> =
+        known.into_iter().map(|other| format!("{}:{CONTROLLERS}", host(other))).collect();
     let host = host(number);
-    // The first founds the cluster; the others join it.
-    let founder = super::room::host(1);
     for (key, value) in [
         ("node.id", number.to_string()),
         ("listeners", format!("PLAINTEXT://{host}:{CLIENTS},CONTROLLER://{host}:{CONTROLLERS}")),
         ("controller.listener.names", "CONTROLLER".to_owned()),
-        ("controller.quorum.bootstrap.servers", format!("{founder}:{CONTROLLERS}")),
+        ("controller.quorum.bootstrap.servers", known.join(",")),
         ("controller.quorum.auto.join.enable", "true".to_owned()),
         ("broker.session.timeout.ms", plan.session_ms.to_string()),
         ("broker.heartbeat.interval.ms", (plan.session_ms / 5).to_string()),
+        ("leader.imbalance.check.interval.seconds", plan.leaders_s.to_string()),
         ("replica.lag.time.max.ms", plan.lag_ms.to_string()),
         ("replica.socket.timeout.ms", "3000".to_owned()),
         ("replica.fetch.backoff.ms", "100".to_owned()),

@@ -3,7 +3,7 @@
 //! Rules, each broken one a line of text:
 //! 1. In one leader epoch of a partition at most one life of one node leads.
 //! 2. Every member of the newest committed in-sync set has, on its platter, everything below the highest mark that was ever
-//!    seen of the partition.
+//!    seen of the partition. A member whose disk was lost is one until it has registered with its new one.
 //! 3. At the end all replicas hold the same bytes, from the latest of their starts to the mark.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,11 +13,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use millstream_broker::ReplicaView;
 use millstream_machine::metadata::Image;
-use millstream_record::{Batches, LeaderEpoch, TopicId, TopicPartition};
+use millstream_record::{Batches, LeaderEpoch, TopicId, TopicPartition, Uuid};
 
 use crate::executor::Owner;
 use crate::machine::Machine;
-use crate::workload::SHORT;
+use crate::workload::{PASSING, SHORT};
 
 type Key = (TopicId, i32);
 
@@ -37,11 +37,10 @@ impl Watch {
     pub fn look(&mut self, machines: &[Machine]) {
         self.looks += 1;
         for machine in machines {
-            let (Some(owner), Some(broker)) = (machine.owner(), machine.broker()) else { continue };
-            for replica in broker.replicas() {
-                self.note(owner, &replica);
+            if let (Some(owner), Some(broker)) = (machine.owner(), machine.broker()) {
+                broker.replicas().iter().for_each(|replica| self.note(owner, replica));
             }
-            let image = broker.image();
+            let Some(image) = machine.image() else { continue };
             if self.newest.as_ref().is_none_or(|newest| newest.end() < image.end()) {
                 self.newest = Some(image);
             }
@@ -68,8 +67,10 @@ impl Watch {
     }
 
     fn check_durability(&mut self, machines: &[Machine], image: &Image) {
-        // What retention takes may be half gone from the platter, so a log with it says nothing.
-        for topic in image.topics().filter(|topic| &*topic.name != SHORT.0) {
+        // What retention takes may be half gone from the platter, so a log with it says nothing; nor does a topic that is deleted now
+        // and then: all who know of that may be down.
+        let stays = |name: &str| name != SHORT.0 && !name.starts_with(PASSING);
+        for topic in image.topics().filter(|topic| stays(&topic.name)) {
             for (partition, index) in topic.partitions.iter().zip(0..) {
                 let Some(mark) = self.marks.get(&(topic.id, index)).copied().filter(|mark| *mark > 0) else {
                     continue;
@@ -79,6 +80,10 @@ impl Watch {
                     let Some(machine) = machines.iter().find(|one| i32::from(one.host()) == member.0) else {
                         continue;
                     };
+                    let registered = image.broker(*member).map_or(&[][..], |broker| &broker.directories);
+                    if !is_on(machine, registered) {
+                        continue;
+                    }
                     let end = end_of(&read(machine, &at, true));
                     if end < mark {
                         self.breaches.insert(format!(
@@ -132,6 +137,17 @@ impl Watch {
     pub fn epochs(&self) -> u64 {
         self.leaders.len() as u64
     }
+}
+
+/// Whether one of these directories is on the machine's disk.
+fn is_on(machine: &Machine, directories: &[Uuid]) -> bool {
+    let files = machine.disk().files(&PathBuf::from("/data"), false);
+    let Some(properties) = files.get("meta.properties").map(|bytes| String::from_utf8_lossy(bytes)) else {
+        return false;
+    };
+    directories
+        .iter()
+        .any(|directory| properties.lines().any(|line| line == format!("directory.id={directory}")))
 }
 
 /// One batch on a disk.

@@ -10,11 +10,13 @@ use millstream_env::Env;
 use millstream_record::TopicPartition;
 
 use super::producer::{self, Only, Promise};
-use super::{SHORT, Scene, TOPIC, group, reader, topics, transactional};
+use super::{SHORT, Scene, TOPIC, group, operator, reader, topics, transactional};
 use crate::history::{Breach, Partition};
 
 /// After the last fault was mended, every client has to be done within this: some were at the end of their patience then.
 const HEALED_MAX: Duration = Duration::from_secs(400);
+/// What an operator does before everything is put back.
+const MOVES: u64 = 6;
 
 /// How many of each kind there are, and what they do.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +35,8 @@ pub struct Cast {
     pub short: Option<bool>,
     /// Whether topics come and go beside.
     pub topic_changes: bool,
+    /// An operator who moves replicas and leaders between so many nodes.
+    pub operated: Option<u16>,
     /// Readers that search.
     pub wanderers: u32,
     /// Members of the group.
@@ -71,6 +75,9 @@ impl Cast {
         if let Some(rests) = self.short {
             let only = Some(Only { topic: SHORT.0, partition: SHORT.1, index: 0, rests });
             work.push(producer::produce(scene(), Promise::Durable, 1, records, only).boxed());
+        }
+        if let Some(nodes) = self.operated {
+            work.push(operator::operate(scene(), partitions, nodes, MOVES).boxed());
         }
         if self.topic_changes {
             work.push(topics::come_and_go(scene(), 4).boxed());

@@ -11,11 +11,11 @@ use crate::executor::EPOCH;
 use crate::history::{Contents, Partition, Sought};
 
 /// A poll waits so long.
-const POLL: Duration = Duration::from_millis(300);
+pub(super) const POLL: Duration = Duration::from_millis(300);
 /// The final reading of all partitions has to end within this.
 const FINAL_MAX: Duration = Duration::from_secs(60);
 
-fn consumer(client: &Client, isolation: IsolationLevel) -> Consumer {
+pub(super) fn consumer(client: &Client, isolation: IsolationLevel) -> Consumer {
     let config = ConsumerConfig {
         isolation_level: isolation,
         auto_offset_reset: OffsetReset::Earliest,

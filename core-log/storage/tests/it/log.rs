@@ -1,5 +1,6 @@
 //! What a log promises, case by case.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use millstream_record::{
@@ -540,6 +541,18 @@ fn the_flush_point_is_taken_before_the_sync_and_a_cut_lowers_it() {
 }
 
 #[test]
+fn a_log_is_not_closed_while_a_job_is_out() {
+    let mut bench = Bench::new(small());
+    bench.append(&plain(1, 10));
+    let job = bench.log.flush_begin().unwrap();
+    let refused = bench.log.close().unwrap_err().to_string();
+    assert!(refused.contains("a flush is under way"), "{refused}");
+    bench.log.flush_done(job.run()).unwrap();
+    bench.log.close().unwrap();
+    assert_eq!(bench.log.flushed_offset(), Offset(1));
+}
+
+#[test]
 fn a_round_shares_jobs_out_and_runs_each_once() {
     let mut logs: Vec<Bench> = (0..7).map(|_| Bench::new(small())).collect();
     logs.iter_mut().enumerate().for_each(|(n, bench)| assert_eq!(bench.append(&plain(1, 100 * n)), 0));
@@ -629,4 +642,20 @@ fn what_is_read_is_what_was_sent_but_for_the_header() {
     let read = bench.log.read(at(9)).unwrap().bytes;
     assert_eq!(read[16..], sent[16..]);
     assert_eq!(Batches::new(read).count(), 1);
+}
+
+/// The directory of a deleted partition is renamed while a flush of it may be under way, and another log may have the name then.
+#[test]
+fn a_job_of_a_log_that_left_touches_nothing_by_name() {
+    let mut bench = Bench::new(small());
+    for _ in 0..3 {
+        bench.append(&plain(10, 100)); // more than a segment: a snapshot is to be written too
+    }
+    let (gone, next) = (bench.log.flush_begin().unwrap(), Path::new("/logs/topic-0.gone"));
+    bench.log.leave();
+    bench.files.disk().rename(Path::new(DIR), next).unwrap();
+    bench.log.flush_done(gone.run()).unwrap();
+    bench.files.check_online().unwrap();
+    assert!(bench.files.disk().list(Path::new(DIR)).is_err(), "nothing was made under the old name");
+    assert!(bench.log.flush_begin().is_none());
 }
