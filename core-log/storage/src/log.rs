@@ -391,7 +391,7 @@ impl Log {
         self.files.check_online()?;
         if self.flush.in_flight.is_some() {
             let under_way = std::io::Error::other("a flush is under way");
-            return Err(StorageError::io(&*self.dir)(under_way));
+            return Err(StorageError::io(&self.dir)(under_way));
         }
         for Dirty { file, handle } in self.active_mut().seal()? {
             self.flush.mark(&file, handle);
