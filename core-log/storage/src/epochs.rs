@@ -34,6 +34,14 @@ impl LeaderEpochs {
         true
     }
 
+    /// Notes that the batch at `offset`, which is read anew, is of `epoch`: where that is known already the epoch may have begun
+    /// long before.
+    pub(crate) fn confirm(&mut self, epoch: LeaderEpoch, offset: Offset) {
+        if self.epoch_at(offset) != Some(epoch) {
+            self.assign(epoch, offset);
+        }
+    }
+
     /// The largest epoch at or below `epoch` and the offset where it ends: where the next one begins, or the log's end.
     /// `None` when the log knows neither (then the follower cannot be told anything).
     #[must_use]

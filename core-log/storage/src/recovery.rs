@@ -367,7 +367,7 @@ impl Recovery {
                 Ok(Found::Batch { header, bytes, .. }) => {
                     segment.make_room()?;
                     segment.note(&header, interval);
-                    log.epochs.assign(header.leader_epoch, header.base_offset);
+                    log.epochs.confirm(header.leader_epoch, header.base_offset);
                     if header.last_offset() >= replay_from {
                         let aborted = replay(&mut log.producers, &header, bytes);
                         aborted.into_iter().for_each(|aborted| segment.aborted.push(aborted));

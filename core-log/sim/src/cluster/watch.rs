@@ -121,7 +121,7 @@ impl Watch {
                         machine.host(),
                         end_of(&other),
                         view.high_watermark,
-                        parts.map(|(one, other)| (one.base, other.base)),
+                        parts.map(|(one, other)| (one.describe(), other.describe())),
                     ));
                 }
             }
@@ -156,6 +156,24 @@ struct Held {
     base: i64,
     next: i64,
     bytes: Bytes,
+}
+
+impl Held {
+    fn describe(&self) -> String {
+        let header =
+            Batches::new(self.bytes.clone()).next().and_then(Result::ok).map(|batch| *batch.header());
+        header.map_or_else(String::new, |header| {
+            format!(
+                "{}..{} of epoch {}, producer {} from {}, crc {:08x}",
+                self.base,
+                self.next,
+                header.leader_epoch,
+                header.producer_id,
+                header.base_sequence,
+                header.crc
+            )
+        })
+    }
 }
 
 fn end_of(log: &[Held]) -> i64 {

@@ -659,3 +659,26 @@ fn a_job_of_a_log_that_left_touches_nothing_by_name() {
     assert!(bench.files.disk().list(Path::new(DIR)).is_err(), "nothing was made under the old name");
     assert!(bench.log.flush_begin().is_none());
 }
+
+/// Recovery reads anew from where a segment begins, and epochs begin anywhere.
+#[test]
+fn recovery_in_the_middle_of_an_epoch_knows_where_it_began() {
+    let mut bench = Bench::new(small());
+    let append = |log: &mut Log, epoch| {
+        let origin = AppendOrigin::Leader { epoch: LeaderEpoch(epoch) };
+        log.append(&plain(2, 10), origin, NOW).unwrap();
+    };
+    append(&mut bench.log, 0);
+    append(&mut bench.log, 1);
+    for epoch in [1, 1, 2] {
+        bench.log.roll_now(NOW).unwrap();
+        append(&mut bench.log, epoch);
+    }
+    bench.log.flush_blocking().unwrap();
+    for recovery_point in 0..=10 {
+        let point = Offset(recovery_point);
+        bench = bench.reopen(Shutdown::Crash { recovery_point: point }).unwrap();
+        let starts = [(LeaderEpoch(0), Offset(0)), (LeaderEpoch(1), Offset(2)), (LeaderEpoch(2), Offset(8))];
+        assert_eq!(bench.log.leader_epochs().starts(), starts, "read anew from {point}");
+    }
+}
