@@ -282,16 +282,17 @@ impl Partitions {
             let mut table = self.table.write();
             let slots = table.get_mut(&change.topic.id);
             let place = slots.and_then(|slots| slots.get_mut(usize::try_from(change.index).ok()?));
-            match place.map(|place| std::mem::replace(place, Slot::Elsewhere)) {
+            let partition = match place.map(|place| std::mem::replace(place, Slot::Elsewhere)) {
                 Some(Slot::Here(partition)) => {
                     drop(table);
                     self.context.copying.forget(&partition);
-                    partition.leave();
+                    partition.retire();
+                    Some(partition)
                 }
-                Some(Slot::Broken(_)) => {}
+                Some(Slot::Broken(_)) => None,
                 Some(Slot::Elsewhere) | None => continue,
-            }
-            gone.push(TopicPartition::new(Arc::clone(&change.topic.name), change.index));
+            };
+            gone.push((TopicPartition::new(Arc::clone(&change.topic.name), change.index), partition));
         }
         self.delete(gone).await;
     }
@@ -343,15 +344,16 @@ impl Partitions {
         let slots = self.table.write().remove(&topic.id).unwrap_or_default();
         let mut gone = Vec::new();
         for (slot, index) in slots.into_iter().zip(0..) {
-            match slot {
+            let partition = match slot {
                 Slot::Here(partition) => {
                     self.context.copying.forget(&partition);
-                    partition.leave();
+                    partition.retire();
+                    Some(partition)
                 }
-                Slot::Broken(_) => {}
+                Slot::Broken(_) => None,
                 Slot::Elsewhere => continue,
-            }
-            gone.push(TopicPartition::new(Arc::clone(&topic.name), index));
+            };
+            gone.push((TopicPartition::new(Arc::clone(&topic.name), index), partition));
         }
         self.delete(gone).await;
     }
@@ -370,18 +372,24 @@ impl Partitions {
         let stray = found
             .into_iter()
             .filter(|log| !is_metadata(&log.partition) && !is_known(&log.partition, log.topic_id));
-        self.delete(stray.map(|log| log.partition).collect()).await;
+        self.delete(stray.map(|log| (log.partition, None)).collect()).await;
         Ok(())
     }
 
-    async fn delete(&self, gone: Vec<TopicPartition>) {
+    /// Takes directories out of sight, and then removes them; replicas that were open have retired.
+    async fn delete(&self, gone: Vec<(TopicPartition, Option<Arc<Partition>>)>) {
         if gone.is_empty() {
             return;
         }
         let ids: Vec<Uuid> = gone.iter().map(|_| self.context.env.random_uuid()).collect();
         let dir = Arc::clone(&self.dir);
         let hide = move || -> Vec<DeletedLog> {
-            let hidden = gone.into_iter().zip(ids).map(|(at, id)| (dir.write().delete_log(&at, id), at));
+            let hidden = gone.into_iter().zip(ids).map(|((at, partition), id)| {
+                if let Some(partition) = partition {
+                    partition.leave();
+                }
+                (dir.write().delete_log(&at, id), at)
+            });
             let report = |(result, at): (Result<DeletedLog, StorageError>, TopicPartition)| {
                 result
                     .inspect_err(

@@ -184,10 +184,8 @@ impl Partition {
         state.followers.remove(&key);
     }
 
-    /// The replica is gone from this broker: nothing is written any more, and its directory may be deleted. Who waits is told to ask
-    /// elsewhere.
-    pub(crate) fn leave(self: &Arc<Self>) {
-        self.retire();
+    /// The directory of this replica, which has retired, may be deleted from now on. Blocks under the lock while a flush writes there.
+    pub(crate) fn leave(&self) {
         self.state.lock().log.leave();
     }
 
@@ -213,8 +211,9 @@ impl Partition {
         Ok(())
     }
 
-    /// The broker ends: nothing is written from now on, whoever asks, so that what is flushed and closed then stays so. A follower
-    /// that went on copying would add to a log that the directory says was closed.
+    /// The broker ends, or the replica is gone from it: nothing is written from now on, whoever asks, so that what is flushed and
+    /// closed then stays so. A follower that went on copying would add to a log that the directory says was closed. Who waits is
+    /// told to ask elsewhere.
     pub(crate) fn retire(self: &Arc<Self>) {
         let after = {
             let mut state = self.state.lock();

@@ -18,7 +18,7 @@ pub(super) enum Role {
     Following(Follower),
     /// A flush failed under a follower: what it has is not known any more.
     Failed(LeaderEpoch),
-    /// The broker ends: nothing is written any more.
+    /// The broker ends, or the replica is gone from it: nothing is written any more.
     Retired { epoch: LeaderEpoch, high_watermark: Offset },
 }
 
