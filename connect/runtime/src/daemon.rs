@@ -2,6 +2,7 @@
 
 mod file;
 
+use futures::FutureExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -109,43 +110,52 @@ impl Daemon {
     ///
     /// # Errors
     /// [`RuntimeError::Config`] when a setting cannot work with what is in the log or outside; otherwise the first failure.
-    pub async fn run(&self, worker: WorkerEnv, stop: Stop) -> Result<Outcome> {
-        let (stopper, inner) = stop_signal();
-        let tasks = worker.env.group(); // what passes ends on goes with this future
-        let plan = self.plan(&worker, &task_context(&worker.env, &inner), &tasks).await?;
-        plan.ensure_topics(&worker).await?;
-        let mut running: FuturesUnordered<BoxFuture<'_, Result<Outcome>>> = FuturesUnordered::new();
-        for (spec, status, ends) in plan.sources {
-            running.push(Box::pin(run_source(spec, worker.clone(), inner.clone(), status, ends)));
-        }
-        for (spec, status, letters) in plan.sinks {
-            running.push(Box::pin(sink_with_letters(spec, worker.clone(), inner.clone(), status, letters)));
-        }
-        let mut first_failure = None;
-        let mut outcome = Outcome::Drained;
-        loop {
-            // Once stopping, the rest is waited for.
-            let next = match inner.is_stopping() {
-                true => running.next().await,
-                false => match stop.or(running.next()).await {
-                    Some(next) => next,
-                    None => {
+    pub fn run(&self, worker: WorkerEnv, stop: Stop) -> BoxFuture<'_, Result<Outcome>> {
+        async move {
+            let (stopper, inner) = stop_signal();
+            let tasks = worker.env.group(); // what passes ends on goes with this future
+            let plan = self.plan(&worker, &task_context(&worker.env, &inner), &tasks).await?;
+            plan.ensure_topics(&worker).await?;
+            let mut running: FuturesUnordered<BoxFuture<'_, Result<Outcome>>> = FuturesUnordered::new();
+            for (spec, status, ends) in plan.sources {
+                running.push(Box::pin(run_source(spec, worker.clone(), inner.clone(), status, ends)));
+            }
+            for (spec, status, letters) in plan.sinks {
+                running.push(Box::pin(sink_with_letters(
+                    spec,
+                    worker.clone(),
+                    inner.clone(),
+                    status,
+                    letters,
+                )));
+            }
+            let mut first_failure = None;
+            let mut outcome = Outcome::Drained;
+            loop {
+                // Once stopping, the rest is waited for.
+                let next = match inner.is_stopping() {
+                    true => running.next().await,
+                    false => match stop.or(running.next()).await {
+                        Some(next) => next,
+                        None => {
+                            stopper.stop();
+                            outcome = Outcome::Stopped;
+                            continue;
+                        }
+                    },
+                };
+                match next {
+                    None => return first_failure.map_or(Ok(outcome), Err),
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => {
+                        tracing::error!(%error, "stopping all");
                         stopper.stop();
-                        outcome = Outcome::Stopped;
-                        continue;
+                        first_failure.get_or_insert(error);
                     }
-                },
-            };
-            match next {
-                None => return first_failure.map_or(Ok(outcome), Err),
-                Some(Ok(_)) => {}
-                Some(Err(error)) => {
-                    tracing::error!(%error, "stopping all");
-                    stopper.stop();
-                    first_failure.get_or_insert(error);
                 }
             }
         }
+        .boxed()
     }
 
     /// Asks connectors and the log what is still open, and checks that it all fits, before anything is made.

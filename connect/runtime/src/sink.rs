@@ -1,5 +1,7 @@
 //! Runs one sink: it says where what it holds ends, reading starts there, offsets are committed after.
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -24,22 +26,30 @@ const POLL_WAIT: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// The last failure.
-pub async fn run_sink(spec: SinkSpec, worker: WorkerEnv, stop: Stop, status: Status) -> Result<Outcome> {
-    let mut backoff = Backoff::new(spec.retry);
-    loop {
-        let attempt = Attempt { spec: &spec, worker: &worker, stop: &stop, status: &status };
-        match attempt.run(&mut backoff).await {
-            Ok(outcome) => return Ok(outcome),
-            Err(error) => {
-                status.failed(&error);
-                match backoff.after(error, &worker.env, &stop).await {
-                    After::TryAgain => {}
-                    After::Stop => return Ok(Outcome::Stopped),
-                    After::GiveUp(error) => return Err(error),
+pub fn run_sink(
+    spec: SinkSpec,
+    worker: WorkerEnv,
+    stop: Stop,
+    status: Status,
+) -> BoxFuture<'static, Result<Outcome>> {
+    async move {
+        let mut backoff = Backoff::new(spec.retry);
+        loop {
+            let attempt = Attempt { spec: &spec, worker: &worker, stop: &stop, status: &status };
+            match attempt.run(&mut backoff).await {
+                Ok(outcome) => return Ok(outcome),
+                Err(error) => {
+                    status.failed(&error);
+                    match backoff.after(error, &worker.env, &stop).await {
+                        After::TryAgain => {}
+                        After::Stop => return Ok(Outcome::Stopped),
+                        After::GiveUp(error) => return Err(error),
+                    }
                 }
             }
         }
     }
+    .boxed()
 }
 
 /// One life of a task, from what the sink holds to the first failure.

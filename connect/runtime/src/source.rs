@@ -1,5 +1,7 @@
 //! Runs one source: rows and positions in one transaction, and only then is the source told.
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,28 +30,31 @@ const TRANSACTION_AGE: Duration = Duration::from_millis(500);
 ///
 /// # Errors
 /// The last failure.
-pub async fn run_source(
+pub fn run_source(
     spec: SourceSpec,
     worker: WorkerEnv,
     stop: Stop,
     status: Status,
     ends: watch::Sender<Option<Ends>>,
-) -> Result<Outcome> {
-    let mut backoff = Backoff::new(spec.retry);
-    loop {
-        let attempt = Attempt { spec: &spec, worker: &worker, stop: &stop, status: &status };
-        match attempt.run(&mut backoff, &ends).await {
-            Ok(outcome) => return Ok(outcome),
-            Err(error) => {
-                status.failed(&error);
-                match backoff.after(error, &worker.env, &stop).await {
-                    After::TryAgain => {}
-                    After::Stop => return Ok(Outcome::Stopped),
-                    After::GiveUp(error) => return Err(error),
+) -> BoxFuture<'static, Result<Outcome>> {
+    async move {
+        let mut backoff = Backoff::new(spec.retry);
+        loop {
+            let attempt = Attempt { spec: &spec, worker: &worker, stop: &stop, status: &status };
+            match attempt.run(&mut backoff, &ends).await {
+                Ok(outcome) => return Ok(outcome),
+                Err(error) => {
+                    status.failed(&error);
+                    match backoff.after(error, &worker.env, &stop).await {
+                        After::TryAgain => {}
+                        After::Stop => return Ok(Outcome::Stopped),
+                        After::GiveUp(error) => return Err(error),
+                    }
                 }
             }
         }
     }
+    .boxed()
 }
 
 /// Creates the topics that a source writes.

@@ -1,5 +1,7 @@
 //! The broker: start, stop, and the door to the handlers.
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,21 +24,19 @@ use crate::flusher::Flusher;
 use crate::metadata::quorum::{
     KEEP_BEFORE_SNAPSHOT, MemberId, QuorumLog, QuorumOptions, QuorumTiming, SNAPSHOT_AFTER,
 };
-use crate::metadata::{CONTROLLER_TIMEOUT, LocalLog, Metadata, OwnLog, compactor};
+use crate::metadata::{CONTROLLER_TIMEOUT, LocalLog, Metadata, ObserverLog, OwnLog, compactor};
 use crate::partition::Context;
-use crate::partitions::{CLUSTER_METADATA, Partitions};
+use crate::partitions::{CLUSTER_METADATA, METADATA_TOPIC_ID, Partitions};
 use crate::peers::Peers;
 use crate::replication::{self, CopySettings, Copying};
 use crate::shared::Shared;
 use crate::steady::SteadyClock;
 use crate::timers::Timers;
 use crate::verification::Verification;
-use crate::{BrokerConfig, BrokerError, Result, api, housekeeping};
+use crate::{BrokerConfig, BrokerError, QuorumConfig, Result, api, housekeeping};
 
 /// Files that are open at once, apart from those with unsynced bytes.
 const OPEN_FILES: usize = 4096;
-/// Kafka's id of the metadata topic.
-const METADATA_TOPIC_ID: Uuid = Uuid([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
 /// How long a start waits for the last owner of the directory, whose last tasks may still be ending.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// Between two tries for the lock.
@@ -62,110 +62,114 @@ impl Broker {
     ///
     /// # Errors
     /// When the directory is in use, damaged, or belongs to another node.
-    pub async fn start(
+    pub fn start(
         env: Env,
         disk: Arc<dyn Disk>,
         data_dir: PathBuf,
         config: BrokerConfig,
         dial: Arc<dyn Dial>,
-    ) -> Result<Arc<Self>> {
-        let tasks = env.group();
-        let clock = SteadyClock::start(&env);
-        let timers = Timers::start(&tasks);
-        let flusher = Flusher::new(env.clone());
-        let copying = Copying::new();
-        let links =
-            Links::new(env.clone(), Arc::clone(&dial), "controller-client".into(), CONTROLLER_TIMEOUT);
-        let opened = open_dir(&env, Arc::clone(&disk), data_dir, &config, &links).await?;
-        let (dir, identity) = (Arc::new(RwLock::new(opened.dir)), opened.identity);
-        let log = open_metadata_log(&env, &config, &identity, opened.log, &dir, Arc::clone(&dial)).await?;
-        let context = Arc::new(Context {
-            env: env.clone(),
-            disk: Arc::clone(&disk),
-            timers: Arc::clone(&timers),
-            flusher: Arc::clone(&flusher),
-            copying: Arc::clone(&copying),
-            proposals: Arc::default(),
-            node: config.node_id,
-            lag_max_ms: config.number("replica.lag.time.max.ms"),
-        });
-        let partitions = Partitions::new(context, dir, config.properties.clone());
-        let metadata = Metadata::load(
-            env.clone(),
-            &config,
-            &identity.cluster_id,
-            log,
-            links.fork(),
-            Arc::clone(&partitions),
-        )
-        .await?;
-        match &config.quorum {
-            None => partitions.open_all(&metadata.image().load()).await?,
-            Some(_) => partitions.open_found().await?,
-        }
-        tasks.spawn("metadata", Arc::clone(&metadata).follow());
-        take_part(&metadata, &tasks, &config, &identity).await?;
-        let premises = Premises {
-            image: Arc::clone(metadata.image()),
-            partitions: Arc::clone(&partitions),
-            disk,
-            clock,
-            timers,
-            tasks: tasks.clone(),
-        };
-        let peers_links = Links::new(
-            env.clone(),
-            Arc::clone(&dial),
-            format!("broker-{}", config.node_id).into(),
-            CONTROLLER_TIMEOUT,
-        );
-        let listener = config.inter_broker_listener();
-        let peers = Peers::new(config.node_id, peers_links, Arc::clone(metadata.image()), &listener);
-        let groups = Groups::of(&config, premises.clone());
-        let writer = MarkerWriter::new(
-            env.clone(),
-            Arc::clone(metadata.image()),
-            Arc::clone(&partitions),
-            Arc::clone(&groups),
-        );
-        let markers = Markers::new(writer.clone(), peers.fork(), tasks.clone());
-        let transactions = Transactions::of(&config, premises, markers);
-        let verification = Verification::new(Arc::clone(&transactions), peers, tasks.clone());
-        let shared = Arc::new(Shared {
-            cluster_id: ByteString::from(identity.cluster_id),
-            config,
-            image: Arc::clone(metadata.image()),
-            partitions,
-            metadata,
-            groups,
-            transactions,
-            markers: writer,
-            verification,
-            producer_ids: Default::default(),
-            parking: Shared::parking(),
-            env,
-        });
-        let groups = Arc::downgrade(&shared.groups);
-        shared.metadata.on_deletion(move |topics| {
-            if let Some(groups) = groups.upgrade() {
-                groups.forget_topics(topics);
+    ) -> BoxFuture<'static, Result<Arc<Self>>> {
+        async move {
+            let tasks = env.group();
+            let clock = SteadyClock::start(&env);
+            let timers = Timers::start(&tasks);
+            let flusher = Flusher::new(env.clone());
+            let copying = Copying::new();
+            let links =
+                Links::new(env.clone(), Arc::clone(&dial), "controller-client".into(), CONTROLLER_TIMEOUT);
+            let opened = open_dir(&env, Arc::clone(&disk), data_dir, &config, &links).await?;
+            let (dir, identity) = (Arc::new(RwLock::new(opened.dir)), opened.identity);
+            let log =
+                open_metadata_log(&env, &config, &identity, opened.log, &dir, Arc::clone(&dial)).await?;
+            let context = Arc::new(Context {
+                env: env.clone(),
+                disk: Arc::clone(&disk),
+                timers: Arc::clone(&timers),
+                flusher: Arc::clone(&flusher),
+                copying: Arc::clone(&copying),
+                proposals: Arc::default(),
+                node: config.node_id,
+                lag_max_ms: config.number("replica.lag.time.max.ms"),
+            });
+            let partitions = Partitions::new(context, dir, config.properties.clone());
+            let metadata = Metadata::load(
+                env.clone(),
+                &config,
+                &identity.cluster_id,
+                log,
+                links.fork(),
+                Arc::clone(&partitions),
+            )
+            .await?;
+            match &config.quorum {
+                None => partitions.open_all(&metadata.image().load()).await?,
+                Some(_) => partitions.open_found().await?,
             }
-        });
-        shared.groups.refresh();
-        shared.transactions.refresh();
-        copying.begin(copying_premises(&shared, &tasks, dial));
-        tasks.spawn("coordinators", housekeeping::follow_leadership(Arc::clone(&shared)));
-        tasks.spawn("in-sync sets", replication::propose(Arc::clone(&shared)));
-        tasks.spawn("replicas", replication::watch_lag(Arc::clone(&shared)));
-        tasks.spawn("housekeeping", housekeeping::run(Arc::clone(&shared)));
-        Ok(Arc::new(Self {
-            shared,
-            tasks,
-            flusher,
-            leaving: AtomicBool::new(false),
-            closing: AtomicBool::new(false),
-            closed: AtomicBool::new(false),
-        }))
+            tasks.spawn("metadata", Arc::clone(&metadata).follow());
+            take_part(&metadata, &tasks, &config, &identity).await?;
+            let premises = Premises {
+                image: Arc::clone(metadata.image()),
+                partitions: Arc::clone(&partitions),
+                disk,
+                clock,
+                timers,
+                tasks: tasks.clone(),
+            };
+            let peers_links = Links::new(
+                env.clone(),
+                Arc::clone(&dial),
+                format!("broker-{}", config.node_id).into(),
+                CONTROLLER_TIMEOUT,
+            );
+            let listener = config.inter_broker_listener();
+            let peers = Peers::new(config.node_id, peers_links, Arc::clone(metadata.image()), &listener);
+            let groups = Groups::of(&config, premises.clone());
+            let writer = MarkerWriter::new(
+                env.clone(),
+                Arc::clone(metadata.image()),
+                Arc::clone(&partitions),
+                Arc::clone(&groups),
+            );
+            let markers = Markers::new(writer.clone(), peers.fork(), tasks.clone());
+            let transactions = Transactions::of(&config, premises, markers);
+            let verification = Verification::new(Arc::clone(&transactions), peers, tasks.clone());
+            let shared = Arc::new(Shared {
+                cluster_id: ByteString::from(identity.cluster_id),
+                config,
+                image: Arc::clone(metadata.image()),
+                partitions,
+                metadata,
+                groups,
+                transactions,
+                markers: writer,
+                verification,
+                producer_ids: Default::default(),
+                parking: Shared::parking(),
+                env,
+            });
+            let groups = Arc::downgrade(&shared.groups);
+            shared.metadata.on_deletion(move |topics| {
+                if let Some(groups) = groups.upgrade() {
+                    groups.forget_topics(topics);
+                }
+            });
+            shared.groups.refresh();
+            shared.transactions.refresh();
+            copying.begin(copying_premises(&shared, &tasks, dial));
+            tasks.spawn("coordinators", housekeeping::follow_leadership(Arc::clone(&shared)));
+            tasks.spawn("in-sync sets", replication::propose(Arc::clone(&shared)));
+            tasks.spawn("replicas", replication::watch_lag(Arc::clone(&shared)));
+            tasks.spawn("housekeeping", housekeeping::run(Arc::clone(&shared)));
+            Ok(Arc::new(Self {
+                shared,
+                tasks,
+                flusher,
+                leaving: AtomicBool::new(false),
+                closing: AtomicBool::new(false),
+                closed: AtomicBool::new(false),
+            }))
+        }
+        .boxed()
     }
 
     /// What the broker was told at start.
@@ -182,10 +186,13 @@ impl Broker {
 
     /// Has others lead what this broker leads, and the quorum if it leads that, while it still serves: clients and brokers learn
     /// from it where to go, and it takes part in deciding so. It ends when the controller lets it go, or after a while.
-    pub async fn hand_over(&self) {
-        if !self.leaving.swap(true, Ordering::SeqCst) {
-            self.shared.metadata.hand_over(HAND_OVER_PATIENCE).await;
+    pub fn hand_over(&self) -> BoxFuture<'_, ()> {
+        async move {
+            if !self.leaving.swap(true, Ordering::SeqCst) {
+                self.shared.metadata.hand_over(HAND_OVER_PATIENCE).await;
+            }
         }
+        .boxed()
     }
 
     /// Completes, with the reason, when this broker cannot follow the cluster's metadata any more: it then serves nobody until it is
@@ -198,36 +205,41 @@ impl Broker {
     ///
     /// # Errors
     /// When the disk fails; the next start then recovers as after a crash.
-    pub async fn shutdown(&self) -> Result<()> {
-        if self.closing.swap(true, Ordering::SeqCst) {
-            return Ok(());
+    pub fn shutdown(&self) -> BoxFuture<'_, Result<()>> {
+        async move {
+            if self.closing.swap(true, Ordering::SeqCst) {
+                return Ok(());
+            }
+            self.hand_over().await;
+            self.closed.store(true, Ordering::SeqCst);
+            if !self.drain().await {
+                return Ok(());
+            }
+            let (groups, transactions) =
+                (Arc::clone(&self.shared.groups), Arc::clone(&self.shared.transactions));
+            let snapshots = move || {
+                groups.snapshot_all();
+                transactions.snapshot_all();
+            };
+            self.shared.env.blocking(Pool::General, snapshots).await?;
+            self.shared.partitions.retire();
+            // Followers have copied meanwhile.
+            if !self.drain().await {
+                return Ok(());
+            }
+            self.shared.partitions.close().await?;
+            self.shared.metadata.log().close().await?;
+            let (partitions, metadata) =
+                (Arc::clone(&self.shared.partitions), Arc::clone(&self.shared.metadata));
+            let close = move || {
+                partitions.checkpoint(metadata.log().checkpointed())?;
+                partitions.mark_clean()
+            };
+            self.shared.env.blocking(Pool::General, close).await??;
+            self.tasks.abort_all();
+            Ok(())
         }
-        self.hand_over().await;
-        self.closed.store(true, Ordering::SeqCst);
-        if !self.drain().await {
-            return Ok(());
-        }
-        let (groups, transactions) = (Arc::clone(&self.shared.groups), Arc::clone(&self.shared.transactions));
-        let snapshots = move || {
-            groups.snapshot_all();
-            transactions.snapshot_all();
-        };
-        self.shared.env.blocking(Pool::General, snapshots).await?;
-        self.shared.partitions.retire();
-        // Followers have copied meanwhile.
-        if !self.drain().await {
-            return Ok(());
-        }
-        self.shared.partitions.close().await?;
-        self.shared.metadata.log().close().await?;
-        let (partitions, metadata) = (Arc::clone(&self.shared.partitions), Arc::clone(&self.shared.metadata));
-        let close = move || {
-            partitions.checkpoint(metadata.log().checkpointed())?;
-            partitions.mark_clean()
-        };
-        self.shared.env.blocking(Pool::General, close).await??;
-        self.tasks.abort_all();
-        Ok(())
+        .boxed()
     }
 
     /// Waits until nothing is being flushed; false when that takes too long.
@@ -286,11 +298,11 @@ impl Drop for Broker {
     }
 }
 
-/// A directory that is this node's, and the metadata log in it.
+/// A directory that is this node's, and the metadata log in it: none for a broker only.
 struct OpenedDir {
     dir: LogDir,
     identity: DirIdentity,
-    log: Log,
+    log: Option<Log>,
 }
 
 /// Opens the directory and the metadata log in it. A new directory becomes a new cluster's, or that of the cluster to be joined.
@@ -318,31 +330,45 @@ async fn open_dir(
         (None, None) => env.random_uuid().to_string(),
     };
     let new_directory = env.random_uuid();
+    let observes = config.quorum.as_ref().is_some_and(|quorum| quorum.endpoint.is_none());
     let open = move || {
         let identity = dir.claim(&cluster_id, node_id, new_directory)?;
+        if observes {
+            return Ok(OpenedDir { dir, identity, log: None });
+        }
         let at = TopicPartition::new(CLUSTER_METADATA, 0);
         let log_config = LogConfig { cleanup_delete: false, ..LogConfig::default() };
         let (log, _) = dir.open_log(&at, METADATA_TOPIC_ID, log_config, now)?;
-        Ok(OpenedDir { dir, identity, log })
+        Ok(OpenedDir { dir, identity, log: Some(log) })
     };
     env.blocking(Pool::General, open).await?
 }
 
-/// Leads the metadata log alone, or takes this member's part in a quorum.
+/// Leads the metadata log alone, takes this member's part in a quorum, or reads the log from afar.
 async fn open_metadata_log(
     env: &Env,
     config: &BrokerConfig,
     identity: &DirIdentity,
-    log: Log,
+    log: Option<Log>,
     dir: &Arc<RwLock<LogDir>>,
     dial: Arc<dyn Dial>,
 ) -> Result<OwnLog> {
-    let Some(quorum) = &config.quorum else {
-        return Ok(OwnLog::Local(Arc::new(LocalLog::lead(env.clone(), log))));
-    };
     let member = MemberId { node: config.node_id, directory: identity.directory_id };
-    let founds = !quorum.joins() || log.end_offset() > Offset(0);
-    let founders = founds.then(|| (member, quorum.endpoint.clone())).into_iter().collect();
+    let (joins, log, endpoint) = match (&config.quorum, log) {
+        (None, Some(log)) => return Ok(OwnLog::Local(Arc::new(LocalLog::lead(env.clone(), log)))),
+        (Some(quorum @ QuorumConfig { endpoint: Some(endpoint), .. }), Some(log)) => {
+            (quorum.joins(), log, endpoint)
+        }
+        (quorum, _) => {
+            let servers = quorum.as_ref().map(|quorum| &*quorum.bootstrap).unwrap_or_default();
+            let name = format!("broker-{}-observer", config.node_id).into();
+            let links = Links::new(env.clone(), dial, name, CONTROLLER_TIMEOUT);
+            let me = (member.node, member.directory);
+            return Ok(OwnLog::Observer(ObserverLog::new(env.clone(), me, links, servers)));
+        }
+    };
+    let founds = !joins || log.end_offset() > Offset(0);
+    let founders = founds.then(|| (member, endpoint.clone())).into_iter().collect();
     let dir = Arc::clone(dir);
     let at = TopicPartition::new(CLUSTER_METADATA, 0);
     let options = QuorumOptions {
@@ -370,16 +396,19 @@ async fn take_part(
     identity: &DirIdentity,
 ) -> Result<()> {
     let registration = registration(metadata.incarnation(), config, identity);
-    if config.quorum.is_none() {
+    let Some(quorum) = &config.quorum else {
         return metadata.register(&registration).await.map_err(|refusal| BrokerError::Refused {
             what: format!("the broker cannot register: {refusal:?}"),
             mend: "look at the disk of the log directory",
         });
-    }
+    };
     let me = MemberId { node: config.node_id, directory: identity.directory_id };
-    tasks.spawn("controller", Arc::clone(metadata).control());
-    tasks.spawn("broker watches", Arc::clone(metadata).watch_brokers());
-    tasks.spawn("leader watch", Arc::clone(metadata).watch_leader());
+    if quorum.endpoint.is_some() {
+        tasks.spawn("controller", Arc::clone(metadata).control());
+        tasks.spawn("broker watches", Arc::clone(metadata).watch_brokers());
+        tasks.spawn("leader watch", Arc::clone(metadata).watch_leader());
+    }
+    let registration = quorum.is_broker.then_some(registration);
     tasks.spawn("membership", Arc::clone(metadata).attend(registration, me));
     Ok(())
 }

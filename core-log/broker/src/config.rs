@@ -6,6 +6,9 @@ use millstream_machine::metadata::Image;
 use millstream_protocol::Endpoint;
 use millstream_record::NodeId;
 
+/// Kafka's name for the choice of replicas by rack.
+const RACK_AWARE_SELECTOR: &str = "org.apache.kafka.common.replica.RackAwareReplicaSelector";
+
 /// One address that clients are told to use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerEndpoint {
@@ -15,13 +18,15 @@ pub struct ListenerEndpoint {
     pub endpoint: Endpoint,
 }
 
-/// How a broker takes part in a cluster of several nodes. Each node is a broker and a controller.
+/// How a node takes part in a cluster of several: as a broker, as a controller, or as both.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QuorumConfig {
     /// Name of the listener on which controllers and brokers ask each other (`controller.listener.names`).
     pub listener: String,
-    /// Where others reach this node's.
-    pub endpoint: Endpoint,
+    /// Where others reach this node's controller; `None` for a node that is a broker only.
+    pub endpoint: Option<Endpoint>,
+    /// Whether the node is a broker: it registers, holds partitions and serves clients.
+    pub is_broker: bool,
     /// `controller.quorum.bootstrap.servers`: where a cluster is found that is there already. Without any but itself, an empty node
     /// founds one.
     pub bootstrap: Vec<Endpoint>,
@@ -33,7 +38,7 @@ impl QuorumConfig {
     /// Whether there is a cluster to be joined, rather than founded.
     #[must_use]
     pub fn joins(&self) -> bool {
-        self.bootstrap.iter().any(|server| *server != self.endpoint)
+        self.bootstrap.iter().any(|server| Some(server) != self.endpoint.as_ref())
     }
 }
 
@@ -66,6 +71,8 @@ pub struct BrokerConfig {
     pub transaction_state_log_num_partitions: i32,
     /// `transaction.state.log.replication.factor`.
     pub transaction_state_log_replication_factor: i16,
+    /// `replica.selector.class` is Kafka's `RackAwareReplicaSelector`: consumers read from a replica in their own rack (KIP-392).
+    pub reads_from_nearest_rack: bool,
     /// `log.retention.check.interval.ms`.
     pub log_retention_check_interval_ms: i64,
     /// Every property that was given, as text; where a topic or a tool asks for more than the fields above, it is read here.
@@ -109,6 +116,8 @@ impl BrokerConfig {
             offsets_topic_replication_factor: short("offsets.topic.replication.factor"),
             transaction_state_log_num_partitions: int("transaction.state.log.num.partitions"),
             transaction_state_log_replication_factor: short("transaction.state.log.replication.factor"),
+            reads_from_nearest_rack: read.broker_value("replica.selector.class").as_deref()
+                == Some(RACK_AWARE_SELECTOR),
             log_retention_check_interval_ms: long("log.retention.check.interval.ms"),
             properties,
         }

@@ -27,6 +27,8 @@ use crate::topic_settings::TopicSettings;
 const LOGS_PER_JOB: usize = 16;
 /// The topic under whose name the metadata log lies; no topic to clients.
 pub(crate) const CLUSTER_METADATA: &str = "__cluster_metadata";
+/// Its id, as Kafka has it.
+pub(crate) const METADATA_TOPIC_ID: Uuid = Uuid([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
 
 /// The replicas that are on this broker. Handlers look them up; only the metadata's shell changes what is there.
 pub(crate) struct Partitions {
@@ -417,15 +419,15 @@ impl Partitions {
         self.all().iter().try_for_each(|partition| partition.retain())
     }
 
-    /// Writes the directory's checkpoints, with that of the metadata log among them. Blocks.
+    /// Writes the directory's checkpoints, with that of the metadata log among them, where it is here. Blocks.
     ///
     /// # Errors
     /// Those of the disk; the older checkpoints then still hold.
-    pub(crate) fn checkpoint(&self, metadata: Checkpointed) -> Result<(), StorageError> {
+    pub(crate) fn checkpoint(&self, metadata: Option<Checkpointed>) -> Result<(), StorageError> {
         // Held before the table is read: a topic that goes, or a log that is cut, meanwhile must not have its notes written again.
         let mut dir = self.dir.write();
         let (mut recovery, mut starts, mut marks) = (Offsets::new(), Offsets::new(), Offsets::new());
-        for one in self.all().iter().map(|partition| partition.checkpointed()).chain([metadata]) {
+        for one in self.all().iter().map(|partition| partition.checkpointed()).chain(metadata) {
             recovery.insert(one.at.clone(), one.recovery_point);
             starts.insert(one.at.clone(), one.start);
             marks.insert(one.at, one.high_watermark);

@@ -90,21 +90,24 @@ impl Cluster {
     }
 
     /// Asks again, unless somebody else has since `seen`. Concurrent callers share one question; repeated ones are a backoff apart.
-    pub(crate) async fn refresh(&self, seen: u64) -> Result<Arc<Metadata>> {
-        let refreshing = {
-            let mut slot = self.refreshing.lock();
-            if self.metadata.borrow().version > seen {
-                return Ok(self.metadata());
-            }
-            let under_way = slot.as_ref().and_then(WeakShared::upgrade);
-            under_way.filter(|refreshing| refreshing.peek().is_none()).unwrap_or_else(|| {
-                let me = self.me.upgrade().expect("whoever calls holds it");
-                let refreshing = async move { me.ask_again().await }.boxed().shared();
-                *slot = refreshing.downgrade();
-                refreshing
-            })
-        };
-        refreshing.await
+    pub(crate) fn refresh(&self, seen: u64) -> BoxFuture<'_, Result<Arc<Metadata>>> {
+        async move {
+            let refreshing = {
+                let mut slot = self.refreshing.lock();
+                if self.metadata.borrow().version > seen {
+                    return Ok(self.metadata());
+                }
+                let under_way = slot.as_ref().and_then(WeakShared::upgrade);
+                under_way.filter(|refreshing| refreshing.peek().is_none()).unwrap_or_else(|| {
+                    let me = self.me.upgrade().expect("whoever calls holds it");
+                    let refreshing = async move { me.ask_again().await }.boxed().shared();
+                    *slot = refreshing.downgrade();
+                    refreshing
+                })
+            };
+            refreshing.await
+        }
+        .boxed()
     }
 
     async fn ask_again(&self) -> Result<Arc<Metadata>> {
@@ -135,41 +138,48 @@ impl Cluster {
     }
 
     /// The metadata, once it knows `topic` without an error; asks until `deadline`.
-    pub(crate) async fn topic(&self, topic: &Arc<str>, deadline: Deadline) -> Result<Arc<Metadata>> {
-        self.want(topic);
-        let mut last = None;
-        let mut backoff = Backoff::new(&self.config);
-        loop {
-            let metadata = self.metadata();
-            if metadata.partition_count(topic).is_some_and(|count| count > 0) {
-                return Ok(metadata);
-            }
-            if let Some(known) = metadata.topics.get(topic) {
-                let error = ClientError::broker("Metadata", format!("topic {topic}"), known.error);
-                if !known.error.is_none() && !known.error.is_retriable() {
-                    self.state.lock().wanted.remove(topic);
-                    return Err(error);
+    pub(crate) fn topic<'a>(
+        &'a self,
+        topic: &'a Arc<str>,
+        deadline: Deadline,
+    ) -> BoxFuture<'a, Result<Arc<Metadata>>> {
+        async move {
+            self.want(topic);
+            let mut last = None;
+            let mut backoff = Backoff::new(&self.config);
+            loop {
+                let metadata = self.metadata();
+                if metadata.partition_count(topic).is_some_and(|count| count > 0) {
+                    return Ok(metadata);
                 }
-                last = Some(error);
-            }
-            let late = |last| {
-                self.state.lock().wanted.remove(topic); // asking for it at every refresh would never end
-                deadline.error(format!("finding topic {topic}"), last)
-            };
-            let Some(left) = deadline.left(&self.env) else { return Err(late(last)) };
-            match self.env.timeout(left, self.refresh(metadata.version)).await {
-                Ok(Ok(next)) if next.partition_count(topic).is_none() => {
-                    self.env.sleep(backoff.next(&self.env).min(left)).await;
-                }
-                Ok(Ok(_)) => {}
-                Ok(Err(error)) if error.is_retriable() => {
+                if let Some(known) = metadata.topics.get(topic) {
+                    let error = ClientError::broker("Metadata", format!("topic {topic}"), known.error);
+                    if !known.error.is_none() && !known.error.is_retriable() {
+                        self.state.lock().wanted.remove(topic);
+                        return Err(error);
+                    }
                     last = Some(error);
-                    self.env.sleep(backoff.next(&self.env).min(left)).await;
                 }
-                Ok(Err(error)) => return Err(error),
-                Err(_) => return Err(late(last)),
+                let late = |last| {
+                    self.state.lock().wanted.remove(topic); // asking for it at every refresh would never end
+                    deadline.error(format!("finding topic {topic}"), last)
+                };
+                let Some(left) = deadline.left(&self.env) else { return Err(late(last)) };
+                match self.env.timeout(left, self.refresh(metadata.version)).await {
+                    Ok(Ok(next)) if next.partition_count(topic).is_none() => {
+                        self.env.sleep(backoff.next(&self.env).min(left)).await;
+                    }
+                    Ok(Ok(_)) => {}
+                    Ok(Err(error)) if error.is_retriable() => {
+                        last = Some(error);
+                        self.env.sleep(backoff.next(&self.env).min(left)).await;
+                    }
+                    Ok(Err(error)) => return Err(error),
+                    Err(_) => return Err(late(last)),
+                }
             }
         }
+        .boxed()
     }
 
     /// Addresses to ask anything: known brokers from a random one on, then the bootstrap addresses.
@@ -214,28 +224,35 @@ impl Cluster {
     }
 
     /// The coordinator of a group or transactional id: as remembered, or asked for.
-    pub(crate) async fn coordinator(&self, kind: CoordinatorKind, key: &ByteString) -> Result<Endpoint> {
-        if let Some(known) = self.state.lock().coordinators.get(&(kind, key.clone())) {
-            return Ok(known.clone());
-        }
-        let mut last =
-            ClientError::Unreachable { tried: String::new(), last: "no address is known".to_owned() };
-        for endpoint in self.anybody() {
-            let request = FindCoordinatorRequest {
-                key_type: kind as i8,
-                coordinator_keys: vec![key.clone()],
-                ..FindCoordinatorRequest::default()
-            };
-            match self.links.call(&endpoint, request).await {
-                Ok(answer) => {
-                    let found = read_coordinator(answer, key)?;
-                    self.state.lock().coordinators.insert((kind, key.clone()), found.clone());
-                    return Ok(found);
-                }
-                Err(error) => last = error,
+    pub(crate) fn coordinator<'a>(
+        &'a self,
+        kind: CoordinatorKind,
+        key: &'a ByteString,
+    ) -> BoxFuture<'a, Result<Endpoint>> {
+        async move {
+            if let Some(known) = self.state.lock().coordinators.get(&(kind, key.clone())) {
+                return Ok(known.clone());
             }
+            let mut last =
+                ClientError::Unreachable { tried: String::new(), last: "no address is known".to_owned() };
+            for endpoint in self.anybody() {
+                let request = FindCoordinatorRequest {
+                    key_type: kind as i8,
+                    coordinator_keys: vec![key.clone()],
+                    ..FindCoordinatorRequest::default()
+                };
+                match self.links.call(&endpoint, request).await {
+                    Ok(answer) => {
+                        let found = read_coordinator(answer, key)?;
+                        self.state.lock().coordinators.insert((kind, key.clone()), found.clone());
+                        return Ok(found);
+                    }
+                    Err(error) => last = error,
+                }
+            }
+            Err(last)
         }
-        Err(last)
+        .boxed()
     }
 
     /// Forgets a coordinator that moved or is gone.
@@ -244,21 +261,24 @@ impl Cluster {
     }
 
     /// Describes topics without creating them, and without making them part of every refresh.
-    pub(crate) async fn describe(
-        &self,
-        topics: Option<&[&str]>,
-    ) -> Result<(Metadata, BTreeMap<Arc<str>, Topic>)> {
-        let request = MetadataRequest {
-            topics: topics.map(|topics| topics.iter().map(|topic| by_name(topic)).collect()),
-            allow_auto_topic_creation: false,
-            ..MetadataRequest::default()
-        };
-        let answer = self.ask_any(request).await?;
-        let state = Metadata::default().after(answer, self.env.elapsed());
-        let topics = state.topics.clone();
-        Ok((state, topics))
+    pub(crate) fn describe<'a>(&'a self, topics: Option<&'a [&'a str]>) -> BoxFuture<'a, Result<Described>> {
+        async move {
+            let request = MetadataRequest {
+                topics: topics.map(|topics| topics.iter().map(|topic| by_name(topic)).collect()),
+                allow_auto_topic_creation: false,
+                ..MetadataRequest::default()
+            };
+            let answer = self.ask_any(request).await?;
+            let state = Metadata::default().after(answer, self.env.elapsed());
+            let topics = state.topics.clone();
+            Ok((state, topics))
+        }
+        .boxed()
     }
 }
+
+/// Topics with the state that they were described in.
+type Described = (Metadata, BTreeMap<Arc<str>, Topic>);
 
 fn by_name(topic: &str) -> MetadataRequestTopic {
     MetadataRequestTopic { name: Some(topic.into()), ..MetadataRequestTopic::default() }

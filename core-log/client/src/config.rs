@@ -213,6 +213,8 @@ pub struct ConsumerConfig {
     pub group_instance_id: Option<ByteString>,
     /// Whether a static member leaves its group when it is closed (KIP-1092); else it stays until its session ends. Others always leave.
     pub leave_group_on_close: bool,
+    /// `client.rack`: reads from a replica in this rack, where the leader knows one (KIP-392).
+    pub client_rack: Option<ByteString>,
     /// `auto.offset.reset`.
     pub auto_offset_reset: OffsetReset,
     /// `isolation.level`.
@@ -253,6 +255,7 @@ impl Default for ConsumerConfig {
             group_id: None,
             group_instance_id: None,
             leave_group_on_close: false,
+            client_rack: None,
             auto_offset_reset: OffsetReset::Latest,
             isolation_level: IsolationLevel::ReadUncommitted,
             enable_auto_commit: false,

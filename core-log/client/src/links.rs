@@ -47,22 +47,25 @@ impl Links {
     }
 
     /// The link to `endpoint`, opened if need be.
-    pub(crate) async fn get(&self, endpoint: &Endpoint) -> Result<Arc<dyn Link>> {
-        let dialling = {
-            let mut open = self.open.lock();
-            let slot = open.entry(endpoint.clone()).or_default();
-            if let Some(link) = slot.link.as_ref().filter(|link| !link.is_closed()) {
-                return Ok(Arc::clone(link));
-            }
-            slot.link = None;
-            let under_way = slot.dialling.as_ref().and_then(WeakShared::upgrade);
-            under_way.filter(|dialling| dialling.peek().is_none()).unwrap_or_else(|| {
-                let dialling = self.dial(endpoint.clone()).shared();
-                slot.dialling = dialling.downgrade();
-                dialling
-            })
-        };
-        Ok(dialling.await?)
+    pub(crate) fn get<'a>(&'a self, endpoint: &'a Endpoint) -> BoxFuture<'a, Result<Arc<dyn Link>>> {
+        async move {
+            let dialling = {
+                let mut open = self.open.lock();
+                let slot = open.entry(endpoint.clone()).or_default();
+                if let Some(link) = slot.link.as_ref().filter(|link| !link.is_closed()) {
+                    return Ok(Arc::clone(link));
+                }
+                slot.link = None;
+                let under_way = slot.dialling.as_ref().and_then(WeakShared::upgrade);
+                under_way.filter(|dialling| dialling.peek().is_none()).unwrap_or_else(|| {
+                    let dialling = self.dial(endpoint.clone()).shared();
+                    slot.dialling = dialling.downgrade();
+                    dialling
+                })
+            };
+            Ok(dialling.await?)
+        }
+        .boxed()
     }
 
     /// Opens a link and keeps it.

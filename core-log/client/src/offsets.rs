@@ -1,5 +1,7 @@
 //! Offsets: by time from leaders, by group from coordinators.
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -29,30 +31,33 @@ use crate::{
 pub(crate) type Found = BTreeMap<TopicPartition, Result<Option<OffsetAndTimestamp>>>;
 
 /// Asks the leaders; partitions whose leader moved are asked again, until `default.api.timeout.ms`.
-pub(crate) async fn list(
-    cluster: &Cluster,
-    links: &Links,
-    wanted: &BTreeMap<TopicPartition, OffsetSpec>,
+pub(crate) fn list<'a>(
+    cluster: &'a Cluster,
+    links: &'a Links,
+    wanted: &'a BTreeMap<TopicPartition, OffsetSpec>,
     isolation: IsolationLevel,
-) -> Result<Found> {
-    let deadline = Deadline::after(&cluster.env, cluster.config.api_timeout_ms);
-    for topic in wanted.keys().map(|partition| &partition.topic) {
-        if !cluster.want(topic) {
-            cluster.topic(topic, deadline).await?;
+) -> BoxFuture<'a, Result<Found>> {
+    async move {
+        let deadline = Deadline::after(&cluster.env, cluster.config.api_timeout_ms);
+        for topic in wanted.keys().map(|partition| &partition.topic) {
+            if !cluster.want(topic) {
+                cluster.topic(topic, deadline).await?;
+            }
         }
+        let found = Mutex::new(Found::new());
+        let what = "listing offsets";
+        retry(&cluster.env, &cluster.config, what, cluster.config.api_timeout_ms, || async {
+            let missing = |partition: &TopicPartition| !matches!(found.lock().get(partition), Some(Ok(_)));
+            let missing = wanted.iter().filter(|(partition, _)| missing(partition));
+            let missing = missing.map(|(partition, spec)| (partition.clone(), *spec)).collect();
+            let (answers, last) = list_once(cluster, links, missing, isolation).await;
+            found.lock().extend(answers);
+            last.map_or(Ok(()), Err)
+        })
+        .await?;
+        Ok(found.into_inner())
     }
-    let found = Mutex::new(Found::new());
-    let what = "listing offsets";
-    retry(&cluster.env, &cluster.config, what, cluster.config.api_timeout_ms, || async {
-        let missing = |partition: &TopicPartition| !matches!(found.lock().get(partition), Some(Ok(_)));
-        let missing = wanted.iter().filter(|(partition, _)| missing(partition));
-        let missing = missing.map(|(partition, spec)| (partition.clone(), *spec)).collect();
-        let (answers, last) = list_once(cluster, links, missing, isolation).await;
-        found.lock().extend(answers);
-        last.map_or(Ok(()), Err)
-    })
-    .await?;
-    Ok(found.into_inner())
+    .boxed()
 }
 
 /// One round; gives what is final, and one of the errors that may go away.
@@ -156,28 +161,33 @@ async fn know(
 }
 
 /// What a group has committed: for these partitions, or all. Waits for transactions that are about to end (KIP-447).
-pub(crate) async fn fetch_committed(
-    cluster: &Cluster,
-    links: &Links,
-    group: &ByteString,
-    partitions: Option<&[TopicPartition]>,
-) -> Result<Offsets> {
-    let names = match partitions {
-        Some(partitions) => know(cluster, partitions.iter()).await?,
-        None => cluster.describe(None).await?.1.into_iter().map(|(name, topic)| (topic.id, name)).collect(),
-    };
-    let what = format!("fetching the offsets of group {group}");
-    retry(&cluster.env, &cluster.config, &what, cluster.config.api_timeout_ms, || async {
-        let endpoint = cluster.coordinator(CoordinatorKind::Group, group).await?;
-        let request = fetch_request(cluster, group, partitions);
-        let answer = links.call(&endpoint, request).await;
-        answer.and_then(|answer| read_committed(&names, group, answer)).inspect_err(|error| {
-            if coordinator_moved(error) {
-                cluster.forget_coordinator(CoordinatorKind::Group, group);
+pub(crate) fn fetch_committed<'a>(
+    cluster: &'a Cluster,
+    links: &'a Links,
+    group: &'a ByteString,
+    partitions: Option<&'a [TopicPartition]>,
+) -> BoxFuture<'a, Result<Offsets>> {
+    async move {
+        let names = match partitions {
+            Some(partitions) => know(cluster, partitions.iter()).await?,
+            None => {
+                cluster.describe(None).await?.1.into_iter().map(|(name, topic)| (topic.id, name)).collect()
             }
+        };
+        let what = format!("fetching the offsets of group {group}");
+        retry(&cluster.env, &cluster.config, &what, cluster.config.api_timeout_ms, || async {
+            let endpoint = cluster.coordinator(CoordinatorKind::Group, group).await?;
+            let request = fetch_request(cluster, group, partitions);
+            let answer = links.call(&endpoint, request).await;
+            answer.and_then(|answer| read_committed(&names, group, answer)).inspect_err(|error| {
+                if coordinator_moved(error) {
+                    cluster.forget_coordinator(CoordinatorKind::Group, group);
+                }
+            })
         })
-    })
-    .await
+        .await
+    }
+    .boxed()
 }
 
 fn fetch_request(
@@ -243,32 +253,35 @@ fn read_committed(
 }
 
 /// Commits offsets of a group.
-pub(crate) async fn commit(
-    cluster: &Cluster,
-    links: &Links,
-    group: &GroupMetadata,
-    offsets: &Offsets,
-) -> Result<()> {
-    if offsets.is_empty() {
-        return Ok(());
-    }
-    know(cluster, offsets.keys()).await?;
-    let request = commit_request(cluster, group, offsets);
-    let what = format!("committing the offsets of group {}", group.group_id);
-    retry(&cluster.env, &cluster.config, &what, cluster.config.api_timeout_ms, || async {
-        let endpoint = cluster.coordinator(CoordinatorKind::Group, &group.group_id).await?;
-        let answer = links.call(&endpoint, request.clone()).await;
-        let done = answer.and_then(|answer| {
-            let codes = answer.topics.iter().flat_map(|topic| &topic.partitions).map(|p| p.error_code);
-            codes.map(ErrorCode::from_code).try_for_each(|code| committed(group, code))
-        });
-        done.inspect_err(|error| {
-            if coordinator_moved(error) {
-                cluster.forget_coordinator(CoordinatorKind::Group, &group.group_id);
-            }
+pub(crate) fn commit<'a>(
+    cluster: &'a Cluster,
+    links: &'a Links,
+    group: &'a GroupMetadata,
+    offsets: &'a Offsets,
+) -> BoxFuture<'a, Result<()>> {
+    async move {
+        if offsets.is_empty() {
+            return Ok(());
+        }
+        know(cluster, offsets.keys()).await?;
+        let request = commit_request(cluster, group, offsets);
+        let what = format!("committing the offsets of group {}", group.group_id);
+        retry(&cluster.env, &cluster.config, &what, cluster.config.api_timeout_ms, || async {
+            let endpoint = cluster.coordinator(CoordinatorKind::Group, &group.group_id).await?;
+            let answer = links.call(&endpoint, request.clone()).await;
+            let done = answer.and_then(|answer| {
+                let codes = answer.topics.iter().flat_map(|topic| &topic.partitions).map(|p| p.error_code);
+                codes.map(ErrorCode::from_code).try_for_each(|code| committed(group, code))
+            });
+            done.inspect_err(|error| {
+                if coordinator_moved(error) {
+                    cluster.forget_coordinator(CoordinatorKind::Group, &group.group_id);
+                }
+            })
         })
-    })
-    .await
+        .await
+    }
+    .boxed()
 }
 
 fn committed(group: &GroupMetadata, code: ErrorCode) -> Result<()> {

@@ -1,10 +1,11 @@
 //! Accepts connections.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use millstream_env::{Accepted, Env, Listener};
 use millstream_protocol::Service;
 
@@ -18,37 +19,40 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Serves connections of `listener` from `service` until `shutdown` completes. Connections that are open then are closed.
 ///
 /// Never fails: a connection's faults are its own, and are logged.
-pub async fn serve(
+pub fn serve(
     env: Env,
     mut listener: Box<dyn Listener>,
     service: Arc<dyn Service>,
     config: NetConfig,
-    shutdown: impl Future<Output = ()> + Send,
-) {
-    let group = env.group();
-    let open = Arc::new(AtomicUsize::new(0));
-    let budget = Budget::new(config.max_buffered_bytes.max(config.max_request_bytes));
-    let door = Arc::new(Door { env: env.clone(), service, config, budget });
-    let accepting = async {
-        loop {
-            match listener.accept().await {
-                Ok(accepted) => {
-                    if let Some(place) = Place::take(&open, door.config.max_connections) {
-                        let door = Arc::clone(&door);
-                        group.spawn("net-connection", run(door, accepted, place));
-                    } else {
-                        tracing::warn!(peer = accepted.peer, "refused: max.connections are open");
+    shutdown: BoxFuture<'static, ()>,
+) -> BoxFuture<'static, ()> {
+    async move {
+        let group = env.group();
+        let open = Arc::new(AtomicUsize::new(0));
+        let budget = Budget::new(config.max_buffered_bytes.max(config.max_request_bytes));
+        let door = Arc::new(Door { env: env.clone(), service, config, budget });
+        let accepting = async {
+            loop {
+                match listener.accept().await {
+                    Ok(accepted) => {
+                        if let Some(place) = Place::take(&open, door.config.max_connections) {
+                            let door = Arc::clone(&door);
+                            group.spawn("net-connection", run(door, accepted, place));
+                        } else {
+                            tracing::warn!(peer = accepted.peer, "refused: max.connections are open");
+                        }
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, "cannot accept a connection");
+                        env.sleep(ACCEPT_PAUSE).await;
                     }
                 }
-                Err(error) => {
-                    tracing::error!(%error, "cannot accept a connection");
-                    env.sleep(ACCEPT_PAUSE).await;
-                }
             }
-        }
-    };
-    first_of(shutdown, accepting).await;
-    tracing::info!(open = open.load(Ordering::Relaxed), "stops serving");
+        };
+        first_of(shutdown, accepting).await;
+        tracing::info!(open = open.load(Ordering::Relaxed), "stops serving");
+    }
+    .boxed()
 }
 
 async fn run(door: Arc<Door>, accepted: Accepted, place: Place) {

@@ -15,6 +15,9 @@ use crate::{NodeError, Result};
 
 /// Names that differ in more characters than this are not worth suggesting.
 const SUGGESTION_DISTANCE: usize = 6;
+/// The words of `process.roles`.
+const BROKER: &str = "broker";
+const CONTROLLER: &str = "controller";
 /// What a listener is called that was given as `host:port` only.
 const PLAINTEXT: &str = "PLAINTEXT";
 
@@ -142,20 +145,74 @@ impl NodeConfig {
         let (of_controllers, listeners): (Vec<_>, Vec<_>) = all.partition(is_controllers);
         // Where only clients' addresses are advertised, controllers are reached where they listen.
         let bound_controllers = controllers.as_deref().and_then(of_bound).cloned().map(advertise);
-        let quorum = of_controllers.into_iter().next().or(bound_controllers);
-        let quorum = quorum.map(|controllers| self.quorum(controllers));
+        let quorum = self.quorum(of_controllers.into_iter().next().or(bound_controllers));
         BrokerConfig::from_properties(self.properties.clone(), listeners, quorum)
     }
 
-    fn quorum(&self, controllers: ListenerEndpoint) -> QuorumConfig {
+    /// The node's place in a cluster; none for one that is alone.
+    fn quorum(&self, controllers: Option<ListenerEndpoint>) -> Option<QuorumConfig> {
+        if controllers.is_none() && !self.is_broker_only() {
+            return None;
+        }
         let text = |name: &str| self.properties.get(name).map_or("", String::as_str);
         let servers = text("controller.quorum.bootstrap.servers").split(',');
-        QuorumConfig {
-            listener: controllers.name.to_string(),
-            endpoint: controllers.endpoint,
+        let named = text("controller.listener.names").split(',').next().unwrap_or_default();
+        Some(QuorumConfig {
+            listener: controllers
+                .as_ref()
+                .map_or_else(|| named.trim().to_owned(), |one| one.name.to_string()),
+            endpoint: controllers.map(|one| one.endpoint),
+            is_broker: self.roles().is_none_or(|roles| roles.contains(BROKER)),
             bootstrap: servers.filter_map(|server| Endpoint::parse(server.trim())).collect(),
             auto_join: text("controller.quorum.auto.join.enable") == "true",
+        })
+    }
+
+    /// `process.roles`, where it is set.
+    fn roles(&self) -> Option<BTreeSet<&str>> {
+        let roles = self.properties.get("process.roles")?;
+        Some(roles.split(',').map(str::trim).filter(|role| !role.is_empty()).collect())
+    }
+
+    fn is_broker_only(&self) -> bool {
+        self.roles().is_some_and(|roles| !roles.contains(CONTROLLER))
+    }
+
+    /// Looks whether the properties fit each other.
+    ///
+    /// # Errors
+    /// [`NodeError::Config`] with what does not.
+    pub(crate) fn check(&self) -> Result<()> {
+        let Some(roles) = self.roles() else { return Ok(()) };
+        let (broker, controller) = (roles.contains(BROKER), roles.contains(CONTROLLER));
+        let (clients, controllers) = (self.client_listeners(), self.controller_listener());
+        let servers = self.properties.get("controller.quorum.bootstrap.servers");
+        let mut wrong = Vec::new();
+        if controller && controllers.is_none() {
+            wrong.push(
+                "a controller needs a listener: name it in `controller.listener.names`, with its address in `listeners`".to_owned(),
+            );
         }
+        if !controller && let Some(listener) = controllers {
+            wrong.push(format!(
+                "`listeners` has {}, which is for controllers, but `process.roles = broker` says that this node is none; \
+                 take it out, or add the role",
+                listener.name
+            ));
+        }
+        if !controller && servers.is_none_or(|servers| servers.is_empty()) {
+            wrong.push(
+                "a broker that is no controller has to be told where one is: set `controller.quorum.bootstrap.servers`".to_owned(),
+            );
+        }
+        if !broker && let Some(listener) = clients.first() {
+            wrong.push(format!(
+                "`listeners` has {}, which is for clients, but `process.roles = controller` says that this node serves none; \
+                 take it out, or add the role",
+                listener.name
+            ));
+        }
+        if wrong.is_empty() { Ok(()) } else { Err(NodeError::Config(wrong)) }
     }
 }
 
@@ -181,9 +238,6 @@ fn check_served(key: &str, value: &str) -> Result<(), String> {
             "start one node without other controllers in controller.quorum.bootstrap.servers, and the others with it there and \
              controller.quorum.auto.join.enable = true",
         ),
-        "process.roles" if value.split(',').map(str::trim).collect::<BTreeSet<_>>().len() < 2 => {
-            refuse("each node is broker and controller; write `broker,controller`, or leave it out")
-        }
         "listener.security.protocol.map" => {
             let insecure =
                 |entry: &str| entry.split_once(':').is_some_and(|(_, protocol)| protocol == PLAINTEXT);

@@ -51,21 +51,24 @@ pub struct Embedded {
 ///
 /// # Errors
 /// When the data directory cannot be used or a property is wrong.
-pub async fn embedded(config: EmbeddedConfig) -> Result<Embedded> {
-    let mut node_config = NodeConfig::new(config.data_dir);
-    for (key, value) in &config.properties {
-        node_config.set(key, value)?;
+pub fn embedded(config: EmbeddedConfig) -> BoxFuture<'static, Result<Embedded>> {
+    async move {
+        let mut node_config = NodeConfig::new(config.data_dir);
+        for (key, value) in &config.properties {
+            node_config.set(key, value)?;
+        }
+        let (runtime, env) = HostRuntime::start("millstream", THREADS).map_err(NodeError::Threads)?;
+        let (send, started) = futures::channel::oneshot::channel();
+        let inside = env.clone();
+        let mut embedded = Embedded { node: None, env: env.clone(), runtime: Some(runtime) };
+        env.spawn("start", async move {
+            let _ = send.send(Node::start(inside, Arc::new(RealDisk), node_config).await); // the starter gave up: the node is dropped
+        });
+        embedded.node =
+            Some(started.await.map_err(|_| NodeError::Threads(std::io::Error::other("start was lost")))??);
+        Ok(embedded)
     }
-    let (runtime, env) = HostRuntime::start("millstream", THREADS).map_err(NodeError::Threads)?;
-    let (send, started) = futures::channel::oneshot::channel();
-    let inside = env.clone();
-    let mut embedded = Embedded { node: None, env: env.clone(), runtime: Some(runtime) };
-    env.spawn("start", async move {
-        let _ = send.send(Node::start(inside, Arc::new(RealDisk), node_config).await); // the starter gave up: the node is dropped
-    });
-    embedded.node =
-        Some(started.await.map_err(|_| NodeError::Threads(std::io::Error::other("start was lost")))??);
-    Ok(embedded)
+    .boxed()
 }
 
 impl Embedded {
@@ -97,13 +100,16 @@ impl Embedded {
     ///
     /// # Errors
     /// When the disk fails.
-    pub async fn shutdown(mut self) -> Result<()> {
-        let node = self.node.take().expect("only shutdown takes the node, and it takes self");
-        let (send, stopped) = futures::channel::oneshot::channel();
-        self.env.spawn("shutdown", async move {
-            let _ = send.send(node.shutdown().await); // nobody waits any more: the shutdown happened all the same
-        });
-        stopped.await.map_err(|_| NodeError::Threads(std::io::Error::other("shutdown was lost")))?
+    pub fn shutdown(mut self) -> BoxFuture<'static, Result<()>> {
+        async move {
+            let node = self.node.take().expect("only shutdown takes the node, and it takes self");
+            let (send, stopped) = futures::channel::oneshot::channel();
+            self.env.spawn("shutdown", async move {
+                let _ = send.send(node.shutdown().await); // nobody waits any more: the shutdown happened all the same
+            });
+            stopped.await.map_err(|_| NodeError::Threads(std::io::Error::other("shutdown was lost")))?
+        }
+        .boxed()
     }
 }
 

@@ -21,10 +21,12 @@
 mod config;
 mod embedded;
 mod error;
+mod format;
 mod node;
 mod properties;
 
 pub use config::{Listen, NodeConfig};
 pub use embedded::{Embedded, EmbeddedConfig, embedded};
 pub use error::{NodeError, Result};
+pub use format::{Formatted, format};
 pub use node::{Node, serve};

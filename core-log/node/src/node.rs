@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::channel::oneshot;
+use futures::future::BoxFuture;
 use millstream_broker::Broker;
 use millstream_env::{Env, Listener, TaskGroup};
 use millstream_net::{TcpDial, serve as serve_connections};
@@ -34,28 +35,38 @@ impl Node {
     ///
     /// # Errors
     /// When the data directory or an address cannot be used.
-    pub async fn start(env: Env, disk: Arc<dyn Disk>, config: NodeConfig) -> Result<Self> {
-        let listeners = listen(&env, &config).await?;
-        let bound: Vec<Listen> = listeners.iter().map(|(bound, _)| bound.clone()).collect();
-        let local_addr = bound.first().map(|listen| listen.address.to_string());
-        let broker_config = config.broker_config(&bound);
-        let dial = Arc::new(TcpDial::new(env.clone()));
-        let broker = Broker::start(env.clone(), disk, config.data_dir().clone(), broker_config, dial).await?;
-        let tasks = env.group();
-        let doors = listeners.into_iter().map(|(bound, listener)| {
-            let (close, closing) = oneshot::channel();
-            let (done, closed) = oneshot::channel();
-            let service: Arc<dyn Service> = Arc::<Broker>::clone(&broker);
-            let serving =
-                serve_connections(env.clone(), listener, service, config.net(&bound), closing.map(|_| ()));
-            tasks.spawn("listener", async move {
-                serving.await;
-                let _ = done.send(()); // nobody waits when the node is dropped
+    pub fn start(env: Env, disk: Arc<dyn Disk>, config: NodeConfig) -> BoxFuture<'static, Result<Self>> {
+        async move {
+            config.check()?;
+            let listeners = listen(&env, &config).await?;
+            let bound: Vec<Listen> = listeners.iter().map(|(bound, _)| bound.clone()).collect();
+            let local_addr = bound.first().map(|listen| listen.address.to_string());
+            let broker_config = config.broker_config(&bound);
+            let dial = Arc::new(TcpDial::new(env.clone()));
+            let broker =
+                Broker::start(env.clone(), disk, config.data_dir().clone(), broker_config, dial).await?;
+            let tasks = env.group();
+            let doors = listeners.into_iter().map(|(bound, listener)| {
+                let (close, closing) = oneshot::channel();
+                let (done, closed) = oneshot::channel();
+                let service: Arc<dyn Service> = Arc::<Broker>::clone(&broker);
+                let serving = serve_connections(
+                    env.clone(),
+                    listener,
+                    service,
+                    config.net(&bound),
+                    closing.map(|_| ()).boxed(),
+                );
+                tasks.spawn("listener", async move {
+                    serving.await;
+                    let _ = done.send(()); // nobody waits when the node is dropped
+                });
+                Door { close, closed }
             });
-            Door { close, closed }
-        });
-        let doors = doors.collect();
-        Ok(Self { broker, local_addr, doors, _tasks: tasks })
+            let doors = doors.collect();
+            Ok(Self { broker, local_addr, doors, _tasks: tasks })
+        }
+        .boxed()
     }
 
     /// Where the node listens, as `host:port`; it tells the port when 0 was asked for. `None` without a listener.
@@ -85,23 +96,29 @@ impl Node {
 
     /// Completes when the node cannot go on, though nobody asked it to stop, with the reason: a node that cannot follow the cluster's
     /// metadata serves nobody. End the process then; [`Node::shutdown`] would wait for what will not come.
-    pub async fn failed(&self) -> NodeError {
-        let why = self.broker.lost().await;
-        NodeError::Lost { node: self.broker.config().node_id, why }
+    pub fn failed(&self) -> BoxFuture<'_, NodeError> {
+        async move {
+            let why = self.broker.lost().await;
+            NodeError::Lost { node: self.broker.config().node_id, why }
+        }
+        .boxed()
     }
 
     /// Has others take over in a cluster, stops listening, lets what was admitted finish, flushes and marks the shutdown as clean.
     ///
     /// # Errors
     /// When the disk fails.
-    pub async fn shutdown(self) -> Result<()> {
-        self.broker.hand_over().await; // with open doors: the cluster decides it with us, and clients learn where to go
-        for Door { close, closed } in self.doors {
-            let _ = close.send(()); // a door that is gone needs no closing
-            let _ = closed.await;
+    pub fn shutdown(self) -> BoxFuture<'static, Result<()>> {
+        async move {
+            self.broker.hand_over().await; // with open doors: the cluster decides it with us, and clients learn where to go
+            for Door { close, closed } in self.doors {
+                let _ = close.send(()); // a door that is gone needs no closing
+                let _ = closed.await;
+            }
+            self.broker.shutdown().await?;
+            Ok(())
         }
-        self.broker.shutdown().await?;
-        Ok(())
+        .boxed()
     }
 }
 
@@ -121,6 +138,6 @@ async fn listen(env: &Env, config: &NodeConfig) -> Result<Vec<(Listen, Box<dyn L
 ///
 /// # Errors
 /// When the data directory or an address cannot be used.
-pub async fn serve(env: Env, config: NodeConfig) -> Result<Node> {
-    Node::start(env, Arc::new(RealDisk), config).await
+pub fn serve(env: Env, config: NodeConfig) -> BoxFuture<'static, Result<Node>> {
+    Node::start(env, Arc::new(RealDisk), config)
 }

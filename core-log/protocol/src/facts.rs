@@ -26,6 +26,8 @@ pub struct Facts {
     /// Fetch: the client knows [`KafkaStorageError`](crate::ErrorCode::KafkaStorageError); else say
     /// [`NotLeaderOrFollower`](crate::ErrorCode::NotLeaderOrFollower).
     pub storage_error_known: bool,
+    /// Fetch: the client may be sent to another replica than the leader, and says its rack (KIP-392).
+    pub reads_any_replica: bool,
     /// ListOffsets: the client knows [`OffsetNotAvailable`](crate::ErrorCode::OffsetNotAvailable) (KIP-207); else say
     /// [`LeaderNotAvailable`](crate::ErrorCode::LeaderNotAvailable).
     pub offset_not_available_known: bool,
@@ -91,6 +93,7 @@ pub fn facts(api: ApiKey, version: i16) -> Facts {
             || since(ApiKey::OffsetCommit, 10)
             || since(ApiKey::OffsetFetch, 10),
         storage_error_known: since(ApiKey::Fetch, 6),
+        reads_any_replica: since(ApiKey::Fetch, 11),
         offset_not_available_known: since(ApiKey::ListOffsets, 5),
         least_special_timestamp: least_special_timestamp(api, version),
         listener_not_found_known: since(ApiKey::Metadata, 6),
@@ -134,6 +137,7 @@ impl Facts {
             batched_by_broker: false,
             by_topic_id: false,
             storage_error_known: true,
+            reads_any_replica: true,
             offset_not_available_known: true,
             least_special_timestamp: -6,
             listener_not_found_known: true,

@@ -54,6 +54,7 @@ pub const SERVED: &[(ApiKey, i16, i16)] = &[
 /// What brokers and members of the metadata quorum ask of controllers: (API, first version, last version). Only a controller's listeners
 /// serve it, and only they tell of it.
 pub const SERVED_TO_CONTROLLERS: &[(ApiKey, i16, i16)] = &[
+    (ApiKey::Fetch, 12, 18),
     (ApiKey::ApiVersions, 0, 4),
     (ApiKey::CreateTopics, 2, 7),
     (ApiKey::DeleteTopics, 1, 6),
@@ -64,6 +65,7 @@ pub const SERVED_TO_CONTROLLERS: &[(ApiKey, i16, i16)] = &[
     (ApiKey::DescribeQuorum, 0, 2),
     (ApiKey::AlterPartition, 2, 3),
     (ApiKey::UpdateFeatures, 0, 2),
+    (ApiKey::FetchSnapshot, 0, 1),
     (ApiKey::DescribeCluster, 0, 2),
     (ApiKey::BrokerRegistration, 0, 4),
     (ApiKey::BrokerHeartbeat, 0, 2),

@@ -252,6 +252,7 @@ fn a_client_chooses_the_last_version_that_says_what_it_means() {
 fn facts_begin_with_their_version() {
     let fetch = |version| facts(ApiKey::Fetch, version);
     assert!(!fetch(9).zstd_allowed && fetch(10).zstd_allowed);
+    assert!(!fetch(10).reads_any_replica && fetch(11).reads_any_replica);
     assert!(!fetch(12).by_topic_id && fetch(13).by_topic_id);
     assert!(
         !facts(ApiKey::JoinGroup, 3).must_know_member_id && facts(ApiKey::JoinGroup, 4).must_know_member_id

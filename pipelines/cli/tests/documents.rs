@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 const README: &str = include_str!("../../../README.md");
 const OPERATE: &str = include_str!("../../../docs/operate.md");
 /// The ports that the documents name; the tests take free ones instead, so that they can run beside others.
-const PORTS: [&str; 6] = ["9092", "9093", "9094", "9095", "9096", "9097"];
+const PORTS: [&str; 7] = ["9092", "9093", "9094", "9095", "9096", "9097", "9098"];
 
 #[derive(Debug, PartialEq)]
 enum Block {
@@ -65,6 +65,12 @@ fn follow(document: &str) -> (usize, String) {
     let text = PORTS.iter().zip(&ports).fold(document.to_owned(), |text, (port, free)| {
         text.replace(&format!(":{port}"), &format!(":{free}"))
     });
+    let example = dir.path().join("examples/flights");
+    fs::create_dir_all(&example).unwrap();
+    for name in ["pipeline.toml", "flights.csv", "airlines.csv"] {
+        let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/flights").join(name);
+        fs::copy(own, example.join(name)).unwrap();
+    }
     let mut servers = Vec::new();
     let (mut ran, mut shown) = (0, String::new());
     for block in blocks(&text) {
@@ -105,10 +111,16 @@ fn all_that_the_readme_shows_works() {
 #[test]
 fn a_cluster_is_started_grown_and_drained_as_the_document_shows() {
     let (ran, shown) = follow(OPERATE);
-    assert_eq!(ran, 5);
-    for expected in
-        ["leader", "voter", "orders-0", "broker 3 holds no replica any more", "does not vote any more"]
-    {
+    assert_eq!(ran, 7);
+    for expected in [
+        "leader",
+        "voter",
+        "observer",
+        "2315",
+        "orders-0",
+        "broker 3 holds no replica any more",
+        "does not vote any more",
+    ] {
         assert!(shown.contains(expected), "{expected} is missing in\n{shown}");
     }
 }

@@ -1,5 +1,7 @@
 //! An application: a topology that runs on a cluster.
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -52,25 +54,28 @@ impl StreamsApp {
     /// # Errors
     /// Settings that cannot work, topics that are missing or do not fit, a cluster out of reach, an error of the topology, or a
     /// state directory that cannot be used.
-    pub async fn run(self) -> Result<Summary> {
-        self.config.check()?;
-        let path = self.config.state_dir.join(&self.config.application_id);
-        let opened = self.env.blocking(Pool::General, move || StateDir::open(&path)).await;
-        let state = opened.map_err(|_| AppError::WorkerLost(0))??;
-        let layout = Layout::make(Arc::new(self.topology), &self.config, &self.client.admin()).await?;
-        let process = state.process_id(self.env.random_uuid())?;
-        let control = self.control.clone();
-        let shared = Arc::new(Shared {
-            layout: Arc::new(layout),
-            config: self.config,
-            env: self.env,
-            client: self.client,
-            state,
-            process,
-            control: self.control,
-        });
-        let outcome = run_workers(&shared).await;
-        Ok(Summary { drained: outcome?, counters: control.counters() })
+    pub fn run(self) -> BoxFuture<'static, Result<Summary>> {
+        async move {
+            self.config.check()?;
+            let path = self.config.state_dir.join(&self.config.application_id);
+            let opened = self.env.blocking(Pool::General, move || StateDir::open(&path)).await;
+            let state = opened.map_err(|_| AppError::WorkerLost(0))??;
+            let layout = Layout::make(Arc::new(self.topology), &self.config, &self.client.admin()).await?;
+            let process = state.process_id(self.env.random_uuid())?;
+            let control = self.control.clone();
+            let shared = Arc::new(Shared {
+                layout: Arc::new(layout),
+                config: self.config,
+                env: self.env,
+                client: self.client,
+                state,
+                process,
+                control: self.control,
+            });
+            let outcome = run_workers(&shared).await;
+            Ok(Summary { drained: outcome?, counters: control.counters() })
+        }
+        .boxed()
     }
 }
 

@@ -7,7 +7,7 @@ use millstream_protocol::messages::{ApiVersionsResponse, DescribeClusterRequest,
 use millstream_protocol::versions::Audience;
 use millstream_protocol::{CallError, Ctx, ErrorCode, Receipt, Request, Response};
 
-use super::api_versions;
+use super::{api_versions, observe};
 use crate::Broker;
 use crate::metadata::quorum::MemberStatus;
 use crate::refusal::Refusal;
@@ -24,6 +24,8 @@ pub(super) fn handle(broker: &Broker, ctx: &Ctx, request: Request) -> Receipt {
             super::now(ApiVersionsResponse { api_keys: Audience::Controllers.told(), ..told })
         }
         Request::DescribeCluster(request) => super::now(describe(&shared, &request)),
+        Request::Fetch(request) => observe::fetch(broker, request),
+        Request::FetchSnapshot(request) => observe::snapshot(broker, request),
         other => {
             let Some(quorum) = shared.metadata.log().quorum() else {
                 return unanswered(&shared, &ErrorCode::NotController.into()).into();

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_env::Pool;
+use millstream_machine::replica::{Candidate, nearest};
 use millstream_protocol::messages::fetch::{
     AbortedTransaction, EpochEndOffset, FetchPartition, FetchableTopicResponse, LeaderIdAndEpoch,
     PartitionData,
@@ -25,6 +26,8 @@ use crate::shared::Shared;
 
 /// What a client sends that has no session: it fetches in full, and opens none.
 const FINAL_EPOCH: i32 = -1;
+/// The mark of a follower that does not wait for it to move.
+const MARK_NOT_AWAITED: i64 = i64::MAX;
 /// How often a read is planned anew when segments vanish under it.
 const MAX_REPLANS: usize = 3;
 
@@ -80,8 +83,9 @@ struct Fetch {
 struct Round {
     response: FetchResponse,
     bytes: usize,
-    /// Something went wrong with a partition, which the client learns at once.
-    has_error: bool,
+    /// Something went wrong with a partition, it is better read elsewhere, or consumers of a follower wait for its mark: that is told
+    /// at once.
+    is_urgent: bool,
     /// Some bytes were not in memory.
     is_cold: bool,
 }
@@ -92,13 +96,17 @@ impl Fetch {
         let deadline = shared.env.elapsed().saturating_add(wait);
         let replica = replica(&request);
         let isolation = Isolation::from_code(request.isolation_level);
-        let reader = replica.map_or(Reader::Consumer(isolation), |_| Reader::Follower);
+        let reader = match replica {
+            Some(_) => Reader::Follower,
+            None if ctx.facts.reads_any_replica => Reader::Roaming(isolation),
+            None => Reader::Consumer(isolation),
+        };
         Self { shared, ctx, request, reader, replica, deadline }
     }
 
     fn is_enough(&self, round: &Round) -> bool {
         let wanted = usize::try_from(self.request.min_bytes).unwrap_or(0);
-        round.has_error
+        round.is_urgent
             || round.bytes >= wanted
             || round.response.responses.is_empty()
             || self.shared.env.elapsed() >= self.deadline
@@ -143,7 +151,7 @@ impl Fetch {
     /// Reads every partition, in the order in which the client names them, until the answer is full.
     fn round(&mut self, access: Access) -> Round {
         let mut round =
-            Round { response: FetchResponse::default(), bytes: 0, has_error: false, is_cold: false };
+            Round { response: FetchResponse::default(), bytes: 0, is_urgent: false, is_cold: false };
         for topic in &self.request.topics {
             let mut partitions = Vec::with_capacity(topic.partitions.len());
             for asked in &topic.partitions {
@@ -153,7 +161,7 @@ impl Fetch {
                     Err(refusal) => self.refused(refusal, None),
                 };
                 data.partition_index = asked.partition;
-                round.has_error |= data.error_code != 0;
+                round.is_urgent |= data.error_code != 0 || data.preferred_read_replica >= 0;
                 round.bytes += data.records.as_ref().map_or(0, |records| records.len());
                 partitions.push(data);
             }
@@ -181,7 +189,7 @@ impl Fetch {
             at_least_one: round.bytes == 0, // a batch larger than the limits must not stick
             reader: self.reader,
         };
-        if let Some(answered) = self.hear(partition, asked) {
+        if let Some(answered) = self.hear(partition, asked).or_else(|| self.elsewhere(partition, asked)) {
             return answered;
         }
         for _ in 0..MAX_REPLANS {
@@ -190,7 +198,10 @@ impl Fetch {
                 Err((refusal, marks)) => return self.refused(refusal, marks),
             };
             match slices(&plan, access) {
-                Ok(Some(slices)) => return self.given(&slices, &marks),
+                Ok(Some(slices)) => {
+                    round.is_urgent |= self.is_behind(asked, &marks);
+                    return self.given(&slices, &marks);
+                }
                 Ok(None) => {
                     round.is_cold = true;
                     return self.given(&ReadSlices::default(), &marks);
@@ -212,6 +223,7 @@ impl Fetch {
         let follower = FollowerState {
             node,
             broker_epoch,
+            log_start: Offset(asked.log_start_offset),
             eligible: image.broker(node).is_some_and(|broker| {
                 broker.epoch == broker_epoch && !broker.fenced && !broker.in_controlled_shutdown
             }),
@@ -234,6 +246,41 @@ impl Fetch {
         }
     }
 
+    /// Whether a follower, whose consumers wait, would move its mark if it knew ours (KIP-1166). Who has not fsynced what it has cannot,
+    /// and would only ask again and again.
+    fn is_behind(&self, asked: &FetchPartition, marks: &Marks) -> bool {
+        let could_know = marks.high_watermark.min(Offset(asked.durable_end));
+        self.replica.is_some() && Offset(asked.high_watermark) < could_know
+    }
+
+    /// Sends a consumer to a replica in its own rack, where this one leads and is in another (KIP-392).
+    fn elsewhere(&self, partition: &Arc<Partition>, asked: &FetchPartition) -> Option<PartitionData> {
+        let rack = &*self.request.rack_id;
+        let config = &self.shared.config;
+        if !config.reads_from_nearest_rack || rack.is_empty() || !matches!(self.reader, Reader::Roaming(_)) {
+            return None;
+        }
+        let image = self.shared.image.load();
+        let with = partition.followers_with(Offset(asked.fetch_offset));
+        let reached = |node: NodeId| {
+            let broker = image.broker(node).filter(|broker| broker.is_active())?;
+            broker.listeners.iter().any(|one| *one.name == *self.ctx.listener).then_some(broker)
+        };
+        let candidates: Vec<_> = with
+            .iter()
+            .filter_map(|&(node, end)| Some(Candidate { node, rack: reached(node)?.rack.as_deref(), end }))
+            .collect();
+        let leader =
+            Candidate { node: config.node_id, rack: config.rack.as_deref(), end: Offset(asked.fetch_offset) };
+        let near = nearest(rack, &leader, &candidates)?;
+        let marks = partition.marks(LeaderEpoch(asked.current_leader_epoch)).ok()?;
+        Some(PartitionData {
+            preferred_read_replica: near.0,
+            records: Some(bytes::Bytes::new()),
+            ..self.marked(marks)
+        })
+    }
+
     fn given(&self, slices: &ReadSlices, marks: &Marks) -> PartitionData {
         if !self.ctx.facts.zstd_allowed && begins_with_zstd(slices) {
             return self.refused(ErrorCode::UnsupportedCompressionType.into(), Some(*marks));
@@ -243,8 +290,7 @@ impl Fetch {
             first_offset: aborted.first_offset.0,
         });
         PartitionData {
-            aborted_transactions: (self.reader == Reader::Consumer(Isolation::Committed))
-                .then(|| aborted.collect()),
+            aborted_transactions: self.reader.is_committed_only().then(|| aborted.collect()),
             records: Some(slices.bytes.clone()),
             ..self.marked(*marks)
         }
@@ -315,14 +361,16 @@ impl Parked {
         let notify = Arc::new(Notify::new());
         let key = fetch.shared.partitions.next_watcher();
         let topics = fetch.request.topics.iter();
-        let named =
-            topics.flat_map(|topic| topic.partitions.iter().map(move |asked| (topic, asked.partition)));
-        let partitions: Vec<Arc<Partition>> = named
-            .filter_map(|(topic, index)| fetch.shared.partition(&topic.topic, topic.topic_id, index).ok())
-            .collect();
-        for partition in &partitions {
+        let named = topics.flat_map(|topic| topic.partitions.iter().map(move |asked| (topic, asked)));
+        let watched = named.filter_map(|(topic, asked)| {
+            let partition = fetch.shared.partition(&topic.topic, topic.topic_id, asked.partition).ok()?;
             partition.watch(fetch.reader, key, &notify);
-        }
+            if fetch.reader == Reader::Follower && asked.high_watermark != MARK_NOT_AWAITED {
+                partition.watch(Reader::Consumer(Isolation::Uncommitted), key, &notify);
+            }
+            Some(partition)
+        });
+        let partitions: Vec<Arc<Partition>> = watched.collect();
         notify.notify_one(); // what came between the first look and now
         Self { notify, key, partitions }
     }

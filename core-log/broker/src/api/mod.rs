@@ -13,6 +13,7 @@ mod groups;
 mod leader_hint;
 mod list_offsets;
 mod metadata;
+mod observe;
 mod offset_for_leader_epoch;
 mod offsets;
 mod permissions;

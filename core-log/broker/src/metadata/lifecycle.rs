@@ -33,12 +33,17 @@ const ACTIVE_LOOK: Duration = Duration::from_secs(2);
 /// How long a node that goes waits for another to lead the quorum.
 const ELECTION_PATIENCE: Duration = Duration::from_secs(2);
 /// In DescribeCluster: controllers are asked for.
-const CONTROLLERS: i8 = 2;
+pub(super) const CONTROLLERS: i8 = 2;
 
 impl Metadata {
-    /// Takes part in the cluster until the node ends.
-    pub(crate) async fn attend(self: Arc<Self>, registration: BrokerRegistrationRequest, me: MemberId) {
+    /// Takes part in the cluster until the node ends: as a controller, as a broker, or as both.
+    pub(crate) async fn attend(
+        self: Arc<Self>,
+        registration: Option<BrokerRegistrationRequest>,
+        me: MemberId,
+    ) {
         self.join(me).await;
+        let Some(registration) = registration else { return };
         loop {
             let broker_epoch = self.register_with_retries(&registration).await;
             self.heartbeats(broker_epoch, &registration.log_dirs).await; // it ends where the controller does not know this incarnation
@@ -49,10 +54,8 @@ impl Metadata {
     /// was asked may be gone by then, with the answer.
     async fn join(&self, me: MemberId) {
         let Some(settings) = self.config.quorum.clone() else { return };
-        if !settings.auto_join {
-            return;
-        }
-        let asking = std::pin::pin!(self.ask_to_join(&settings, me));
+        let Some(endpoint) = settings.endpoint.as_ref().filter(|_| settings.auto_join) else { return };
+        let asking = std::pin::pin!(self.ask_to_join(&settings, endpoint, me));
         let taken_in = std::pin::pin!(async {
             while !self.votes(me) {
                 self.env.sleep(EAGER_HEARTBEAT).await;
@@ -61,9 +64,9 @@ impl Metadata {
         select(taken_in, asking).await;
     }
 
-    async fn ask_to_join(&self, settings: &QuorumConfig, me: MemberId) {
+    async fn ask_to_join(&self, settings: &QuorumConfig, own: &Endpoint, me: MemberId) {
         loop {
-            for server in settings.bootstrap.iter().filter(|server| **server != settings.endpoint) {
+            for server in settings.bootstrap.iter().filter(|server| *server != own) {
                 let asked = AddRaftVoterRequest {
                     cluster_id: Some(self.cluster_id.clone()),
                     timeout_ms: i32::try_from(JOIN_PATIENCE.as_millis()).unwrap_or(i32::MAX),
@@ -71,8 +74,8 @@ impl Metadata {
                     voter_directory_id: me.directory,
                     listeners: vec![add_raft_voter::Listener {
                         name: settings.listener.as_str().into(),
-                        host: settings.endpoint.host.clone(),
-                        port: settings.endpoint.port,
+                        host: own.host.clone(),
+                        port: own.port,
                     }],
                     ..AddRaftVoterRequest::default()
                 };
@@ -197,7 +200,18 @@ impl Metadata {
 
     /// Hands over what this broker leads, and waits until the controller lets it go.
     pub(crate) async fn hand_over(&self, patience: Duration) {
-        let Some(quorum) = self.log.quorum() else { return };
+        if self.log.is_alone() {
+            return;
+        }
+        if self.config.quorum.as_ref().is_some_and(|quorum| quorum.is_broker) {
+            self.hand_over_partitions(patience).await;
+        }
+        if let Some(quorum) = self.log.quorum() {
+            self.hand_over_quorum(quorum).await;
+        }
+    }
+
+    async fn hand_over_partitions(&self, patience: Duration) {
         self.stopping.store(true, Ordering::SeqCst);
         self.hurry.notify_one();
         let released = async {
@@ -213,7 +227,6 @@ impl Metadata {
         if !is_last && self.env.timeout(patience, released).await.is_err() {
             tracing::warn!("the controller does not let this broker go; its partitions move once it is gone");
         }
-        self.hand_over_quorum(quorum).await;
     }
 
     /// Lets another voter lead the quorum before this one goes.

@@ -10,6 +10,7 @@ mod controller;
 mod lifecycle;
 mod local_log;
 mod members;
+mod observer;
 mod own_log;
 mod presence;
 pub mod quorum;
@@ -40,6 +41,7 @@ use tokio::sync::Notify;
 
 pub(crate) use lifecycle::discover;
 pub(crate) use local_log::LocalLog;
+pub(crate) use observer::ObserverLog;
 pub(crate) use own_log::{OwnLog, compactor};
 
 use crate::partitions::Partitions;
@@ -347,8 +349,7 @@ impl Metadata {
     /// An answer that comes when another leads the quorum by then may be waited for in vain: whoever paused as the leader still holds
     /// its connections.
     async fn forward<R: Rpc>(&self, request: R) -> Result<R::Response, Refusal> {
-        let quorum = self.log.quorum().ok_or(ErrorCode::NotController)?;
-        let seen = quorum.leader();
+        let seen = self.log.seen();
         let (_, endpoint) = seen.1.as_ref().ok_or(ErrorCode::NotController)?;
         let patience = match R::API {
             ApiKey::CreateTopics | ApiKey::CreatePartitions | ApiKey::DeleteTopics => TOPICS_PATIENCE,
@@ -356,7 +357,7 @@ impl Metadata {
             _ => CONTROLLER_TIMEOUT,
         };
         let asking = std::pin::pin!(self.links.call_within(endpoint, patience, request));
-        let elected = std::pin::pin!(quorum.leader_changed(&seen));
+        let elected = std::pin::pin!(self.log.seen_changed(&seen));
         match select(asking, elected).await {
             Either::Left((answer, _)) => {
                 answer.map_err(|error| Refusal::new(ErrorCode::NotController, error.to_string()))

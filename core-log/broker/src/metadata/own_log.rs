@@ -1,4 +1,4 @@
-//! The metadata log as this node has it: alone, or as a member of a quorum.
+//! The metadata log as this node has it: alone, as a member of a quorum, or from afar.
 
 use std::sync::Arc;
 
@@ -7,6 +7,7 @@ use millstream_protocol::Endpoint;
 use millstream_record::{LeaderEpoch, Offset, TopicPartition};
 
 use super::LocalLog;
+use super::observer::{ObserverLog, Seen};
 use super::quorum::{Compactor, MemberId, NewCompactor, QuorumLog};
 use crate::partition::Checkpointed;
 use crate::partitions::CLUSTER_METADATA;
@@ -19,6 +20,8 @@ pub(crate) enum OwnLog {
     Local(Arc<LocalLog>),
     /// This node is, or is to be, a member of the quorum.
     Quorum(Arc<QuorumLog>),
+    /// This node is a broker only, and reads what the quorum commits.
+    Observer(Arc<ObserverLog>),
 }
 
 impl OwnLog {
@@ -26,40 +29,65 @@ impl OwnLog {
         match self {
             Self::Local(log) => &**log,
             Self::Quorum(log) => &**log,
+            Self::Observer(log) => &**log,
         }
     }
 
-    /// The quorum, where there is one.
+    /// The quorum, where this node is a member of one.
     pub(crate) fn quorum(&self) -> Option<&Arc<QuorumLog>> {
         match self {
-            Self::Local(_) => None,
+            Self::Local(_) | Self::Observer(_) => None,
             Self::Quorum(quorum) => Some(quorum),
         }
     }
 
-    /// Who is the active controller, and where it is reached: none while there is none, or this node does not know.
+    /// Whether this node is the cluster.
+    pub(crate) fn is_alone(&self) -> bool {
+        matches!(self, Self::Local(_))
+    }
+
+    /// In which epoch who is the active controller, and where it is reached: none while there is none, or this node does not know.
+    pub(crate) fn seen(&self) -> Seen {
+        match self {
+            Self::Local(_) => (self.leadership().0, None),
+            Self::Quorum(quorum) => quorum.leader(),
+            Self::Observer(log) => log.seen(),
+        }
+    }
+
+    /// Who is the active controller; see [`OwnLog::seen`].
     pub(crate) fn leader(&self) -> Option<(MemberId, Endpoint)> {
-        self.quorum()?.leader().1
+        self.seen().1
+    }
+
+    /// Waits until [`OwnLog::seen`] is another than `seen`; for ever where this node is the cluster.
+    pub(crate) async fn seen_changed(&self, seen: &Seen) {
+        match self {
+            Self::Local(_) => std::future::pending().await,
+            Self::Quorum(quorum) => quorum.leader_changed(seen).await,
+            Self::Observer(log) => log.seen_changed(seen).await,
+        }
     }
 
     /// Waits until this node's leadership is another than `seen`; for ever where it is the cluster.
     pub(crate) async fn leadership_changed(&self, seen: (LeaderEpoch, bool)) {
         match self {
-            Self::Local(_) => std::future::pending().await,
+            Self::Local(_) | Self::Observer(_) => std::future::pending().await,
             Self::Quorum(quorum) => quorum.leadership_changed(seen).await,
         }
     }
 
-    /// What the directory's checkpoints say of this log.
-    pub(crate) fn checkpointed(&self) -> Checkpointed {
+    /// What the directory's checkpoints say of this log, where some of it is kept here.
+    pub(crate) fn checkpointed(&self) -> Option<Checkpointed> {
         match self {
-            Self::Local(log) => log.checkpointed(),
-            Self::Quorum(quorum) => quorum.with_log(|log| Checkpointed {
+            Self::Local(log) => Some(log.checkpointed()),
+            Self::Quorum(quorum) => Some(quorum.with_log(|log| Checkpointed {
                 at: TopicPartition::new(CLUSTER_METADATA, 0),
                 recovery_point: log.flushed_offset(),
                 start: log.start_offset(),
                 high_watermark: log.start_offset(),
-            }),
+            })),
+            Self::Observer(_) => None,
         }
     }
 
@@ -74,6 +102,7 @@ impl OwnLog {
                 what: error.to_string(),
                 mend: "look at the disk of the metadata log, __cluster_metadata-0",
             })?,
+            Self::Observer(log) => log.close(),
         }
         Ok(())
     }

@@ -23,6 +23,8 @@ pub(crate) struct Position {
     pub(crate) last_epoch: LeaderEpoch,
     /// End of what is fsynced.
     pub(crate) durable_end: Offset,
+    /// The mark as it is known here, where consumers wait for it to move.
+    pub(crate) awaited_mark: Option<Offset>,
 }
 
 /// What a leader answered to a fetch that said [`Position`].
@@ -163,6 +165,7 @@ impl State {
             end: self.log.end_offset(),
             last_epoch: self.log.last_epoch().unwrap_or(LeaderEpoch::NONE),
             durable_end: self.log.flushed_offset(),
+            awaited_mark: (!self.consumers.is_empty()).then(|| self.role.high_watermark()),
         }
     }
 }

@@ -172,7 +172,7 @@ impl Partition {
     pub(crate) fn watch(&self, reader: Reader, key: u64, notify: &Arc<Notify>) {
         let mut state = self.state.lock();
         let watchers = match reader {
-            Reader::Consumer(_) => &mut state.consumers,
+            Reader::Consumer(_) | Reader::Roaming(_) => &mut state.consumers,
             Reader::Follower => &mut state.followers,
         };
         watchers.insert(key, Arc::clone(notify));

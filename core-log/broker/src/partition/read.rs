@@ -7,6 +7,7 @@ use millstream_protocol::ErrorCode;
 use millstream_record::{LeaderEpoch, Millis, NodeId, Offset};
 use millstream_storage::{LookupPlan, ReadPlan, ReadRequest};
 
+use super::role::Role;
 use super::{Partition, State};
 use crate::refusal::Refusal;
 use crate::view::ReplicaView;
@@ -31,8 +32,17 @@ impl Isolation {
 pub(crate) enum Reader {
     /// A client: up to a mark.
     Consumer(Isolation),
+    /// A client that may read from any replica (KIP-392): up to the mark as that one knows it.
+    Roaming(Isolation),
     /// A replica on another broker: up to the end.
     Follower,
+}
+
+impl Reader {
+    /// Whether it is told which transactions were aborted.
+    pub(crate) fn is_committed_only(self) -> bool {
+        matches!(self, Self::Consumer(Isolation::Committed) | Self::Roaming(Isolation::Committed))
+    }
 }
 
 /// What somebody wants to read.
@@ -51,6 +61,8 @@ pub(crate) struct FollowerState {
     pub(crate) broker_epoch: i64,
     /// Whether the metadata has this incarnation as one that may be in sync.
     pub(crate) eligible: bool,
+    /// First offset still in its log.
+    pub(crate) log_start: Offset,
     /// The epoch of the last record that it has; none for an empty log, which cannot have left ours.
     pub(crate) last_epoch: LeaderEpoch,
     /// End of what it has fsynced.
@@ -77,7 +89,7 @@ impl Marks {
 
     fn end_for(&self, reader: Reader, log_end: Offset) -> Offset {
         match reader {
-            Reader::Consumer(isolation) => self.readable_end(isolation),
+            Reader::Consumer(isolation) | Reader::Roaming(isolation) => self.readable_end(isolation),
             Reader::Follower => log_end,
         }
     }
@@ -153,13 +165,17 @@ impl Partition {
         client_epoch: LeaderEpoch,
     ) -> Result<(ReadPlan, Marks), (Refusal, Option<Marks>)> {
         let state = self.state.lock();
-        let marks = state.leading_marks(client_epoch).map_err(|refusal| (refusal, None))?;
+        let marks = match sought.reader {
+            Reader::Roaming(_) => state.known_marks(client_epoch),
+            Reader::Consumer(_) | Reader::Follower => state.leading_marks(client_epoch),
+        };
+        let marks = marks.map_err(|refusal| (refusal, None))?;
         let request = ReadRequest {
             offset: sought.offset,
             max_bytes: sought.max_bytes,
             upper_bound: marks.end_for(sought.reader, state.log.end_offset()),
             at_least_one: sought.at_least_one,
-            with_aborted: sought.reader == Reader::Consumer(Isolation::Committed),
+            with_aborted: sought.reader.is_committed_only(),
         };
         match state.log.read_plan(request) {
             Ok(plan) => Ok((plan, marks)),
@@ -188,6 +204,7 @@ impl Partition {
             let input = Input::FollowerFetched {
                 node: follower.node,
                 broker_epoch: follower.broker_epoch,
+                log_start: follower.log_start,
                 durable_end: follower.durable_end.min(from),
                 eligible: follower.eligible,
             };
@@ -195,6 +212,13 @@ impl Partition {
         };
         self.perform(after);
         Ok(None)
+    }
+
+    /// The in-sync followers from which a consumer could read at `offset`, each with the end of what it has; none where this replica
+    /// does not lead.
+    pub(crate) fn followers_with(&self, offset: Offset) -> Vec<(NodeId, Offset)> {
+        let state = self.state.lock();
+        state.role.leading().map(|leader| leader.followers_with(offset).collect()).unwrap_or_default()
     }
 
     /// Where `epoch`, or the largest one below it, ends in this log (KIP-101, KIP-279).
@@ -227,22 +251,44 @@ impl Partition {
     }
 }
 
+/// Whether the epoch that a client knows, if it says one, is the one that the replica is in (KIP-320).
+fn same_epoch(client: LeaderEpoch, own: LeaderEpoch) -> Result<(), Refusal> {
+    match client {
+        LeaderEpoch::NONE => Ok(()),
+        older if older < own => Err(ErrorCode::FencedLeaderEpoch.into()),
+        newer if newer > own => Err(ErrorCode::UnknownLeaderEpoch.into()),
+        _ => Ok(()),
+    }
+}
+
 impl State {
     /// The marks, if this replica leads in the epoch that the client takes it to.
     fn leading_marks(&self, client_epoch: LeaderEpoch) -> Result<Marks, Refusal> {
         let leader = self.role.leading()?;
-        match client_epoch {
-            LeaderEpoch::NONE => {}
-            older if older < leader.epoch() => return Err(ErrorCode::FencedLeaderEpoch.into()),
-            newer if newer > leader.epoch() => return Err(ErrorCode::UnknownLeaderEpoch.into()),
-            _ => {}
-        }
+        same_epoch(client_epoch, leader.epoch())?;
         Ok(Marks {
             start: self.log.start_offset(),
             high_watermark: leader.high_watermark(),
             last_stable: leader.last_stable(),
             epoch: leader.epoch(),
         })
+    }
+
+    /// The marks as this replica knows them, whichever part it plays in the epoch that the client knows.
+    fn known_marks(&self, client_epoch: LeaderEpoch) -> Result<Marks, Refusal> {
+        match &self.role {
+            Role::Following(follower) if follower.epoch() != LeaderEpoch::NONE => {
+                same_epoch(client_epoch, follower.epoch())?;
+                let high_watermark = follower.high_watermark().max(self.log.start_offset());
+                Ok(Marks {
+                    start: self.log.start_offset(),
+                    high_watermark,
+                    last_stable: self.log.last_stable_offset(high_watermark),
+                    epoch: follower.epoch(),
+                })
+            }
+            _ => self.leading_marks(client_epoch),
+        }
     }
 
     /// Where a log that ends at `end` with a record of `last_epoch` has left this one, if it has (KIP-595).

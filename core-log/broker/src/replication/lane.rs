@@ -220,6 +220,10 @@ fn topics(asked: &[(Member, Position)], partition_max_bytes: i32) -> Vec<FetchTo
             durable_end: position.durable_end.0,
             ..FetchPartition::default()
         };
+        let partition = match position.awaited_mark {
+            Some(mark) => FetchPartition { high_watermark: mark.0, ..partition },
+            None => partition,
+        };
         match topics.last_mut().filter(|topic| topic.topic_id == topic_id) {
             Some(topic) => topic.partitions.push(partition),
             None => {

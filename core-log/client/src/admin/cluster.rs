@@ -1,5 +1,7 @@
 //! The cluster: who votes for its metadata, who leads its partitions, and where their replicas are.
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -30,57 +32,68 @@ impl Admin {
     ///
     /// # Errors
     /// When there is no leader, or it cannot be asked.
-    pub async fn describe_quorum(&self) -> Result<QuorumDescription> {
-        let request = DescribeQuorumRequest {
-            topics: vec![DescribeQuorumRequestTopicData {
-                topic_name: CLUSTER_METADATA.into(),
-                partitions: vec![DescribeQuorumRequestPartitionData::default()],
-            }],
-        };
-        let answer = self.retry("describing the quorum", || async {
-            let answer = self.cluster.ask_controller(request.clone()).await?;
-            outcome(answer.error_code, "DescribeQuorum", "the quorum", answer.error_message.clone())?;
-            Ok(answer)
-        });
-        read_quorum(answer.await?)
+    pub fn describe_quorum(&self) -> BoxFuture<'_, Result<QuorumDescription>> {
+        async move {
+            let request = DescribeQuorumRequest {
+                topics: vec![DescribeQuorumRequestTopicData {
+                    topic_name: CLUSTER_METADATA.into(),
+                    partitions: vec![DescribeQuorumRequestPartitionData::default()],
+                }],
+            };
+            let answer = self.retry("describing the quorum", || async {
+                let answer = self.cluster.ask_controller(request.clone()).await?;
+                outcome(answer.error_code, "DescribeQuorum", "the quorum", answer.error_message.clone())?;
+                Ok(answer)
+            });
+            read_quorum(answer.await?)
+        }
+        .boxed()
     }
 
     /// Lets `node`, with the directory that it runs on, vote on the metadata (KIP-853).
     ///
     /// # Errors
     /// When it does not catch up, or the request fails.
-    pub async fn add_voter(
-        &self,
+    pub fn add_voter<'a>(
+        &'a self,
         node: NodeId,
         directory: Uuid,
-        listener: &str,
-        endpoint: &Endpoint,
-    ) -> Result<()> {
-        let request = AddRaftVoterRequest {
-            cluster_id: None,
-            timeout_ms: self.timeout_ms(),
-            voter_id: node.0,
-            voter_directory_id: directory,
-            listeners: vec![add_raft_voter::Listener {
-                name: listener.into(),
-                host: endpoint.host.clone(),
-                port: endpoint.port,
-            }],
-            ack_when_committed: true,
-        };
-        let answer = self.retry("adding a voter", || self.cluster.ask_controller(request.clone())).await?;
-        outcome(answer.error_code, "AddRaftVoter", &format!("node {node}"), answer.error_message)
+        listener: &'a str,
+        endpoint: &'a Endpoint,
+    ) -> BoxFuture<'a, Result<()>> {
+        async move {
+            let request = AddRaftVoterRequest {
+                cluster_id: None,
+                timeout_ms: self.timeout_ms(),
+                voter_id: node.0,
+                voter_directory_id: directory,
+                listeners: vec![add_raft_voter::Listener {
+                    name: listener.into(),
+                    host: endpoint.host.clone(),
+                    port: endpoint.port,
+                }],
+                ack_when_committed: true,
+            };
+            let answer =
+                self.retry("adding a voter", || self.cluster.ask_controller(request.clone())).await?;
+            outcome(answer.error_code, "AddRaftVoter", &format!("node {node}"), answer.error_message)
+        }
+        .boxed()
     }
 
     /// Takes a voter out of the quorum (KIP-853).
     ///
     /// # Errors
     /// When it is no voter, or the last one; when the request fails.
-    pub async fn remove_voter(&self, node: NodeId, directory: Uuid) -> Result<()> {
-        let request =
-            RemoveRaftVoterRequest { cluster_id: None, voter_id: node.0, voter_directory_id: directory };
-        let answer = self.retry("removing a voter", || self.cluster.ask_controller(request.clone())).await?;
-        outcome(answer.error_code, "RemoveRaftVoter", &format!("node {node}"), answer.error_message)
+    pub fn remove_voter(&self, node: NodeId, directory: Uuid) -> BoxFuture<'_, Result<()>> {
+        async move {
+            let request =
+                RemoveRaftVoterRequest { cluster_id: None, voter_id: node.0, voter_directory_id: directory };
+            let answer =
+                self.retry("removing a voter", || self.cluster.ask_controller(request.clone())).await?;
+            outcome(answer.error_code, "RemoveRaftVoter", &format!("node {node}"), answer.error_message)
+        }
+        .boxed()
     }
 
     /// Forgets a broker that will not come back. It leads and counts nowhere; partitions that it held keep it among their replicas
@@ -88,11 +101,14 @@ impl Admin {
     ///
     /// # Errors
     /// When it is not registered, or the request fails.
-    pub async fn unregister_broker(&self, node: NodeId) -> Result<()> {
-        let request = UnregisterBrokerRequest { broker_id: node.0 };
-        let answer =
-            self.retry("unregistering a broker", || self.cluster.ask_controller(request.clone())).await?;
-        outcome(answer.error_code, "UnregisterBroker", &format!("node {node}"), answer.error_message)
+    pub fn unregister_broker(&self, node: NodeId) -> BoxFuture<'_, Result<()>> {
+        async move {
+            let request = UnregisterBrokerRequest { broker_id: node.0 };
+            let answer =
+                self.retry("unregistering a broker", || self.cluster.ask_controller(request.clone())).await?;
+            outcome(answer.error_code, "UnregisterBroker", &format!("node {node}"), answer.error_message)
+        }
+        .boxed()
     }
 
     /// Elects leaders of `partitions`, or of all; each with its own outcome (`ElectionNotNeeded` among them). When all are asked
@@ -100,38 +116,42 @@ impl Admin {
     ///
     /// # Errors
     /// When the request as a whole fails.
-    pub async fn elect_leaders(
-        &self,
+    pub fn elect_leaders<'a>(
+        &'a self,
         election: Election,
-        partitions: Option<&[TopicPartition]>,
-    ) -> Result<BTreeMap<TopicPartition, Result<()>>> {
-        let topic = |(topic, partitions): (&Arc<str>, Vec<i32>)| TopicPartitions {
-            topic: (&**topic).into(),
-            partitions,
-        };
-        let request = ElectLeadersRequest {
-            election_type: match election {
-                Election::Preferred => 0,
-                Election::Unclean => 1,
-            },
-            topic_partitions: partitions
-                .map(|partitions| by_topic(partitions.iter()).into_iter().map(topic).collect()),
-            timeout_ms: self.timeout_ms(),
-        };
-        let answer = self.retry("electing leaders", || async {
-            let answer = self.cluster.ask_controller(request.clone()).await?;
-            outcome(answer.error_code, "ElectLeaders", "the partitions", None)?;
-            Ok(answer)
-        });
-        let results = answer.await?.replica_election_results.into_iter().flat_map(|topic| {
-            let name: Arc<str> = Arc::from(&*topic.topic);
-            topic.partition_result.into_iter().map(move |result| {
-                let at = TopicPartition::new(Arc::clone(&name), result.partition_id);
-                let done = outcome(result.error_code, "ElectLeaders", &at.to_string(), result.error_message);
-                (at, done)
-            })
-        });
-        Ok(results.collect())
+        partitions: Option<&'a [TopicPartition]>,
+    ) -> BoxFuture<'a, Result<BTreeMap<TopicPartition, Result<()>>>> {
+        async move {
+            let topic = |(topic, partitions): (&Arc<str>, Vec<i32>)| TopicPartitions {
+                topic: (&**topic).into(),
+                partitions,
+            };
+            let request = ElectLeadersRequest {
+                election_type: match election {
+                    Election::Preferred => 0,
+                    Election::Unclean => 1,
+                },
+                topic_partitions: partitions
+                    .map(|partitions| by_topic(partitions.iter()).into_iter().map(topic).collect()),
+                timeout_ms: self.timeout_ms(),
+            };
+            let answer = self.retry("electing leaders", || async {
+                let answer = self.cluster.ask_controller(request.clone()).await?;
+                outcome(answer.error_code, "ElectLeaders", "the partitions", None)?;
+                Ok(answer)
+            });
+            let results = answer.await?.replica_election_results.into_iter().flat_map(|topic| {
+                let name: Arc<str> = Arc::from(&*topic.topic);
+                topic.partition_result.into_iter().map(move |result| {
+                    let at = TopicPartition::new(Arc::clone(&name), result.partition_id);
+                    let done =
+                        outcome(result.error_code, "ElectLeaders", &at.to_string(), result.error_message);
+                    (at, done)
+                })
+            });
+            Ok(results.collect())
+        }
+        .boxed()
     }
 
     /// Moves partitions to other replicas, the first of which is to lead; `None` takes a move under way back. Each with its own
@@ -139,68 +159,74 @@ impl Admin {
     ///
     /// # Errors
     /// When the request as a whole fails.
-    pub async fn alter_reassignments(
-        &self,
-        wanted: &BTreeMap<TopicPartition, Option<Vec<NodeId>>>,
-    ) -> Result<BTreeMap<TopicPartition, Result<()>>> {
-        let mut topics: BTreeMap<&Arc<str>, Vec<ReassignablePartition>> = BTreeMap::new();
-        for (at, replicas) in wanted {
-            topics.entry(&at.topic).or_default().push(ReassignablePartition {
-                partition_index: at.partition,
-                replicas: replicas.as_ref().map(|nodes| nodes.iter().map(|node| node.0).collect()),
+    pub fn alter_reassignments<'a>(
+        &'a self,
+        wanted: &'a BTreeMap<TopicPartition, Option<Vec<NodeId>>>,
+    ) -> BoxFuture<'a, Result<BTreeMap<TopicPartition, Result<()>>>> {
+        async move {
+            let mut topics: BTreeMap<&Arc<str>, Vec<ReassignablePartition>> = BTreeMap::new();
+            for (at, replicas) in wanted {
+                topics.entry(&at.topic).or_default().push(ReassignablePartition {
+                    partition_index: at.partition,
+                    replicas: replicas.as_ref().map(|nodes| nodes.iter().map(|node| node.0).collect()),
+                });
+            }
+            let topic =
+                |(name, partitions): (&Arc<str>, _)| ReassignableTopic { name: (&**name).into(), partitions };
+            let request = AlterPartitionReassignmentsRequest {
+                timeout_ms: self.timeout_ms(),
+                allow_replication_factor_change: true,
+                topics: topics.into_iter().map(topic).collect(),
+            };
+            let answer = self.retry("moving partitions", || async {
+                let answer = self.cluster.ask_controller(request.clone()).await?;
+                let detail = answer.error_message.clone();
+                outcome(answer.error_code, "AlterPartitionReassignments", "the partitions", detail)?;
+                Ok(answer)
             });
+            let results = answer.await?.responses.into_iter().flat_map(|topic| {
+                let name: Arc<str> = Arc::from(&*topic.name);
+                topic.partitions.into_iter().map(move |result| {
+                    let at = TopicPartition::new(Arc::clone(&name), result.partition_index);
+                    let api = "AlterPartitionReassignments";
+                    let done = outcome(result.error_code, api, &at.to_string(), result.error_message);
+                    (at, done)
+                })
+            });
+            Ok(results.collect())
         }
-        let topic =
-            |(name, partitions): (&Arc<str>, _)| ReassignableTopic { name: (&**name).into(), partitions };
-        let request = AlterPartitionReassignmentsRequest {
-            timeout_ms: self.timeout_ms(),
-            allow_replication_factor_change: true,
-            topics: topics.into_iter().map(topic).collect(),
-        };
-        let answer = self.retry("moving partitions", || async {
-            let answer = self.cluster.ask_controller(request.clone()).await?;
-            let detail = answer.error_message.clone();
-            outcome(answer.error_code, "AlterPartitionReassignments", "the partitions", detail)?;
-            Ok(answer)
-        });
-        let results = answer.await?.responses.into_iter().flat_map(|topic| {
-            let name: Arc<str> = Arc::from(&*topic.name);
-            topic.partitions.into_iter().map(move |result| {
-                let at = TopicPartition::new(Arc::clone(&name), result.partition_index);
-                let api = "AlterPartitionReassignments";
-                let done = outcome(result.error_code, api, &at.to_string(), result.error_message);
-                (at, done)
-            })
-        });
-        Ok(results.collect())
+        .boxed()
     }
 
     /// The partitions whose replicas are moving.
     ///
     /// # Errors
     /// When no broker answers.
-    pub async fn list_reassignments(&self) -> Result<BTreeMap<TopicPartition, Reassignment>> {
-        let request = ListPartitionReassignmentsRequest { timeout_ms: self.timeout_ms(), topics: None };
-        let answer = self.retry("listing reassignments", || async {
-            let answer = self.cluster.ask_controller(request.clone()).await?;
-            let detail = answer.error_message.clone();
-            outcome(answer.error_code, "ListPartitionReassignments", "the partitions", detail)?;
-            Ok(answer)
-        });
-        let nodes = |ids: Vec<i32>| ids.into_iter().map(NodeId).collect();
-        let moving = answer.await?.topics.into_iter().flat_map(|topic| {
-            let name: Arc<str> = Arc::from(&*topic.name);
-            topic.partitions.into_iter().map(move |found| {
-                let at = TopicPartition::new(Arc::clone(&name), found.partition_index);
-                let reassignment = Reassignment {
-                    replicas: nodes(found.replicas),
-                    adding: nodes(found.adding_replicas),
-                    removing: nodes(found.removing_replicas),
-                };
-                (at, reassignment)
-            })
-        });
-        Ok(moving.collect())
+    pub fn list_reassignments(&self) -> BoxFuture<'_, Result<BTreeMap<TopicPartition, Reassignment>>> {
+        async move {
+            let request = ListPartitionReassignmentsRequest { timeout_ms: self.timeout_ms(), topics: None };
+            let answer = self.retry("listing reassignments", || async {
+                let answer = self.cluster.ask_controller(request.clone()).await?;
+                let detail = answer.error_message.clone();
+                outcome(answer.error_code, "ListPartitionReassignments", "the partitions", detail)?;
+                Ok(answer)
+            });
+            let nodes = |ids: Vec<i32>| ids.into_iter().map(NodeId).collect();
+            let moving = answer.await?.topics.into_iter().flat_map(|topic| {
+                let name: Arc<str> = Arc::from(&*topic.name);
+                topic.partitions.into_iter().map(move |found| {
+                    let at = TopicPartition::new(Arc::clone(&name), found.partition_index);
+                    let reassignment = Reassignment {
+                        replicas: nodes(found.replicas),
+                        adding: nodes(found.adding_replicas),
+                        removing: nodes(found.removing_replicas),
+                    };
+                    (at, reassignment)
+                })
+            });
+            Ok(moving.collect())
+        }
+        .boxed()
     }
 }
 

@@ -1,5 +1,7 @@
 //! Settings of topics and brokers.
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use millstream_protocol::messages::describe_configs::{
     DescribeConfigsRequest, DescribeConfigsResource, DescribeConfigsResourceResult,
 };
@@ -20,44 +22,57 @@ impl Admin {
     ///
     /// # Errors
     /// When the resource does not exist, or the request fails.
-    pub async fn describe_configs(&self, resource: &ConfigResource) -> Result<Vec<ConfigEntry>> {
-        let (resource_type, name) = named(resource);
-        let wanted =
-            DescribeConfigsResource { resource_type, resource_name: name.into(), configuration_keys: None };
-        let request = DescribeConfigsRequest { resources: vec![wanted], ..DescribeConfigsRequest::default() };
-        let answer = self.retry("describing configs", || async {
-            let answer = self.cluster.ask_controller(request.clone()).await?;
-            for result in &answer.results {
-                outcome(result.error_code, "DescribeConfigs", name, result.error_message.clone())?;
-            }
-            Ok(answer)
-        });
-        Ok(answer.await?.results.into_iter().flat_map(|result| result.configs).map(read).collect())
+    pub fn describe_configs<'a>(
+        &'a self,
+        resource: &'a ConfigResource,
+    ) -> BoxFuture<'a, Result<Vec<ConfigEntry>>> {
+        async move {
+            let (resource_type, name) = named(resource);
+            let wanted = DescribeConfigsResource {
+                resource_type,
+                resource_name: name.into(),
+                configuration_keys: None,
+            };
+            let request =
+                DescribeConfigsRequest { resources: vec![wanted], ..DescribeConfigsRequest::default() };
+            let answer = self.retry("describing configs", || async {
+                let answer = self.cluster.ask_controller(request.clone()).await?;
+                for result in &answer.results {
+                    outcome(result.error_code, "DescribeConfigs", name, result.error_message.clone())?;
+                }
+                Ok(answer)
+            });
+            Ok(answer.await?.results.into_iter().flat_map(|result| result.configs).map(read).collect())
+        }
+        .boxed()
     }
 
     /// Changes settings of a topic or broker.
     ///
     /// # Errors
     /// When a setting or value is refused.
-    pub async fn incremental_alter_configs(
-        &self,
-        resource: &ConfigResource,
-        changes: &[AlterConfig],
-    ) -> Result<()> {
-        let (resource_type, name) = named(resource);
-        let altered = AlterConfigsResource {
-            resource_type,
-            resource_name: name.into(),
-            configs: changes.iter().map(alterable).collect(),
-        };
-        let request = IncrementalAlterConfigsRequest { resources: vec![altered], validate_only: false };
-        self.retry("changing configs", || async {
-            let answer = self.cluster.ask_controller(request.clone()).await?;
-            answer.responses.into_iter().try_for_each(|done| {
-                outcome(done.error_code, "IncrementalAlterConfigs", name, done.error_message)
+    pub fn incremental_alter_configs<'a>(
+        &'a self,
+        resource: &'a ConfigResource,
+        changes: &'a [AlterConfig],
+    ) -> BoxFuture<'a, Result<()>> {
+        async move {
+            let (resource_type, name) = named(resource);
+            let altered = AlterConfigsResource {
+                resource_type,
+                resource_name: name.into(),
+                configs: changes.iter().map(alterable).collect(),
+            };
+            let request = IncrementalAlterConfigsRequest { resources: vec![altered], validate_only: false };
+            self.retry("changing configs", || async {
+                let answer = self.cluster.ask_controller(request.clone()).await?;
+                answer.responses.into_iter().try_for_each(|done| {
+                    outcome(done.error_code, "IncrementalAlterConfigs", name, done.error_message)
+                })
             })
-        })
-        .await
+            .await
+        }
+        .boxed()
     }
 }
 

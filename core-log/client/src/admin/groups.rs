@@ -1,5 +1,7 @@
 //! Groups and their offsets.
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use std::collections::BTreeMap;
 
 use bytestring::ByteString;
@@ -23,67 +25,80 @@ impl Admin {
     ///
     /// # Errors
     /// When a broker does not answer.
-    pub async fn list_groups(&self) -> Result<Vec<GroupListing>> {
-        let found = self.retry("listing groups", || async {
-            let metadata = self.cluster.refresh(self.cluster.metadata().version).await?;
-            let mut found = BTreeMap::new();
-            for broker in metadata.brokers.values() {
-                let answer = self.cluster.links.call(&broker.endpoint, ListGroupsRequest::default()).await?;
-                outcome(answer.error_code, "ListGroups", &broker.endpoint.to_string(), None)?;
-                found.extend(
-                    answer.groups.into_iter().map(|group| (group.group_id.clone(), read_listing(group))),
-                );
-            }
-            Ok(found)
-        });
-        Ok(found.await?.into_values().collect())
+    pub fn list_groups(&self) -> BoxFuture<'_, Result<Vec<GroupListing>>> {
+        async move {
+            let found = self.retry("listing groups", || async {
+                let metadata = self.cluster.refresh(self.cluster.metadata().version).await?;
+                let mut found = BTreeMap::new();
+                for broker in metadata.brokers.values() {
+                    let answer =
+                        self.cluster.links.call(&broker.endpoint, ListGroupsRequest::default()).await?;
+                    outcome(answer.error_code, "ListGroups", &broker.endpoint.to_string(), None)?;
+                    found.extend(
+                        answer.groups.into_iter().map(|group| (group.group_id.clone(), read_listing(group))),
+                    );
+                }
+                Ok(found)
+            });
+            Ok(found.await?.into_values().collect())
+        }
+        .boxed()
     }
 
     /// Describes classic groups.
     ///
     /// # Errors
     /// When a coordinator does not answer.
-    pub async fn describe_groups(&self, groups: &[&str]) -> Result<Vec<GroupDescription>> {
-        let mut described = Vec::with_capacity(groups.len());
-        for group in groups {
-            let id = ByteString::from(*group);
-            let request =
-                DescribeGroupsRequest { groups: vec![id.clone()], ..DescribeGroupsRequest::default() };
-            let answer = self.retry("describing a group", || async {
-                let answer = self.ask_coordinator(&id, request.clone()).await?;
-                for group in &answer.groups {
-                    if ErrorCode::from_code(group.error_code).is_retriable() {
-                        self.cluster.forget_coordinator(CoordinatorKind::Group, &id);
-                        outcome(group.error_code, "DescribeGroups", &id, group.error_message.clone())?;
+    pub fn describe_groups<'a>(
+        &'a self,
+        groups: &'a [&'a str],
+    ) -> BoxFuture<'a, Result<Vec<GroupDescription>>> {
+        async move {
+            let mut described = Vec::with_capacity(groups.len());
+            for group in groups {
+                let id = ByteString::from(*group);
+                let request =
+                    DescribeGroupsRequest { groups: vec![id.clone()], ..DescribeGroupsRequest::default() };
+                let answer = self.retry("describing a group", || async {
+                    let answer = self.ask_coordinator(&id, request.clone()).await?;
+                    for group in &answer.groups {
+                        if ErrorCode::from_code(group.error_code).is_retriable() {
+                            self.cluster.forget_coordinator(CoordinatorKind::Group, &id);
+                            outcome(group.error_code, "DescribeGroups", &id, group.error_message.clone())?;
+                        }
                     }
-                }
-                Ok(answer)
-            });
-            described.extend(answer.await?.groups.into_iter().map(read_group));
+                    Ok(answer)
+                });
+                described.extend(answer.await?.groups.into_iter().map(read_group));
+            }
+            Ok(described)
         }
-        Ok(described)
+        .boxed()
     }
 
     /// Deletes an empty group with its offsets.
     ///
     /// # Errors
     /// When the group has members, or does not exist.
-    pub async fn delete_group(&self, group: &str) -> Result<()> {
-        let id = ByteString::from(group);
-        let request = DeleteGroupsRequest { groups_names: vec![id.clone()] };
-        self.retry("deleting a group", || async {
-            let answer = self.ask_coordinator(&id, request.clone()).await?;
-            let done = answer
-                .results
-                .into_iter()
-                .try_for_each(|done| outcome(done.error_code, "DeleteGroups", &done.group_id, None));
-            done.inspect_err(|error| {
-                if coordinator_moved(error) {
-                    self.cluster.forget_coordinator(CoordinatorKind::Group, &id);
-                }
+    pub fn delete_group<'a>(&'a self, group: &'a str) -> BoxFuture<'a, Result<()>> {
+        async move {
+            let id = ByteString::from(group);
+            let request = DeleteGroupsRequest { groups_names: vec![id.clone()] };
+            self.retry("deleting a group", || async {
+                let answer = self.ask_coordinator(&id, request.clone()).await?;
+                let done = answer
+                    .results
+                    .into_iter()
+                    .try_for_each(|done| outcome(done.error_code, "DeleteGroups", &done.group_id, None));
+                done.inspect_err(|error| {
+                    if coordinator_moved(error) {
+                        self.cluster.forget_coordinator(CoordinatorKind::Group, &id);
+                    }
+                })
             })
-        })
-        .await
+            .await
+        }
+        .boxed()
     }
 
     /// All committed offsets of a group.

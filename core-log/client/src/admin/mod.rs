@@ -4,6 +4,8 @@ mod cluster;
 mod configs;
 mod groups;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
@@ -54,151 +56,181 @@ impl Admin {
     ///
     /// # Errors
     /// When the request as a whole fails.
-    pub async fn create_topics(&self, topics: &[NewTopic]) -> Result<BTreeMap<Arc<str>, Result<TopicId>>> {
-        let answer = self.retry("creating topics", || async {
-            let request = CreateTopicsRequest {
-                topics: topics.iter().map(creatable).collect(),
-                timeout_ms: self.timeout_ms(),
-                validate_only: false,
-            };
-            let answer = self.cluster.ask_controller(request).await?;
-            // The controller may have moved: then nothing was done, and all of it can be asked again.
-            match answer.topics.iter().find(|t| t.error_code == ErrorCode::NotController.code()) {
-                Some(moved) => {
-                    self.cluster.refresh(self.cluster.metadata().version).await?;
-                    Err(outcome(moved.error_code, "CreateTopics", &moved.name, None)
-                        .expect_err("it is an error"))
+    pub fn create_topics<'a>(
+        &'a self,
+        topics: &'a [NewTopic],
+    ) -> BoxFuture<'a, Result<BTreeMap<Arc<str>, Result<TopicId>>>> {
+        async move {
+            let answer = self.retry("creating topics", || async {
+                let request = CreateTopicsRequest {
+                    topics: topics.iter().map(creatable).collect(),
+                    timeout_ms: self.timeout_ms(),
+                    validate_only: false,
+                };
+                let answer = self.cluster.ask_controller(request).await?;
+                // The controller may have moved: then nothing was done, and all of it can be asked again.
+                match answer.topics.iter().find(|t| t.error_code == ErrorCode::NotController.code()) {
+                    Some(moved) => {
+                        self.cluster.refresh(self.cluster.metadata().version).await?;
+                        Err(outcome(moved.error_code, "CreateTopics", &moved.name, None)
+                            .expect_err("it is an error"))
+                    }
+                    None => Ok(answer),
                 }
-                None => Ok(answer),
-            }
-        });
-        let read = |topic: CreatableTopicResult| {
-            let done = outcome(topic.error_code, "CreateTopics", &topic.name, topic.error_message);
-            (Arc::from(&*topic.name), done.map(|()| topic.topic_id))
-        };
-        Ok(answer.await?.topics.into_iter().map(read).collect())
+            });
+            let read = |topic: CreatableTopicResult| {
+                let done = outcome(topic.error_code, "CreateTopics", &topic.name, topic.error_message);
+                (Arc::from(&*topic.name), done.map(|()| topic.topic_id))
+            };
+            Ok(answer.await?.topics.into_iter().map(read).collect())
+        }
+        .boxed()
     }
 
     /// Creates a topic, and takes it as created if there is one of that name already. Waits until every partition has a leader.
     ///
     /// # Errors
     /// When it cannot be created.
-    pub async fn ensure_topic(&self, topic: NewTopic) -> Result<TopicDescription> {
-        let name = Arc::clone(&topic.name);
-        for (_, done) in self.create_topics(&[topic]).await? {
-            match done {
-                Err(error) if error.code() != Some(ErrorCode::TopicAlreadyExists) => return Err(error),
-                _ => {}
+    pub fn ensure_topic(&self, topic: NewTopic) -> BoxFuture<'_, Result<TopicDescription>> {
+        async move {
+            let name = Arc::clone(&topic.name);
+            for (_, done) in self.create_topics(&[topic]).await? {
+                match done {
+                    Err(error) if error.code() != Some(ErrorCode::TopicAlreadyExists) => return Err(error),
+                    _ => {}
+                }
             }
+            let described = self.retry("finding the new topic's leaders", || async {
+                let unready = |code| ClientError::broker("Metadata", format!("topic {name}"), code);
+                let found = self.describe_topics(&[&name]).await?.remove(&name);
+                let topic = found.ok_or_else(|| unready(ErrorCode::UnknownTopicOrPartition))??;
+                let led = !topic.partitions.is_empty() && topic.partitions.iter().all(|p| p.leader.is_some());
+                if led { Ok(topic) } else { Err(unready(ErrorCode::LeaderNotAvailable)) }
+            });
+            described.await
         }
-        let described = self.retry("finding the new topic's leaders", || async {
-            let unready = |code| ClientError::broker("Metadata", format!("topic {name}"), code);
-            let found = self.describe_topics(&[&name]).await?.remove(&name);
-            let topic = found.ok_or_else(|| unready(ErrorCode::UnknownTopicOrPartition))??;
-            let led = !topic.partitions.is_empty() && topic.partitions.iter().all(|p| p.leader.is_some());
-            if led { Ok(topic) } else { Err(unready(ErrorCode::LeaderNotAvailable)) }
-        });
-        described.await
+        .boxed()
     }
 
     /// Deletes topics, each with its own outcome.
     ///
     /// # Errors
     /// When the request as a whole fails.
-    pub async fn delete_topics(&self, topics: &[&str]) -> Result<BTreeMap<Arc<str>, Result<()>>> {
-        let names: Vec<ByteString> = topics.iter().map(|topic| ByteString::from(*topic)).collect();
-        let answer = self.retry("deleting topics", || async {
-            let state =
-                |name: &ByteString| DeleteTopicState { name: Some(name.clone()), topic_id: TopicId::ZERO };
-            let request = DeleteTopicsRequest {
-                topics: names.iter().map(state).collect(),
-                timeout_ms: self.timeout_ms(),
-                ..DeleteTopicsRequest::default()
-            };
-            self.cluster.ask_controller(request).await
-        });
-        let each = answer.await?.responses.into_iter().map(|done| {
-            let name = done.name.unwrap_or_default();
-            let result = outcome(done.error_code, "DeleteTopics", &name, done.error_message);
-            (Arc::from(&*name), result)
-        });
-        Ok(each.collect())
+    pub fn delete_topics<'a>(
+        &'a self,
+        topics: &'a [&'a str],
+    ) -> BoxFuture<'a, Result<BTreeMap<Arc<str>, Result<()>>>> {
+        async move {
+            let names: Vec<ByteString> = topics.iter().map(|topic| ByteString::from(*topic)).collect();
+            let answer = self.retry("deleting topics", || async {
+                let state = |name: &ByteString| DeleteTopicState {
+                    name: Some(name.clone()),
+                    topic_id: TopicId::ZERO,
+                };
+                let request = DeleteTopicsRequest {
+                    topics: names.iter().map(state).collect(),
+                    timeout_ms: self.timeout_ms(),
+                    ..DeleteTopicsRequest::default()
+                };
+                self.cluster.ask_controller(request).await
+            });
+            let each = answer.await?.responses.into_iter().map(|done| {
+                let name = done.name.unwrap_or_default();
+                let result = outcome(done.error_code, "DeleteTopics", &name, done.error_message);
+                (Arc::from(&*name), result)
+            });
+            Ok(each.collect())
+        }
+        .boxed()
     }
 
     /// Raises the number of partitions of `topic` to `count`.
     ///
     /// # Errors
     /// When the topic has so many already, or the request fails.
-    pub async fn create_partitions(&self, topic: &str, count: i32) -> Result<()> {
-        self.retry("creating partitions", || async {
-            let wanted = CreatePartitionsTopic { name: topic.into(), count, assignments: None };
-            let request = CreatePartitionsRequest {
-                topics: vec![wanted],
-                timeout_ms: self.timeout_ms(),
-                validate_only: false,
-            };
-            let answer = self.cluster.ask_controller(request).await?;
-            answer.results.into_iter().try_for_each(|done| {
-                outcome(done.error_code, "CreatePartitions", &done.name, done.error_message)
+    pub fn create_partitions<'a>(&'a self, topic: &'a str, count: i32) -> BoxFuture<'a, Result<()>> {
+        async move {
+            self.retry("creating partitions", || async {
+                let wanted = CreatePartitionsTopic { name: topic.into(), count, assignments: None };
+                let request = CreatePartitionsRequest {
+                    topics: vec![wanted],
+                    timeout_ms: self.timeout_ms(),
+                    validate_only: false,
+                };
+                let answer = self.cluster.ask_controller(request).await?;
+                answer.results.into_iter().try_for_each(|done| {
+                    outcome(done.error_code, "CreatePartitions", &done.name, done.error_message)
+                })
             })
-        })
-        .await
+            .await
+        }
+        .boxed()
     }
 
     /// The names of all topics, internal ones included.
     ///
     /// # Errors
     /// When no broker answers.
-    pub async fn list_topics(&self) -> Result<Vec<Arc<str>>> {
-        let (_, topics) = self.retry("listing topics", || self.cluster.describe(None)).await?;
-        Ok(topics.into_keys().collect())
+    pub fn list_topics(&self) -> BoxFuture<'_, Result<Vec<Arc<str>>>> {
+        async move {
+            let (_, topics) = self.retry("listing topics", || self.cluster.describe(None)).await?;
+            Ok(topics.into_keys().collect())
+        }
+        .boxed()
     }
 
     /// Describes topics, each with its own outcome (`UnknownTopicOrPartition` among them). Never creates one.
     ///
     /// # Errors
     /// When no broker answers.
-    pub async fn describe_topics(
-        &self,
-        topics: &[&str],
-    ) -> Result<BTreeMap<Arc<str>, Result<TopicDescription>>> {
-        let (_, found) = self.retry("describing topics", || self.cluster.describe(Some(topics))).await?;
-        let describe = |(name, topic): (Arc<str>, Topic)| {
-            let described = match topic.error {
-                ErrorCode::None => Ok(TopicDescription {
-                    name: Arc::clone(&name),
-                    id: topic.id,
-                    is_internal: topic.is_internal,
-                    partitions: topic.partitions,
-                }),
-                code => Err(ClientError::broker("Metadata", format!("topic {name}"), code)),
+    pub fn describe_topics<'a>(
+        &'a self,
+        topics: &'a [&'a str],
+    ) -> BoxFuture<'a, Result<BTreeMap<Arc<str>, Result<TopicDescription>>>> {
+        async move {
+            let (_, found) = self.retry("describing topics", || self.cluster.describe(Some(topics))).await?;
+            let describe = |(name, topic): (Arc<str>, Topic)| {
+                let described = match topic.error {
+                    ErrorCode::None => Ok(TopicDescription {
+                        name: Arc::clone(&name),
+                        id: topic.id,
+                        is_internal: topic.is_internal,
+                        partitions: topic.partitions,
+                    }),
+                    code => Err(ClientError::broker("Metadata", format!("topic {name}"), code)),
+                };
+                (name, described)
             };
-            (name, described)
-        };
-        Ok(found.into_iter().map(describe).collect())
+            Ok(found.into_iter().map(describe).collect())
+        }
+        .boxed()
     }
 
     /// The cluster: its id, controller and brokers.
     ///
     /// # Errors
     /// When no broker answers.
-    pub async fn describe_cluster(&self) -> Result<ClusterDescription> {
-        let request = DescribeClusterRequest { endpoint_type: 1, ..DescribeClusterRequest::default() };
-        let answer = self.retry("describing the cluster", || self.cluster.ask_any(request.clone())).await?;
-        outcome(answer.error_code, "DescribeCluster", "the cluster", answer.error_message.clone())?;
-        Ok(read_cluster(answer))
+    pub fn describe_cluster(&self) -> BoxFuture<'_, Result<ClusterDescription>> {
+        async move {
+            let request = DescribeClusterRequest { endpoint_type: 1, ..DescribeClusterRequest::default() };
+            let answer =
+                self.retry("describing the cluster", || self.cluster.ask_any(request.clone())).await?;
+            outcome(answer.error_code, "DescribeCluster", "the cluster", answer.error_message.clone())?;
+            Ok(read_cluster(answer))
+        }
+        .boxed()
     }
 
     /// Looks offsets up, each with its own outcome; `None` where no record matches.
     ///
     /// # Errors
     /// When no broker answers.
-    pub async fn list_offsets(
-        &self,
-        wanted: &BTreeMap<TopicPartition, OffsetSpec>,
+    pub fn list_offsets<'a>(
+        &'a self,
+        wanted: &'a BTreeMap<TopicPartition, OffsetSpec>,
         isolation: IsolationLevel,
-    ) -> Result<BTreeMap<TopicPartition, Result<Option<OffsetAndTimestamp>>>> {
-        offsets::list(&self.cluster, &self.cluster.links, wanted, isolation).await
+    ) -> BoxFuture<'a, Result<BTreeMap<TopicPartition, Result<Option<OffsetAndTimestamp>>>>> {
+        async move { offsets::list(&self.cluster, &self.cluster.links, wanted, isolation).await }.boxed()
     }
 }
 

@@ -15,7 +15,7 @@ use millstream_record::{Batches, LeaderEpoch, Offset, TopicPartition};
 
 use super::decode::{Fetched, Reading};
 use super::shared::Shared;
-use super::subscription::{Position, Standing};
+use super::subscription::{Nearer, Position, Standing};
 use crate::links::read_answer;
 use crate::metadata::{Leader, Metadata};
 use crate::{ClientError, IsolationLevel, OffsetReset, PartitionRecords, Result};
@@ -29,6 +29,8 @@ struct Asked {
     version: u64,
     position: Position,
     leader_epoch: LeaderEpoch,
+    /// Not the leader was asked, but a replica that it named.
+    elsewhere: bool,
 }
 
 type Questions = BTreeMap<TopicPartition, Asked>;
@@ -112,14 +114,13 @@ impl Fetcher {
         });
         let mut excluded: BTreeSet<&TopicPartition> = self.busy.values().flatten().collect();
         excluded.extend(self.buffered.iter().map(|fetched| &fetched.partition));
-        let unread = self.buffered.iter().filter(|fetched| {
-            subscription.partitions.get(&fetched.partition).is_some_and(|assigned| !assigned.paused)
+        let unread = self.buffered.iter().filter_map(|Fetched { partition, .. }| {
+            let assigned = subscription.partitions.get(partition).filter(|assigned| !assigned.paused)?;
+            let leader = metadata.leader(&partition.topic, partition.partition)?;
+            Some(source(&metadata, leader, assigned.nearer, now).node)
         });
         // An answer for the other partitions alone may be long in coming, and would hold these up once they are read.
-        let unread: BTreeSet<i32> = unread
-            .filter_map(|Fetched { partition, .. }| metadata.leader(&partition.topic, partition.partition))
-            .map(|leader| leader.node)
-            .collect();
+        let unread: BTreeSet<i32> = unread.collect();
         for (partition, assigned) in &mut subscription.partitions {
             let Standing::At(position) = assigned.standing else { continue };
             if assigned.paused || excluded.contains(partition) {
@@ -141,11 +142,14 @@ impl Fetcher {
                     continue;
                 }
             }
-            if self.busy.contains_key(&leader.node) || unread.contains(&leader.node) {
+            let (leads, leader_epoch) = (leader.node, leader.epoch);
+            let from = source(&metadata, leader, assigned.nearer, now);
+            if self.busy.contains_key(&from.node) || unread.contains(&from.node) {
                 continue;
             }
-            let asked = Asked { version: assigned.version, position, leader_epoch: leader.epoch };
-            let (_, questions) = wanted.entry(leader.node).or_insert_with(|| (leader, Questions::new()));
+            let elsewhere = from.node != leads;
+            let asked = Asked { version: assigned.version, position, leader_epoch, elsewhere };
+            let (_, questions) = wanted.entry(from.node).or_insert_with(|| (from, Questions::new()));
             questions.insert(partition.clone(), asked);
         }
         drop(subscription);
@@ -205,6 +209,7 @@ impl Fetcher {
             Err(error) => {
                 tracing::debug!(%error, node, "a fetch failed; it is tried again");
                 for (partition, asked) in &questions {
+                    shared.subscription.lock().read_from(partition, None);
                     shared.try_later(partition, asked.version);
                 }
                 shared.cluster.mark_stale();
@@ -239,7 +244,22 @@ impl Fetcher {
         if current.position() != Some(asked.position) {
             return;
         }
-        match ErrorCode::from_code(data.error_code) {
+        let code = ErrorCode::from_code(data.error_code);
+        if asked.elsewhere && code != ErrorCode::None {
+            // A replica may be behind; whether the position is gone only the leader can say.
+            shared.subscription.lock().read_from(&partition, None);
+            if code == ErrorCode::OffsetOutOfRange {
+                return;
+            }
+        }
+        if code == ErrorCode::None && data.preferred_read_replica >= 0 {
+            let age = Duration::from_millis(shared.cluster.config.metadata_max_age_ms);
+            let until = shared.cluster.env.elapsed().saturating_add(age);
+            let nearer = Nearer { node: data.preferred_read_replica, until };
+            shared.subscription.lock().read_from(&partition, Some(nearer));
+            return;
+        }
+        match code {
             ErrorCode::None => self.keep(shared, partition, asked, data),
             ErrorCode::OffsetOutOfRange => self.out_of_range(shared, partition, asked),
             code if code.is_retriable() => {
@@ -286,6 +306,16 @@ impl Fetcher {
     }
 }
 
+/// Where a partition is read: at the replica that its leader named, if it is known and not long ago; else at the leader.
+fn source(metadata: &Metadata, leader: Leader, nearer: Option<Nearer>, now: Duration) -> Leader {
+    let broker =
+        nearer.filter(|nearer| now < nearer.until).and_then(|nearer| metadata.brokers.get(&nearer.node));
+    match broker {
+        Some(broker) => Leader { node: broker.node.0, endpoint: broker.endpoint.clone(), ..leader },
+        None => leader,
+    }
+}
+
 fn request(shared: &Shared, questions: &Questions, metadata: &Metadata) -> FetchRequest {
     let mut topics: BTreeMap<&Arc<str>, Vec<FetchPartition>> = BTreeMap::new();
     for (partition, asked) in questions {
@@ -310,6 +340,7 @@ fn request(shared: &Shared, questions: &Questions, metadata: &Metadata) -> Fetch
         session_id: 0,
         session_epoch: SESSIONLESS,
         topics: topics.into_iter().map(topic).collect(),
+        rack_id: shared.config.client_rack.clone().unwrap_or_default(),
         ..FetchRequest::default()
     }
 }

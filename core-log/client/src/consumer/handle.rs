@@ -1,5 +1,7 @@
 //! What may be asked of a consumer from anywhere.
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -39,18 +41,25 @@ impl ConsumerHandle {
     ///
     /// # Errors
     /// When the partition is not assigned, or the position cannot be found.
-    pub async fn position(&self, partition: &TopicPartition) -> Result<Offset> {
-        let cluster = &self.shared.cluster;
-        let deadline = Deadline::after(&cluster.env, cluster.config.api_timeout_ms);
-        loop {
-            let known = self.shared.subscription.lock().get_mut(partition)?.position();
-            if let Some(position) = known {
-                return Ok(position.offset);
+    pub fn position<'a>(&'a self, partition: &'a TopicPartition) -> BoxFuture<'a, Result<Offset>> {
+        async move {
+            let cluster = &self.shared.cluster;
+            let deadline = Deadline::after(&cluster.env, cluster.config.api_timeout_ms);
+            loop {
+                let known = self.shared.subscription.lock().get_mut(partition)?.position();
+                if let Some(position) = known {
+                    return Ok(position.offset);
+                }
+                let late = || deadline.error(format!("finding the position of {partition}"), None);
+                let left = deadline.left(&cluster.env).ok_or_else(late)?;
+                cluster
+                    .env
+                    .timeout(left, lookup::run(Arc::clone(&self.shared)))
+                    .await
+                    .map_err(|_| late())??;
             }
-            let late = || deadline.error(format!("finding the position of {partition}"), None);
-            let left = deadline.left(&cluster.env).ok_or_else(late)?;
-            cluster.env.timeout(left, lookup::run(Arc::clone(&self.shared))).await.map_err(|_| late())??;
         }
+        .boxed()
     }
 
     fn set(&self, partitions: &[TopicPartition], standing: Standing) -> Result<()> {
@@ -132,50 +141,59 @@ impl ConsumerHandle {
     ///
     /// # Errors
     /// [`crate::ClientError::CommitRefused`] when a rebalance left this member behind.
-    pub async fn commit(&self, offsets: &Offsets) -> Result<()> {
-        self.shared.group_id()?;
-        let group = self.shared.group_metadata();
-        offsets::commit(&self.shared.cluster, &self.shared.links, &group, offsets).await
+    pub fn commit<'a>(&'a self, offsets: &'a Offsets) -> BoxFuture<'a, Result<()>> {
+        async move {
+            self.shared.group_id()?;
+            let group = self.shared.group_metadata();
+            offsets::commit(&self.shared.cluster, &self.shared.links, &group, offsets).await
+        }
+        .boxed()
     }
 
     /// Commits the current positions of all assigned partitions.
     ///
     /// # Errors
     /// As [`ConsumerHandle::commit`].
-    pub async fn commit_positions(&self) -> Result<()> {
-        let positions = self.shared.subscription.lock().positions();
-        self.commit(&positions).await
+    pub fn commit_positions(&self) -> BoxFuture<'_, Result<()>> {
+        async move {
+            let positions = self.shared.subscription.lock().positions();
+            self.commit(&positions).await
+        }
+        .boxed()
     }
 
     /// What the group has committed for these partitions; those without a commit are left out.
     ///
     /// # Errors
     /// When the coordinator does not answer in time.
-    pub async fn committed(&self, partitions: &[TopicPartition]) -> Result<Offsets> {
-        let group = self.shared.group_id()?;
-        offsets::fetch_committed(&self.shared.cluster, &self.shared.links, group, Some(partitions)).await
+    pub fn committed<'a>(&'a self, partitions: &'a [TopicPartition]) -> BoxFuture<'a, Result<Offsets>> {
+        async move {
+            let group = self.shared.group_id()?;
+            offsets::fetch_committed(&self.shared.cluster, &self.shared.links, group, Some(partitions)).await
+        }
+        .boxed()
     }
 
     /// The first offsets that there are.
     ///
     /// # Errors
     /// When a leader does not answer in time.
-    pub async fn beginning_offsets(
-        &self,
-        partitions: &[TopicPartition],
-    ) -> Result<BTreeMap<TopicPartition, Offset>> {
-        self.edges(partitions, OffsetSpec::Earliest).await
+    pub fn beginning_offsets<'a>(
+        &'a self,
+        partitions: &'a [TopicPartition],
+    ) -> BoxFuture<'a, Result<BTreeMap<TopicPartition, Offset>>> {
+        async move { self.edges(partitions, OffsetSpec::Earliest).await }.boxed()
     }
 
     /// The ends: high watermarks, or last stable offsets for a read-committed consumer.
     ///
     /// # Errors
     /// When a leader does not answer in time.
-    pub async fn end_offsets(
-        &self,
-        partitions: &[TopicPartition],
-    ) -> Result<BTreeMap<TopicPartition, Offset>> {
-        self.edges(partitions, OffsetSpec::Latest).await
+    pub fn end_offsets<'a>(
+        &'a self,
+        partitions: &'a [TopicPartition],
+    ) -> BoxFuture<'a, Result<BTreeMap<TopicPartition, Offset>>> {
+        async move { self.edges(partitions, OffsetSpec::Latest).await }.boxed()
     }
 
     async fn edges(
@@ -192,13 +210,17 @@ impl ConsumerHandle {
     ///
     /// # Errors
     /// When a leader does not answer in time.
-    pub async fn offsets_for_times(
-        &self,
-        times: &BTreeMap<TopicPartition, Millis>,
-    ) -> Result<BTreeMap<TopicPartition, OffsetAndTimestamp>> {
-        let spec =
-            |(partition, time): (&TopicPartition, &Millis)| (partition.clone(), OffsetSpec::Timestamp(*time));
-        self.list(&times.iter().map(spec).collect()).await
+    pub fn offsets_for_times<'a>(
+        &'a self,
+        times: &'a BTreeMap<TopicPartition, Millis>,
+    ) -> BoxFuture<'a, Result<BTreeMap<TopicPartition, OffsetAndTimestamp>>> {
+        async move {
+            let spec = |(partition, time): (&TopicPartition, &Millis)| {
+                (partition.clone(), OffsetSpec::Timestamp(*time))
+            };
+            self.list(&times.iter().map(spec).collect()).await
+        }
+        .boxed()
     }
 
     async fn list(

@@ -171,7 +171,7 @@ fn join_request(
             topics: topics.clone(),
             owned: owned.to_vec(),
             generation,
-            rack: None,
+            rack: shared.config.client_rack.clone(),
             user_data: assignor.user_data(topics, generation),
         };
         let metadata = write_subscription(&subscription)?;

@@ -9,6 +9,7 @@ mod rebalance;
 mod shared;
 mod subscription;
 
+use futures::FutureExt;
 use std::collections::BTreeSet;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -146,17 +147,21 @@ impl Consumer {
     ///
     /// # Errors
     /// When the group's coordinator refuses a last commit.
-    pub async fn unsubscribe(&mut self) -> Result<()> {
-        let shared = Arc::clone(&self.handle.shared);
-        let in_group = matches!(shared.subscription.lock().mode, Mode::Group(_));
-        let committed = if shared.config.enable_auto_commit { self.commit_positions().await } else { Ok(()) };
-        if in_group {
-            self.rebalance.give_up(&self.handle).await;
-            membership::leave(&shared, "the consumer unsubscribed").await;
-            shared.membership.lock().reset();
+    pub fn unsubscribe(&mut self) -> BoxFuture<'_, Result<()>> {
+        async move {
+            let shared = Arc::clone(&self.handle.shared);
+            let in_group = matches!(shared.subscription.lock().mode, Mode::Group(_));
+            let committed =
+                if shared.config.enable_auto_commit { self.commit_positions().await } else { Ok(()) };
+            if in_group {
+                self.rebalance.give_up(&self.handle).await;
+                membership::leave(&shared, "the consumer unsubscribed").await;
+                shared.membership.lock().reset();
+            }
+            *shared.subscription.lock() = Subscription::default();
+            committed
         }
-        *shared.subscription.lock() = Subscription::default();
-        committed
+        .boxed()
     }
 
     /// Records, as soon as there are some; none after `timeout`. Takes part in rebalances on the way, and tells the listener.
@@ -165,37 +170,40 @@ impl Consumer {
     /// # Errors
     /// A position that is gone without a reset policy, a batch that cannot be read, a group that refuses this member. After an
     /// error that is not about this consumer's own state, polling again goes on where it stopped.
-    pub async fn poll(&mut self, timeout: Duration) -> Result<Vec<PartitionRecords>> {
-        let shared = Arc::clone(&self.handle.shared);
-        let deadline = shared.cluster.env.elapsed().saturating_add(timeout);
-        loop {
-            shared.membership.lock().polled_at = shared.cluster.env.elapsed();
-            self.rebalance.run(&self.handle, &self.tasks).await?;
-            self.auto_commit().await;
-            let records = self.fetcher.take(&shared)?;
-            let again = self.begin_work();
-            if !records.is_empty() {
-                return Ok(records);
-            }
-            let now = shared.cluster.env.elapsed();
-            let until = deadline.min(again).min(now + LOOK_AROUND);
-            match self.wait(until).await {
-                Woken::Fetched(answered) => self.fetcher.accept(&shared, *answered),
-                Woken::Refreshed => self.refresh = None,
-                Woken::Located(outcome) => {
-                    self.lookup = None;
-                    match outcome {
-                        Err(error) if error.is_retriable() => {
-                            tracing::debug!(%error, "positions are not found yet; trying again");
-                            shared.cluster.mark_stale();
-                        }
-                        outcome => outcome?,
-                    }
+    pub fn poll(&mut self, timeout: Duration) -> BoxFuture<'_, Result<Vec<PartitionRecords>>> {
+        async move {
+            let shared = Arc::clone(&self.handle.shared);
+            let deadline = shared.cluster.env.elapsed().saturating_add(timeout);
+            loop {
+                shared.membership.lock().polled_at = shared.cluster.env.elapsed();
+                self.rebalance.run(&self.handle, &self.tasks).await?;
+                self.auto_commit().await;
+                let records = self.fetcher.take(&shared)?;
+                let again = self.begin_work();
+                if !records.is_empty() {
+                    return Ok(records);
                 }
-                Woken::Else if shared.cluster.env.elapsed() >= deadline => return Ok(Vec::new()),
-                Woken::Else => {}
+                let now = shared.cluster.env.elapsed();
+                let until = deadline.min(again).min(now + LOOK_AROUND);
+                match self.wait(until).await {
+                    Woken::Fetched(answered) => self.fetcher.accept(&shared, *answered),
+                    Woken::Refreshed => self.refresh = None,
+                    Woken::Located(outcome) => {
+                        self.lookup = None;
+                        match outcome {
+                            Err(error) if error.is_retriable() => {
+                                tracing::debug!(%error, "positions are not found yet; trying again");
+                                shared.cluster.mark_stale();
+                            }
+                            outcome => outcome?,
+                        }
+                    }
+                    Woken::Else if shared.cluster.env.elapsed() >= deadline => return Ok(Vec::new()),
+                    Woken::Else => {}
+                }
             }
         }
+        .boxed()
     }
 
     /// Starts what can be done meanwhile; tells when to look again.
@@ -249,8 +257,8 @@ impl Consumer {
     ///
     /// # Errors
     /// When a last commit is refused.
-    pub async fn close(mut self) -> Result<()> {
-        self.unsubscribe().await
+    pub fn close(mut self) -> BoxFuture<'static, Result<()>> {
+        async move { self.unsubscribe().await }.boxed()
     }
 }
 

@@ -40,6 +40,16 @@ pub(super) struct Assigned {
     pub leader_epoch: LeaderEpoch,
     /// Monotonic time before which it is not fetched or asked for again.
     pub retry_at: Duration,
+    /// Where its leader sent this consumer to read.
+    pub nearer: Option<Nearer>,
+}
+
+/// A replica that is read instead of the leader (KIP-392).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Nearer {
+    pub node: i32,
+    /// Monotonic time from which on the leader is asked again.
+    pub until: Duration,
 }
 
 impl Assigned {
@@ -50,6 +60,7 @@ impl Assigned {
             paused: false,
             leader_epoch: LeaderEpoch::NONE,
             retry_at: Duration::ZERO,
+            nearer: None,
         }
     }
 
@@ -119,6 +130,13 @@ impl Subscription {
     pub(super) fn found(&mut self, partition: &TopicPartition, version: u64, standing: Standing) {
         if let Some(assigned) = self.partitions.get_mut(partition).filter(|a| a.version == version) {
             assigned.standing = standing;
+        }
+    }
+
+    /// Where to read a partition from here on: at its leader again, or where that sent us.
+    pub(super) fn read_from(&mut self, partition: &TopicPartition, nearer: Option<Nearer>) {
+        if let Some(assigned) = self.partitions.get_mut(partition) {
+            assigned.nearer = nearer;
         }
     }
 

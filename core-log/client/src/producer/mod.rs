@@ -8,6 +8,8 @@ mod sender;
 mod state;
 mod transaction;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use std::sync::Arc;
 
 use millstream_env::TaskGroup;
@@ -116,28 +118,31 @@ impl Producer {
     ///
     /// # Errors
     /// The first failure among those records.
-    pub async fn flush(&self) -> Result<()> {
-        self.shared().flush().await
+    pub fn flush(&self) -> BoxFuture<'_, Result<()>> {
+        async move { self.shared().flush().await }.boxed()
     }
 
     /// Flushes and ends. An open transaction is aborted.
     ///
     /// # Errors
     /// As [`Producer::flush`].
-    pub async fn close(&self) -> Result<()> {
-        let shared = self.shared();
-        let open = matches!(shared.state.lock().transaction.phase, Phase::Open | Phase::Failed(_));
-        let done = if open { shared.abort_transaction().await } else { shared.flush().await };
-        shared.end();
-        done
+    pub fn close(&self) -> BoxFuture<'_, Result<()>> {
+        async move {
+            let shared = self.shared();
+            let open = matches!(shared.state.lock().transaction.phase, Phase::Open | Phase::Failed(_));
+            let done = if open { shared.abort_transaction().await } else { shared.flush().await };
+            shared.end();
+            done
+        }
+        .boxed()
     }
 
     /// Registers the transactional id: fences older producers of that name, and ends what they left open. Call it once, first.
     ///
     /// # Errors
     /// When the coordinator refuses, or does not answer in time (the call may be repeated then).
-    pub async fn init_transactions(&self) -> Result<()> {
-        self.shared().init_transactions().await
+    pub fn init_transactions(&self) -> BoxFuture<'_, Result<()>> {
+        async move { self.shared().init_transactions().await }.boxed()
     }
 
     /// Begins a transaction. Records sent from here on belong to it.
@@ -152,35 +157,42 @@ impl Producer {
     ///
     /// # Errors
     /// When there is no transaction, or the group's coordinator refuses (the transaction must be aborted then).
-    pub async fn send_offsets_to_transaction(&self, offsets: &Offsets, group: &GroupMetadata) -> Result<()> {
-        self.shared().send_offsets(offsets, group).await
+    pub fn send_offsets_to_transaction<'a>(
+        &'a self,
+        offsets: &'a Offsets,
+        group: &'a GroupMetadata,
+    ) -> BoxFuture<'a, Result<()>> {
+        async move { self.shared().send_offsets(offsets, group).await }.boxed()
     }
 
     /// Flushes, then commits. After a timeout it may be called again: whether the commit took effect is decided once.
     ///
     /// # Errors
     /// [`ClientError::AbortRequired`] when a record failed; a fatal error when the producer was fenced.
-    pub async fn commit_transaction(&self) -> Result<()> {
-        self.shared().commit_transaction().await
+    pub fn commit_transaction(&self) -> BoxFuture<'_, Result<()>> {
+        async move { self.shared().commit_transaction().await }.boxed()
     }
 
     /// Aborts: records not sent yet are dropped, those sent become invisible to read-committed consumers.
     ///
     /// # Errors
     /// A fatal error when the producer was fenced.
-    pub async fn abort_transaction(&self) -> Result<()> {
-        self.shared().abort_transaction().await
+    pub fn abort_transaction(&self) -> BoxFuture<'_, Result<()>> {
+        async move { self.shared().abort_transaction().await }.boxed()
     }
 
     /// The partitions of a topic.
     ///
     /// # Errors
     /// When the topic is unknown, or no broker answers in time.
-    pub async fn partitions_for(&self, topic: &str) -> Result<Vec<PartitionInfo>> {
-        let shared = self.shared();
-        let deadline = Deadline::after(&shared.cluster.env, shared.config.max_block_ms);
-        let metadata = shared.cluster.topic(&Arc::from(topic), deadline).await?;
-        Ok(metadata.topics.get(topic).map(|topic| topic.partitions.clone()).unwrap_or_default())
+    pub fn partitions_for<'a>(&'a self, topic: &'a str) -> BoxFuture<'a, Result<Vec<PartitionInfo>>> {
+        async move {
+            let shared = self.shared();
+            let deadline = Deadline::after(&shared.cluster.env, shared.config.max_block_ms);
+            let metadata = shared.cluster.topic(&Arc::from(topic), deadline).await?;
+            Ok(metadata.topics.get(topic).map(|topic| topic.partitions.clone()).unwrap_or_default())
+        }
+        .boxed()
     }
 
     /// The producer id, once it is known.

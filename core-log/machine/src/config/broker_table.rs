@@ -3,6 +3,12 @@
 
 use super::definition::{Check, Definition, Type, Update, broker};
 
+/// Kafka's choices of the replica that a consumer reads from. Others cannot be loaded.
+const SELECTORS: &[&str] = &[
+    "org.apache.kafka.common.replica.LeaderSelector",
+    "org.apache.kafka.common.replica.RackAwareReplicaSelector",
+];
+
 /// Every broker configuration, ordered by name.
 #[rustfmt::skip]
 pub(super) static BROKER: &[Definition] = &[
@@ -235,7 +241,7 @@ pub(super) static BROKER: &[Definition] = &[
     broker("replica.fetch.wait.max.ms", Type::Int, Some("500"), Check::Any, Update::ReadOnly),
     broker("replica.high.watermark.checkpoint.interval.ms", Type::Long, Some("5000"), Check::Any, Update::ReadOnly),
     broker("replica.lag.time.max.ms", Type::Long, Some("30000"), Check::Any, Update::ReadOnly),
-    broker("replica.selector.class", Type::String, None, Check::Any, Update::ReadOnly),
+    broker("replica.selector.class", Type::String, None, Check::OneOf(SELECTORS), Update::ReadOnly),
     broker("replica.socket.receive.buffer.bytes", Type::Int, Some("65536"), Check::Any, Update::ReadOnly),
     broker("replica.socket.timeout.ms", Type::Int, Some("30000"), Check::Any, Update::ReadOnly),
     broker("replication.quota.window.num", Type::Int, Some("11"), Check::AtLeast(1), Update::ReadOnly),

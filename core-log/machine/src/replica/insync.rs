@@ -14,6 +14,8 @@ const RETRY_MS: i64 = 500;
 pub struct Progress {
     /// Which incarnation fetched.
     pub broker_epoch: i64,
+    /// First offset still in its log.
+    pub log_start: Offset,
     /// End of what it has fsynced.
     pub durable_end: Offset,
     /// Whether the metadata allows it into the in-sync set.

@@ -130,6 +130,8 @@ pub enum Input {
         node: NodeId,
         /// Which incarnation of it: its broker epoch.
         broker_epoch: i64,
+        /// First offset still in its log.
+        log_start: Offset,
         /// End of what is durable on it.
         durable_end: Offset,
         /// Whether the metadata has this incarnation as one that may be in sync: registered, not fenced, not shutting down.
@@ -320,9 +322,13 @@ impl Replica {
         self.in_sync.committed()
     }
 
-    /// What is known of the followers, by node: for DescribeQuorum-like views and for choosing where a consumer reads.
-    pub fn followers(&self) -> impl Iterator<Item = (NodeId, Progress)> {
-        self.in_sync.followers()
+    /// The in-sync followers from which a consumer could read at `offset`, each with the end of what it has.
+    pub fn followers_with(&self, offset: Offset) -> impl Iterator<Item = (NodeId, Offset)> {
+        let has = move |progress: &Progress| progress.log_start <= offset && offset <= progress.durable_end;
+        let in_sync = |node: &NodeId| self.in_sync.committed().contains(node);
+        let followers =
+            self.in_sync.followers().filter(move |(node, progress)| in_sync(node) && has(progress));
+        followers.map(|(node, progress)| (node, progress.durable_end))
     }
 
     /// Whether an acks=all produce may be appended: enough committed in-sync replicas, else NOT_ENOUGH_REPLICAS before the
@@ -356,8 +362,9 @@ impl Replica {
             Input::Flushed { point } => self.flushed(point, &mut effects),
             Input::FlushFailed => self.stop(State::Failed, &mut effects),
             Input::Resigned => self.stop(State::Resigned, &mut effects),
-            Input::FollowerFetched { node, broker_epoch, durable_end, eligible } => {
-                let progress = Progress { broker_epoch, durable_end: durable_end.min(self.end), eligible };
+            Input::FollowerFetched { node, broker_epoch, log_start, durable_end, eligible } => {
+                let durable_end = durable_end.min(self.end);
+                let progress = Progress { broker_epoch, log_start, durable_end, eligible };
                 self.in_sync.fetched(node, progress, self.end, now);
             }
             Input::Committed { replicas, isr, partition_epoch } => {

@@ -22,6 +22,7 @@ mod follower;
 mod insync;
 mod invariant;
 mod machine;
+mod selector;
 #[cfg(test)]
 mod tests;
 mod unstable;
@@ -29,3 +30,4 @@ mod unstable;
 pub use follower::{Diverged, Follower};
 pub use insync::Progress;
 pub use machine::{Acks, Effect, Input, MAX_WAITERS, Outcome, Replica, Start, State, TransactionChange};
+pub use selector::{Candidate, nearest};

@@ -35,6 +35,7 @@ fn fetched_in(node: i32, broker_epoch: i64, durable_end: i64) -> Input {
     Input::FollowerFetched {
         node: NodeId(node),
         broker_epoch,
+        log_start: Offset(0),
         durable_end: Offset(durable_end),
         eligible: true,
     }
@@ -180,8 +181,13 @@ fn what_is_older_than_what_is_known_is_ignored() {
 #[test]
 fn who_may_not_be_in_sync_is_not_asked_for_and_a_refusal_is_not_repeated_at_once() {
     let mut replica = leader(&[1, 2], 1);
-    let fenced =
-        Input::FollowerFetched { node: NodeId(3), broker_epoch: 7, durable_end: Offset(0), eligible: false };
+    let fenced = Input::FollowerFetched {
+        node: NodeId(3),
+        broker_epoch: 7,
+        log_start: Offset(0),
+        durable_end: Offset(0),
+        eligible: false,
+    };
     assert_eq!(replica.step(NOW, fenced), []);
     assert_eq!(replica.step(NOW, fetched(3, 0)), [propose(&[(1, -1), (2, -1), (3, 103)], 0)]);
     replica.step(NOW, Input::IsrRefused { partition_epoch: 0 });

@@ -109,9 +109,15 @@ pub(crate) fn world<F: Future<Output = ()>>(config: NetConfig, test: impl FnOnce
         let address = listener.local_addr();
         let service = Arc::new(Sample::default());
         let (stop, stopped) = oneshot::channel::<()>();
-        let serving = serve(env.clone(), listener, service.clone(), config, async {
-            let _ = stopped.await;
-        });
+        let serving = serve(
+            env.clone(),
+            listener,
+            service.clone(),
+            config,
+            Box::pin(async {
+                let _ = stopped.await;
+            }),
+        );
         let task = env.spawn("serve", serving);
         let test = test(World { env: env.clone(), service, address, stop });
         env.timeout(Duration::from_secs(60), test).await.expect("the test ends");

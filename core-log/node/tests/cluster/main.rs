@@ -1,5 +1,9 @@
 //! Three nodes on real sockets and disks: they form a cluster, lose one of them, are operated on, and lose nothing.
 
+mod growth;
+mod lone;
 mod members;
 mod nodes;
+mod racks;
+mod roles;
 mod transactions;

@@ -53,6 +53,8 @@ impl Place {
             // A crash is noticed by the connections that end, not by a session.
             ("broker.session.timeout.ms", "600000"),
             ("leader.imbalance.check.interval.seconds", "2"),
+            ("broker.rack", &rack(NodeId(self.id))),
+            ("replica.selector.class", "org.apache.kafka.common.replica.RackAwareReplicaSelector"),
             ("default.replication.factor", "3"),
             ("min.insync.replicas", "2"),
             ("offsets.topic.num.partitions", &partitions),
@@ -84,6 +86,11 @@ impl Place {
         runtime.block_on(node.shutdown()).unwrap();
         runtime.shutdown_timeout(PATIENCE);
     }
+}
+
+/// The rack of a node: each has its own.
+pub(crate) fn rack(node: NodeId) -> String {
+    format!("rack-{node}")
 }
 
 /// Three nodes, and a client that knows them all.
@@ -218,7 +225,7 @@ impl Cluster {
 
 /// Runs `work` on a thread that no runtime has entered.
 #[expect(clippy::disallowed_methods, reason = "a runtime is neither started nor ended within another one")]
-fn outside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub(crate) fn outside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     std::thread::spawn(work).join().expect("it does not panic")
 }
 

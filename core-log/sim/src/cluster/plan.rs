@@ -126,6 +126,8 @@ pub struct Plan {
     pub session_ms: u64,
     /// `leader.imbalance.check.interval.seconds`
     pub leaders_s: u64,
+    /// Whether the last node is a broker only, and reads the metadata from afar.
+    pub observed: bool,
     /// What goes wrong.
     pub strikes: Vec<Strike>,
 }
@@ -170,11 +172,14 @@ impl Plan {
             transactional: random.one_in(2).then(|| 1 + random.below(2) as u32),
             operated: random.one_in(3),
             leaders_s: 1 + random.below(12),
+            observed: false,
         };
         // One disk at most: with two of three lost, records that were acknowledged may be.
         if random.one_in(4) {
             let at = random.below(count) as usize;
             plan.strikes[at].fault = Fault::Wipe(who(random));
+        } else {
+            plan.observed = random.one_in(4); // the two that vote need each other's disks
         }
         plan
     }

@@ -227,9 +227,14 @@ fn config(
     let known: Vec<String> =
         known.into_iter().map(|other| format!("{}:{CONTROLLERS}", host(other))).collect();
     let host = host(number);
+    let (roles, controllers) = match plan.observed && number == NODES {
+        true => ("broker", String::new()),
+        false => ("broker,controller", format!(",CONTROLLER://{host}:{CONTROLLERS}")),
+    };
     for (key, value) in [
         ("node.id", number.to_string()),
-        ("listeners", format!("PLAINTEXT://{host}:{CLIENTS},CONTROLLER://{host}:{CONTROLLERS}")),
+        ("process.roles", roles.to_owned()),
+        ("listeners", format!("PLAINTEXT://{host}:{CLIENTS}{controllers}")),
         ("controller.listener.names", "CONTROLLER".to_owned()),
         ("controller.quorum.bootstrap.servers", known.join(",")),
         ("controller.quorum.auto.join.enable", "true".to_owned()),

@@ -20,7 +20,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
 
-    /// The address to listen on; port 0 picks a free one
+    /// The address where clients are served; port 0 picks a free one
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<String>,
 
@@ -28,12 +28,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N")]
     node_id: Option<i32>,
 
-    /// Be one of several nodes, which reach each other's controllers here; without --join, the first of them
-    #[arg(long, value_name = "HOST:PORT", requires = "listen")]
+    /// Be a controller of a cluster, which others reach here; without --join, the first of them. Without --listen, be nothing else
+    #[arg(long, value_name = "HOST:PORT")]
     controller: Option<String>,
 
-    /// Join the cluster whose controllers are here: one HOST:PORT or several with commas between
-    #[arg(long, value_name = "HOST:PORT", requires = "controller")]
+    /// Join the cluster whose controllers are here: one HOST:PORT or several with commas between. Without --controller, as a broker
+    /// only
+    #[arg(long, value_name = "HOST:PORT")]
     join: Option<String>,
 
     /// A properties file, with Kafka's names
@@ -66,12 +67,18 @@ pub(crate) async fn execute(args: Args, env: Env) -> Result<ExitCode> {
     if let Some(node_id) = args.node_id {
         config.set("node.id", &node_id.to_string())?;
     }
-    if let (Some(listen), Some(controller)) = (&args.listen, &args.controller) {
-        config.set("listeners", &format!("PLAINTEXT://{listen},{CONTROLLER}://{controller}"))?;
+    if let Some(controller) = &args.controller {
+        let clients = args.listen.as_ref().map(|listen| format!("PLAINTEXT://{listen},"));
+        config.set("listeners", &format!("{}{CONTROLLER}://{controller}", clients.unwrap_or_default()))?;
+        config
+            .set("process.roles", if args.listen.is_some() { "broker,controller" } else { "controller" })?;
         config.set("controller.listener.names", CONTROLLER)?;
-        let others = args.join.as_ref().unwrap_or(controller);
-        config.set("controller.quorum.bootstrap.servers", others)?;
         config.set("controller.quorum.auto.join.enable", &args.join.is_some().to_string())?;
+        config.set("controller.quorum.bootstrap.servers", args.join.as_ref().unwrap_or(controller))?;
+    } else if let Some(join) = &args.join {
+        config.set("process.roles", "broker")?;
+        config.set("controller.listener.names", CONTROLLER)?;
+        config.set("controller.quorum.bootstrap.servers", join)?;
     }
     for (key, value) in &args.set {
         config.set(key, value)?;

@@ -1,6 +1,7 @@
 //! `millstream cluster`: who votes and leads, adding and removing members, moving replicas.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -21,11 +22,30 @@ use crate::table::Table;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     #[command(subcommand)]
-    action: Action,
+    action: Command,
     #[command(flatten)]
     door: DoorArgs,
 }
 
+#[derive(Subcommand)]
+enum Command {
+    /// Prepare a node's directory before its first start, to know the ids beforehand
+    Init {
+        /// The directory
+        #[arg(long, value_name = "DIR")]
+        data: PathBuf,
+        /// The node's number (node.id)
+        #[arg(long, value_name = "N")]
+        node_id: i32,
+        /// The cluster that it is to be of [default: a new one]
+        #[arg(long, value_name = "ID")]
+        cluster_id: Option<String>,
+    },
+    #[command(flatten)]
+    Asked(Action),
+}
+
+/// What is asked of a cluster.
 #[derive(Subcommand)]
 enum Action {
     /// Show brokers, the quorum, and partitions that are not as they should be; exits with 1 when there are any
@@ -101,10 +121,29 @@ enum Action {
 }
 
 pub(crate) async fn execute(args: Args, env: Env) -> Result<ExitCode> {
+    let action = match args.action {
+        Command::Init { data, node_id, cluster_id } => {
+            return init(&env, &data, NodeId(node_id), cluster_id.as_deref());
+        }
+        Command::Asked(action) => action,
+    };
     let door = args.door.open(env.clone()).await?;
-    let done = act(&door.client("millstream-cluster").admin(), &env, args.action).await;
+    let done = act(&door.client("millstream-cluster").admin(), &env, action).await;
     door.close().await?;
     done
+}
+
+fn init(env: &Env, data: &Path, node: NodeId, cluster_id: Option<&str>) -> Result<ExitCode> {
+    let made = millstream_node::format(env, data, node, cluster_id)?;
+    let mut table = Table::new(["directory", "node", "cluster id", "directory id"]);
+    table.row([
+        data.display().to_string(),
+        made.node.to_string(),
+        made.cluster_id,
+        made.directory.to_string(),
+    ]);
+    screen::line(format_args!("{table}"));
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn act(admin: &Admin, env: &Env, action: Action) -> Result<ExitCode> {

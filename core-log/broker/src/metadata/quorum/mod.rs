@@ -34,6 +34,7 @@ mod members;
 mod network;
 mod places;
 mod quorum_log;
+mod reading;
 mod runtime;
 mod server;
 mod snapshot;
@@ -47,6 +48,8 @@ pub use config::{KEEP_BEFORE_SNAPSHOT, QuorumOptions, QuorumTiming, SNAPSHOT_AFT
 pub use error::QuorumError;
 pub use members::{MemberStatus, QuorumStatus};
 pub use quorum_log::QuorumLog;
+pub use reading::Kept;
+pub(crate) use snapshot::read_whole as read_snapshot;
 pub use snapshot::{Compactor, NewCompactor};
 pub use store::LowerRecoveryPoint;
 pub use types::MemberId;

@@ -21,7 +21,7 @@ use millstream_protocol::messages::{
     RaftMembershipRecord, RaftSnapshotRecord, SnapshotFooterRecord, SnapshotHeaderRecord,
 };
 use millstream_protocol::wire::Message;
-use millstream_record::{Batch, BatchHeader, HEADER_BYTES, Millis, Offset, patch};
+use millstream_record::{Batch, BatchHeader, Batches, HEADER_BYTES, LeaderEpoch, Millis, Offset, patch};
 use millstream_storage::{DiskFile, OpenFiles, OpenMode};
 use parking_lot::Mutex;
 
@@ -204,6 +204,29 @@ impl SnapshotFile {
     /// Whether both are the same file.
     pub(super) fn is(&self, other: &Self) -> bool {
         self.covers == other.covers
+    }
+}
+
+/// The records of a snapshot that another node sent as a whole, as one batch that replaces what was there.
+///
+/// # Errors
+/// [`QuorumError::Format`] for bytes that are no snapshot.
+pub(crate) fn read_whole(bytes: Bytes, end: Offset, epoch: LeaderEpoch) -> Result<Committed, QuorumError> {
+    let mut whole = Committed { base: Offset(0), end, epoch, snapshot: true, records: Vec::new() };
+    let mut last_kind = None;
+    for batch in Batches::new(bytes) {
+        let batch = batch.map_err(QuorumError::format)?;
+        batch.check_crc().map_err(QuorumError::format)?;
+        if batch.header().attributes.is_control() {
+            last_kind = Some(batches::read_control(&batch)?.0);
+        } else {
+            whole.records.extend(codec::decode(&batch).map_err(QuorumError::format)?.records);
+        }
+    }
+    if last_kind == Some(FOOTER) {
+        Ok(whole)
+    } else {
+        Err(QuorumError::format("a snapshot without its footer"))
     }
 }
 

@@ -139,7 +139,7 @@ impl Store {
             (inner.places.start(), inner.log.end_offset())
         };
         while at < end {
-            let plan = self.plan(at, end)?;
+            let plan = self.plan(at, end, READ_BYTES)?;
             for batch in Batches::new(plan.run_blocking()?.bytes) {
                 let batch = batch.map_err(QuorumError::format)?;
                 let header = *batch.header();
@@ -302,20 +302,19 @@ impl Store {
         Ok(())
     }
 
-    fn plan(&self, offset: Offset, upper_bound: Offset) -> Result<ReadPlan, StorageError> {
-        let request = ReadRequest {
-            offset,
-            max_bytes: READ_BYTES,
-            upper_bound,
-            at_least_one: true,
-            with_aborted: false,
-        };
+    fn plan(&self, offset: Offset, upper_bound: Offset, max_bytes: usize) -> Result<ReadPlan, StorageError> {
+        let request = ReadRequest { offset, max_bytes, upper_bound, at_least_one: true, with_aborted: false };
         self.inner.lock().log.read_plan(request)
     }
 
     /// The batches from `offset` up to `upper_bound`, the first of them at least.
-    async fn read(&self, offset: Offset, upper_bound: Offset) -> Result<Bytes, QuorumError> {
-        let plan = self.plan(offset, upper_bound)?;
+    pub(super) async fn read(
+        &self,
+        offset: Offset,
+        upper_bound: Offset,
+        max_bytes: usize,
+    ) -> Result<Bytes, QuorumError> {
+        let plan = self.plan(offset, upper_bound, max_bytes)?;
         if let Some(slices) = plan.try_now()? {
             return Ok(slices.bytes);
         }
@@ -337,7 +336,7 @@ impl Store {
         let Some((mut index, mut at, upper)) = span else { return Ok(Vec::new()) };
         let (mut entries, mut bytes) = (Vec::new(), 0);
         while at < upper && bytes < max_bytes {
-            let read = match self.read(at, upper).await {
+            let read = match self.read(at, upper, READ_BYTES).await {
                 // Cut or purged meanwhile: whoever reads finds the vote changed, or needs a snapshot.
                 Err(QuorumError::Storage(StorageError::Changed | StorageError::OffsetOutOfRange { .. })) => {
                     break;
@@ -358,6 +357,13 @@ impl Store {
         Ok(entries)
     }
 
+    /// The snapshot, where the log has no more what stands at `from`.
+    pub(super) fn snapshot_instead_of(&self, from: Offset) -> Option<Arc<SnapshotFile>> {
+        let progress = self.progress();
+        let missing = from < progress.installed || self.places(|places| from < places.start());
+        progress.snapshot.filter(|_| missing)
+    }
+
     /// Up to `max_batches` committed batches from `from` on, which is before `end`; a snapshot where the log has them no more.
     pub(super) async fn committed(
         &self,
@@ -365,13 +371,11 @@ impl Store {
         end: Offset,
         max_batches: usize,
     ) -> Result<Vec<Committed>, QuorumError> {
-        let progress = self.progress();
-        let missing = from < progress.installed || self.places(|places| from < places.start());
-        if missing && let Some(file) = progress.snapshot {
+        if let Some(file) = self.snapshot_instead_of(from) {
             let read = self.env.blocking(Pool::Read, move || file.read()).await;
             return Ok(vec![read.map_err(QuorumError::stopped)??]);
         }
-        decode_all(self.read(from, end).await?, max_batches)
+        decode_all(self.read(from, end, READ_BYTES).await?, max_batches)
     }
 
     /// Makes a snapshot of what was applied up to `covers`. Blocks, for as long as reading all of that takes.
@@ -387,7 +391,8 @@ impl Store {
             at = file.covers().end;
         }
         while at < covers.end {
-            for batch in decode_all(self.plan(at, covers.end)?.run_blocking()?.bytes, usize::MAX)? {
+            for batch in decode_all(self.plan(at, covers.end, READ_BYTES)?.run_blocking()?.bytes, usize::MAX)?
+            {
                 at = batch.end;
                 compactor.apply(&batch).map_err(QuorumError::format)?;
             }

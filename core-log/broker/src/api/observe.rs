@@ -1,0 +1,162 @@
+//! Fetch and FetchSnapshot on a controller's listener: nodes that are brokers only read the metadata log so (KIP-595, KIP-630).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use millstream_machine::metadata::MetadataLog;
+use millstream_protocol::messages::fetch::{
+    FetchPartition, FetchableTopicResponse, LeaderIdAndEpoch, PartitionData, SnapshotId,
+};
+use millstream_protocol::messages::fetch_snapshot::{
+    FetchSnapshotResponsePartitionSnapshot, FetchSnapshotResponseTopicSnapshot,
+};
+use millstream_protocol::messages::{
+    FetchRequest, FetchResponse, FetchSnapshotRequest, FetchSnapshotResponse, fetch_snapshot,
+};
+use millstream_protocol::{ErrorCode, Receipt};
+use millstream_record::Offset;
+
+use crate::Broker;
+use crate::metadata::quorum::{Kept, QuorumLog};
+use crate::partitions::{CLUSTER_METADATA, METADATA_TOPIC_ID};
+use crate::refusal::Refusal;
+use crate::shared::Shared;
+
+/// Longest that a fetch is held: who asks has to look again whether this is the active controller.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+
+pub(super) fn fetch(broker: &Broker, request: FetchRequest) -> Receipt {
+    let shared = Arc::clone(&broker.shared);
+    broker.answer("observer", async move {
+        let mut topics = Vec::with_capacity(request.topics.len());
+        let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(WAIT_MAX);
+        for topic in &request.topics {
+            let is_log = topic.topic_id == METADATA_TOPIC_ID || &*topic.topic == CLUSTER_METADATA;
+            let mut partitions = Vec::with_capacity(topic.partitions.len());
+            for asked in &topic.partitions {
+                let data = match is_log && asked.partition == 0 {
+                    true => one(&shared, asked, request.max_bytes, wait).await,
+                    false => Err(ErrorCode::UnknownTopicOrPartition.into()),
+                };
+                let refused = |refusal: Refusal| refused(&shared, refusal.code);
+                partitions
+                    .push(PartitionData { partition_index: asked.partition, ..data.unwrap_or_else(refused) });
+            }
+            topics.push(FetchableTopicResponse {
+                topic: topic.topic.clone(),
+                topic_id: topic.topic_id,
+                partitions,
+            });
+        }
+        FetchResponse { responses: topics, ..FetchResponse::default() }
+    })
+}
+
+/// The quorum's log, where this node leads it.
+fn led(shared: &Shared) -> Result<&Arc<QuorumLog>, Refusal> {
+    let quorum = shared.metadata.log().quorum().ok_or(ErrorCode::NotLeaderOrFollower)?;
+    if quorum.leadership().1 { Ok(quorum) } else { Err(ErrorCode::NotLeaderOrFollower.into()) }
+}
+
+async fn one(
+    shared: &Shared,
+    asked: &FetchPartition,
+    max_bytes: i32,
+    wait: Duration,
+) -> Result<PartitionData, Refusal> {
+    let quorum = led(shared)?;
+    let from = Offset(asked.fetch_offset);
+    if from.0 < 0 {
+        return Err(ErrorCode::OffsetOutOfRange.into());
+    }
+    // Nothing new, or another leads meanwhile: who asks looks again.
+    let waited = shared.env.timeout(wait, quorum.grown(from)).await;
+    led(shared)?;
+    let end = quorum.committed_end();
+    let at_mark = PartitionData {
+        high_watermark: end.0,
+        log_start_offset: 0,
+        records: Some(bytes::Bytes::new()),
+        aborted_transactions: None,
+        ..PartitionData::default()
+    };
+    if waited.is_err() || end <= from {
+        return Ok(at_mark);
+    }
+    let max_bytes = usize::try_from(max_bytes.min(asked.partition_max_bytes)).unwrap_or(0);
+    match quorum.kept(from, max_bytes).await {
+        Ok(Kept::Batches(batches)) => Ok(PartitionData { records: Some(batches), ..at_mark }),
+        Ok(Kept::Snapshot { end, epoch }) => {
+            let snapshot_id = SnapshotId { end_offset: end.0, epoch: epoch.0 };
+            Ok(PartitionData { snapshot_id, ..at_mark })
+        }
+        Err(error) => Err(Refusal::new(ErrorCode::KafkaStorageError, error.to_string())),
+    }
+}
+
+fn refused(shared: &Shared, code: ErrorCode) -> PartitionData {
+    let leader = shared.metadata.log().leader().map_or(-1, |(member, _)| member.node.0);
+    let (epoch, _) = shared.metadata.log().leadership();
+    PartitionData {
+        error_code: code.code(),
+        current_leader: LeaderIdAndEpoch { leader_id: leader, leader_epoch: epoch.0 },
+        high_watermark: -1,
+        records: Some(bytes::Bytes::new()),
+        aborted_transactions: None,
+        ..PartitionData::default()
+    }
+}
+
+pub(super) fn snapshot(broker: &Broker, request: FetchSnapshotRequest) -> Receipt {
+    let shared = Arc::clone(&broker.shared);
+    broker.answer("snapshot", async move {
+        let mut topics = Vec::with_capacity(request.topics.len());
+        for topic in &request.topics {
+            let mut partitions = Vec::with_capacity(topic.partitions.len());
+            for asked in &topic.partitions {
+                let is_log = &*topic.name == CLUSTER_METADATA && asked.partition == 0;
+                let chunk = match is_log {
+                    true => chunk(&shared, asked, request.max_bytes).await,
+                    false => Err(ErrorCode::UnknownTopicOrPartition.into()),
+                };
+                let refused = |refusal: Refusal| FetchSnapshotResponsePartitionSnapshot {
+                    error_code: refusal.code.code(),
+                    ..Default::default()
+                };
+                partitions.push(FetchSnapshotResponsePartitionSnapshot {
+                    index: asked.partition,
+                    ..chunk.unwrap_or_else(refused)
+                });
+            }
+            topics.push(FetchSnapshotResponseTopicSnapshot { name: topic.name.clone(), partitions });
+        }
+        FetchSnapshotResponse { topics, ..FetchSnapshotResponse::default() }
+    })
+}
+
+async fn chunk(
+    shared: &Shared,
+    asked: &fetch_snapshot::FetchSnapshotRequestPartitionSnapshot,
+    max_bytes: i32,
+) -> Result<FetchSnapshotResponsePartitionSnapshot, Refusal> {
+    let quorum = led(shared)?;
+    let position = u64::try_from(asked.position).map_err(|_| ErrorCode::PositionOutOfRange)?;
+    let max_bytes = usize::try_from(max_bytes).unwrap_or(0);
+    let id = asked.snapshot_id.clone();
+    let chunk = quorum.snapshot_chunk(Offset(id.end_offset), position, max_bytes).await;
+    let chunk = chunk.map_err(|error| Refusal::new(ErrorCode::KafkaStorageError, error.to_string()))?;
+    let (size, bytes) = chunk.ok_or(ErrorCode::SnapshotNotFound)?;
+    if position > size {
+        return Err(ErrorCode::PositionOutOfRange.into());
+    }
+    Ok(FetchSnapshotResponsePartitionSnapshot {
+        snapshot_id: fetch_snapshot::FetchSnapshotResponseSnapshotId {
+            end_offset: id.end_offset,
+            epoch: id.epoch,
+        },
+        size: i64::try_from(size).unwrap_or(i64::MAX),
+        position: asked.position,
+        unaligned_records: bytes,
+        ..Default::default()
+    })
+}
