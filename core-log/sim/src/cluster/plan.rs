@@ -32,6 +32,8 @@ pub enum Fault {
     PowerLoss(Who),
     /// Every node loses power.
     AllLosePower,
+    /// Blocking work of every node takes up to so long; then, after a while, every node loses power, and much is not synced.
+    SlowThenDark(Duration, Duration),
     /// The node loses its disk, and comes back with an empty one.
     Wipe(Who),
     /// An orderly shutdown.
@@ -64,6 +66,7 @@ impl Fault {
             Self::DieInside(..) => "deaths inside a disk call",
             Self::PowerLoss(_) => "power losses of one node",
             Self::AllLosePower => "power losses of all nodes",
+            Self::SlowThenDark(..) => "power losses of all nodes on slow disks",
             Self::Wipe(_) => "disks lost",
             Self::Stop(_) => "orderly stops",
             Self::Pause(..) => "pauses",
@@ -180,6 +183,11 @@ impl Plan {
             plan.strikes[at].fault = Fault::Wipe(who(random));
         } else {
             plan.observed = random.one_in(4); // the two that vote need each other's disks
+        }
+        if random.one_in(6) {
+            let at = random.below(count) as usize;
+            let slow = Duration::from_millis(20 + random.below(600));
+            plan.strikes[at].fault = Fault::SlowThenDark(slow, Duration::from_millis(random.below(2_000)));
         }
         plan
     }

@@ -94,6 +94,11 @@ impl Room {
             Fault::AllLosePower => {
                 self.machines.iter().for_each(|machine| self.away(machine, away, true));
             }
+            Fault::SlowThenDark(max, until) => {
+                self.machines.iter().for_each(|machine| machine.slow(max));
+                self.sim.env_of(Owner::WORLD).sleep(until).await;
+                self.machines.iter().for_each(|machine| self.away(machine, away, true));
+            }
             Fault::DieInside(who, calls, power) => {
                 let machine = self.find(who);
                 machine.die_inside_disk(Faults { die_after: calls, ..Faults::default() }).await;

@@ -1,6 +1,7 @@
 //! Stream-table join.
 
 use bytes::Bytes;
+use rustc_hash::FxHashMap;
 
 use super::{KeyColumn, split_stored};
 use crate::chunk::Chunk;
@@ -48,13 +49,6 @@ impl<L: Lookup> StreamTableJoin<L> {
     pub fn new(lookup: L, kind: JoinKind) -> Self {
         Self { lookup, kind, keys: KeyColumn::default() }
     }
-
-    fn find(&mut self, ctx: &mut OperatorContext<'_>, row: usize) -> Result<Option<L::Row>> {
-        let Some(key) = self.keys.get(row) else { return Ok(None) };
-        let Some(stored) = ctx.store(0).get(key)? else { return Ok(None) };
-        let (_, found) = split_stored(&stored)?;
-        self.lookup.load(key, found)
-    }
 }
 
 impl<L: Lookup> Operator for StreamTableJoin<L> {
@@ -64,8 +58,23 @@ impl<L: Lookup> Operator for StreamTableJoin<L> {
         let mut matches = Vec::with_capacity(chunk.len());
         let mut keep = Vec::with_capacity(chunk.len());
         let mut dropped = 0;
+        // Many rows of a chunk have the same key, and nothing changes the table meanwhile.
+        let mut seen: FxHashMap<&[u8], Option<Bytes>> = FxHashMap::default();
         for row in 0..chunk.len() {
-            let found = self.find(ctx, row)?;
+            let found = match self.keys.get(row) {
+                None => None,
+                Some(key) => {
+                    let stored = match seen.get(key) {
+                        Some(known) => known.clone(),
+                        None => {
+                            let stored =
+                                ctx.store(0).get(key)?.map(|stored| split_stored(&stored)).transpose()?;
+                            seen.entry(key).or_insert(stored.map(|(_, found)| found)).clone()
+                        }
+                    };
+                    stored.map(|stored| self.lookup.load(key, stored)).transpose()?.flatten()
+                }
+            };
             let outcome = join_outcome(self.kind, self.keys.get(row).is_some(), found.is_some());
             keep.push(matches!(outcome, JoinOutcome::Matched | JoinOutcome::Unmatched));
             dropped += u64::from(outcome == JoinOutcome::Dropped);
