@@ -6,7 +6,6 @@
 //! records that are not there.
 
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 
 use millstream_record::Offset;
@@ -14,7 +13,7 @@ use parking_lot::Mutex;
 
 use crate::disk;
 use crate::error::Result;
-use crate::handle::{Dirty, Kind, OpenFiles};
+use crate::handle::{Dirty, Home, Kind, OpenFiles};
 use crate::snapshot;
 
 /// The name of the file with [`crate::LeaderEpochs`].
@@ -24,7 +23,7 @@ pub(crate) const EPOCHS_FILE: &str = "leader-epoch-checkpoint";
 #[must_use = "nothing is durable before the job has run"]
 pub struct FlushJob {
     pub(crate) files: Arc<OpenFiles>,
-    pub(crate) dir: Arc<Path>,
+    pub(crate) dir: Arc<Home>,
     pub(crate) point: Offset,
     pub(crate) bytes: u64,
     pub(crate) dirty: Vec<Dirty>,
@@ -41,8 +40,6 @@ pub struct FlushJob {
 pub(crate) struct Standing {
     /// How often it has been cut.
     pub(crate) cuts: u64,
-    /// Its directory is not its own any more.
-    pub(crate) has_left: bool,
 }
 
 /// All records below this offset are durable.
@@ -74,7 +71,7 @@ impl FlushJob {
         }
         let disk = self.files.disk();
         let standing = self.standing.lock();
-        if standing.has_left {
+        if self.dir.has_left() {
             return Ok(FlushPoint(self.point));
         }
         let derived = standing.cuts == self.cuts_seen; // else snapshots and epochs tell of records that are gone

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -130,10 +131,40 @@ impl Kind {
     }
 }
 
+/// The directory of a log, for as long as it is that log's: the name may be another's later.
+#[derive(Debug)]
+pub(crate) struct Home {
+    path: PathBuf,
+    left: AtomicBool,
+}
+
+impl Home {
+    pub(crate) fn new(path: &Path) -> Arc<Self> {
+        Arc::new(Self { path: path.to_owned(), left: AtomicBool::new(false) })
+    }
+
+    /// From here on nothing is found here by its name.
+    pub(crate) fn leave(&self) {
+        self.left.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn has_left(&self) -> bool {
+        self.left.load(Ordering::SeqCst)
+    }
+}
+
+impl Deref for Home {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.path
+    }
+}
+
 /// A file of a segment, open or not.
 pub(crate) struct LazyFile {
     files: Arc<OpenFiles>,
-    dir: Arc<Path>,
+    dir: Arc<Home>,
     base: Offset,
     kind: Kind,
     slot: Mutex<Option<Arc<dyn DiskFile>>>,
@@ -141,7 +172,7 @@ pub(crate) struct LazyFile {
 }
 
 impl LazyFile {
-    pub(crate) fn new(files: &Arc<OpenFiles>, dir: &Arc<Path>, base: Offset, kind: Kind) -> Arc<Self> {
+    pub(crate) fn new(files: &Arc<OpenFiles>, dir: &Arc<Home>, base: Offset, kind: Kind) -> Arc<Self> {
         let (files, dir) = (Arc::clone(files), Arc::clone(dir));
         Arc::new(Self { files, dir, base, kind, slot: Mutex::new(None), used: AtomicBool::new(false) })
     }
@@ -156,7 +187,7 @@ impl LazyFile {
         self.slot.lock().clone()
     }
 
-    /// The handle; opens the file when it is not open.
+    /// The handle; opens the file when it is not open. A log that has left its directory has no files there any more.
     pub(crate) fn handle(self: &Arc<Self>, mode: OpenMode) -> io::Result<Arc<dyn DiskFile>> {
         if let Some(file) = self.opened() {
             return Ok(file);
@@ -168,7 +199,11 @@ impl LazyFile {
             }
             // Opened for writing even by readers, so that one handle serves both.
             let mode = if mode == OpenMode::Read { OpenMode::Write } else { mode };
-            Arc::clone(slot.insert(self.files.disk.open(&self.path(), mode)?))
+            let file = self.files.disk.open(&self.path(), mode)?;
+            if self.dir.has_left() {
+                return Err(io::ErrorKind::NotFound.into()); // it may be another log's
+            }
+            Arc::clone(slot.insert(file))
         };
         self.files.opened(self);
         Ok(file)

@@ -352,12 +352,12 @@ mod tests {
 
     use super::*;
     use crate::disk::{Disk, MemoryDisk};
-    use crate::handle::{Kind, OpenFiles};
+    use crate::handle::{Home, Kind, OpenFiles};
 
     #[test]
     fn floors_are_found_in_the_file_and_in_memory_and_truncation_reaches_both() {
         let disk = Arc::new(MemoryDisk::new());
-        let dir: Arc<Path> = Path::new("/d").into();
+        let dir = Home::new(Path::new("/d"));
         disk.create_dir(&dir).unwrap();
         let files = OpenFiles::new(disk, 8);
         let lazy = || LazyFile::new(&files, &dir, Offset(1000), Kind::OffsetIndex);

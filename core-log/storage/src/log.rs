@@ -16,7 +16,7 @@ use crate::disk::{DiskFile, OpenMode};
 use crate::epochs::LeaderEpochs;
 use crate::error::{Result, StorageError};
 use crate::flush::{FlushJob, FlushPoint, Standing};
-use crate::handle::{Dirty, LazyFile, OpenFiles};
+use crate::handle::{Dirty, Home, LazyFile, OpenFiles};
 use crate::producer::{AbortedTransaction, DataBatch, Marker, ProducerState, ProducerStates};
 use crate::segment::Segment;
 use crate::snapshot;
@@ -25,7 +25,7 @@ use crate::snapshot;
 /// runs the plans outside.
 pub struct Log {
     pub(crate) files: Arc<OpenFiles>,
-    pub(crate) dir: Arc<Path>,
+    pub(crate) dir: Arc<Home>,
     pub(crate) topic_id: TopicId,
     pub(crate) config: LogConfig,
     /// Ordered by base offset; never empty; the last one is appended to.
@@ -339,7 +339,7 @@ impl Log {
     pub fn flush_begin(&mut self) -> Option<FlushJob> {
         let FlushState { flushed, in_flight, dirty, names, epochs, snapshots, .. } = &self.flush;
         let nothing = *flushed >= self.end && dirty.is_empty() && !names && !epochs && snapshots.is_empty();
-        if nothing || in_flight.is_some() || self.flush.standing.lock().has_left {
+        if nothing || in_flight.is_some() || self.dir.has_left() {
             return None;
         }
         self.flush.in_flight = Some(self.end);
@@ -404,10 +404,11 @@ impl Log {
         Ok(())
     }
 
-    /// The directory is to be deleted, and another log may have its name soon: nothing is written there by name any more, also by a
+    /// The directory is to be deleted, and another log may have its name soon: nothing is written or read there by name any more, also by a
     /// job that is out. Write to the log no more.
     pub fn leave(&mut self) {
-        self.flush.standing.lock().has_left = true;
+        let _written = self.flush.standing.lock();
+        self.dir.leave();
     }
 
     /// Closes the files of an idle log; they are opened again when needed. Files with unsynced bytes stay open until synced.

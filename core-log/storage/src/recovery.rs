@@ -16,7 +16,7 @@ use crate::disk::{self, Disk, OpenMode};
 use crate::epochs::LeaderEpochs;
 use crate::error::{Result, StorageError};
 use crate::flush::EPOCHS_FILE;
-use crate::handle::{Dirty, Kind, OpenFiles};
+use crate::handle::{Dirty, Home, Kind, OpenFiles};
 use crate::log::{FlushState, Log, replay};
 use crate::producer::ProducerStates;
 use crate::scan::Found;
@@ -94,7 +94,7 @@ impl Log {
         let names = Names::read(&*disk, dir)?;
         let log = Self {
             files: Arc::clone(files),
-            dir: dir.into(),
+            dir: Home::new(dir),
             topic_id,
             config,
             segments: Default::default(),

@@ -1,7 +1,6 @@
 //! One segment of a log: a file of batches and its indexes.
 
 use std::io::ErrorKind;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,7 +10,7 @@ use crate::batch::{self, HEADER_BYTES, Header};
 use crate::config::LogConfig;
 use crate::disk::{DiskFile, OpenMode};
 use crate::error::{Result, StorageError};
-use crate::handle::{Dirty, Kind, LazyFile, OpenFiles};
+use crate::handle::{Dirty, Home, Kind, LazyFile, OpenFiles};
 use crate::index::{Index, OffsetEntry, TimeEntry};
 use crate::producer::AbortedTransaction;
 use crate::scan::{Found, Scanner};
@@ -38,7 +37,7 @@ pub(crate) struct Segment {
 
 impl Segment {
     /// A segment without batches that begins at `base`. Files that exist are not looked at.
-    pub(crate) fn empty(files: &Arc<OpenFiles>, dir: &Arc<Path>, base: Offset, now: Millis) -> Self {
+    pub(crate) fn empty(files: &Arc<OpenFiles>, dir: &Arc<Home>, base: Offset, now: Millis) -> Self {
         let file = |kind| LazyFile::new(files, dir, base, kind);
         Self {
             base,
@@ -59,7 +58,7 @@ impl Segment {
     /// it must be scanned.
     pub(crate) fn load(
         files: &Arc<OpenFiles>,
-        dir: &Arc<Path>,
+        dir: &Arc<Home>,
         base: Offset,
         now: Millis,
     ) -> Result<Option<Self>> {

@@ -660,6 +660,24 @@ fn a_job_of_a_log_that_left_touches_nothing_by_name() {
     assert!(bench.log.flush_begin().is_none());
 }
 
+/// A read that was planned from a log does not find the bytes of the next log of its name.
+#[test]
+fn a_read_of_a_log_that_left_does_not_open_the_files_of_the_next_one() {
+    let mut bench = Bench::new(small());
+    bench.append(&plain(3, 10));
+    bench.log.flush_blocking().unwrap();
+    bench.log.close_files();
+    let planned = bench.log.read_plan(at(0)).unwrap();
+    bench.log.leave();
+    let disk = bench.files.disk();
+    disk.rename(Path::new(DIR), Path::new("/logs/topic-0.gone")).unwrap();
+    let (_, mut next, _) = open_dir(Arc::clone(disk), small()).unwrap();
+    next.append(&plain(7, 10), AppendOrigin::Leader { epoch: LeaderEpoch(0) }, NOW).unwrap();
+    next.flush_blocking().unwrap();
+    let read = planned.run_blocking();
+    assert!(matches!(read, Err(StorageError::Changed)), "{read:?}");
+}
+
 /// Recovery reads anew from where a segment begins, and epochs begin anywhere.
 #[test]
 fn recovery_in_the_middle_of_an_epoch_knows_where_it_began() {
