@@ -28,7 +28,7 @@ use crate::metadata::{CONTROLLER_TIMEOUT, LocalLog, Metadata, ObserverLog, OwnLo
 use crate::partition::Context;
 use crate::partitions::{CLUSTER_METADATA, METADATA_TOPIC_ID, Partitions};
 use crate::peers::Peers;
-use crate::replication::{self, CopySettings, Copying};
+use crate::replication::{self, CopySettings, Copying, Throttle};
 use crate::shared::Shared;
 use crate::steady::SteadyClock;
 use crate::timers::Timers;
@@ -75,6 +75,7 @@ impl Broker {
             let timers = Timers::start(&tasks);
             let flusher = Flusher::new(env.clone());
             let copying = Copying::new();
+            let throttle = Arc::new(Throttle::new(config.node_id, config.properties.clone()));
             let links =
                 Links::new(env.clone(), Arc::clone(&dial), "controller-client".into(), CONTROLLER_TIMEOUT);
             let opened = open_dir(&env, Arc::clone(&disk), data_dir, &config, &links).await?;
@@ -88,6 +89,7 @@ impl Broker {
                 flusher: Arc::clone(&flusher),
                 copying: Arc::clone(&copying),
                 proposals: Arc::default(),
+                throttle: Arc::clone(&throttle),
                 node: config.node_id,
                 lag_max_ms: config.number("replica.lag.time.max.ms"),
             });
@@ -144,6 +146,7 @@ impl Broker {
                 markers: writer,
                 verification,
                 producer_ids: Default::default(),
+                throttle,
                 parking: Shared::parking(),
                 env,
             });
@@ -424,6 +427,7 @@ fn copying_premises(shared: &Shared, tasks: &TaskGroup, dial: Arc<dyn Dial>) -> 
         partitions: Arc::downgrade(&shared.partitions),
         listener: shared.config.inter_broker_listener(),
         settings,
+        throttle: Arc::clone(&shared.throttle),
     }
 }
 

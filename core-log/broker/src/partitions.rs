@@ -20,7 +20,7 @@ use rustc_hash::FxHashMap;
 use crate::coordinator::Snapshot;
 use crate::partition::{Assigned, Checkpointed, Context, Leadership, Partition};
 use crate::refusal::Refusal;
-use crate::replication::Proposals;
+use crate::replication::{Limited, Proposals, Side};
 use crate::topic_settings::TopicSettings;
 
 /// Logs that are opened one after the other in one job; many jobs run at once.
@@ -302,7 +302,15 @@ impl Partitions {
     fn settings(&self, image: &Image, topic: &str) -> TopicSettings {
         let effective = Effective::new(image, self.context.node, &self.statics);
         let expiration_ms = effective.broker_number("producer.id.expiration.ms", 86_400_000);
-        TopicSettings::new(&effective.topic_config(topic), expiration_ms)
+        let limited = |side: Side| {
+            let named = effective.topic_value(Some(topic), side.replicas_name());
+            Limited::parse(&named.unwrap_or_default())
+        };
+        TopicSettings {
+            sending_limited: limited(Side::Leader),
+            receiving_limited: limited(Side::Follower),
+            ..TopicSettings::new(&effective.topic_config(topic), expiration_ms)
+        }
     }
 
     fn configure(&self, image: &Image, topic: &Topic) {

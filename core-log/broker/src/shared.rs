@@ -18,6 +18,7 @@ use crate::metadata::Metadata;
 use crate::partition::Partition;
 use crate::partitions::Partitions;
 use crate::refusal::Refusal;
+use crate::replication::Throttle;
 use crate::verification::Verification;
 
 /// Fetches that may wait for more records at once. Beyond it a fetch is answered with what there is.
@@ -36,6 +37,7 @@ pub(crate) struct Shared {
     pub(crate) markers: MarkerWriter,
     pub(crate) verification: Arc<Verification>,
     pub(crate) producer_ids: Mutex<ProducerIds>,
+    pub(crate) throttle: Arc<Throttle>,
     /// A place for each fetch that waits.
     pub(crate) parking: Arc<Semaphore>,
 }

@@ -3,6 +3,8 @@
 use millstream_machine::config::{Compression, TimestampType, TopicConfig};
 use millstream_storage::LogConfig;
 
+use crate::replication::Limited;
+
 /// A topic's configuration, as partitions use it.
 #[derive(Clone, Debug)]
 pub(crate) struct TopicSettings {
@@ -10,6 +12,9 @@ pub(crate) struct TopicSettings {
     pub(crate) min_insync_replicas: usize,
     /// Records without a key are refused.
     pub(crate) compacted: bool,
+    /// Replicas that send, and that receive, no faster than the brokers' rates while they are not in sync.
+    pub(crate) sending_limited: Limited,
+    pub(crate) receiving_limited: Limited,
 }
 
 impl TopicSettings {
@@ -42,6 +47,8 @@ impl TopicSettings {
             log,
             min_insync_replicas: usize::try_from(config.min_insync_replicas).unwrap_or(1),
             compacted: config.cleanup.compact,
+            sending_limited: Limited::None,
+            receiving_limited: Limited::None,
         }
     }
 }

@@ -22,6 +22,7 @@ use tokio::sync::Notify;
 use crate::Broker;
 use crate::partition::{FollowerState, Isolation, Marks, Partition, Reader, Sought};
 use crate::refusal::Refusal;
+use crate::replication::Side;
 use crate::shared::Shared;
 
 /// What a client sends that has no session: it fetches in full, and opens none.
@@ -38,9 +39,12 @@ pub(super) fn handle(broker: &Broker, ctx: Ctx, request: FetchRequest) -> Receip
     let mut fetch = Fetch::new(Arc::clone(&broker.shared), ctx, request);
     let first = fetch.round(Access::Warm);
     if !first.is_cold && fetch.is_enough(&first) {
-        return super::now(first.response);
+        return super::now(fetch.finish(first));
     }
-    broker.answer("fetch", async move { fetch.run(first).await })
+    broker.answer("fetch", async move {
+        let last = fetch.run(first).await;
+        fetch.finish(last)
+    })
 }
 
 /// Sessions of another broker's making, or of an earlier life's, are not known here.
@@ -88,6 +92,8 @@ struct Round {
     is_urgent: bool,
     /// Some bytes were not in memory.
     is_cold: bool,
+    /// Bytes for followers that get no more than the rate.
+    limited_bytes: usize,
 }
 
 impl Fetch {
@@ -112,22 +118,30 @@ impl Fetch {
             || self.shared.env.elapsed() >= self.deadline
     }
 
-    async fn run(mut self, first: Round) -> FetchResponse {
+    /// What is sent; it is counted where it is limited.
+    fn finish(&self, round: Round) -> FetchResponse {
+        if round.limited_bytes > 0 {
+            self.shared.throttle.took(Side::Leader, round.limited_bytes);
+        }
+        round.response
+    }
+
+    async fn run(&mut self, first: Round) -> Round {
         let mut round = first;
         let Ok(_place) = Arc::clone(&self.shared.parking).try_acquire_owned() else {
-            return self.complete(round).await.response;
+            return self.complete(round).await;
         };
-        let parked = Parked::new(&self);
+        let parked = Parked::new(self);
         loop {
             round = self.complete(round).await;
             if self.is_enough(&round) {
-                return round.response;
+                return round;
             }
             let left = self.deadline.saturating_sub(self.shared.env.elapsed());
             let woken = self.shared.env.timeout(left, parked.notify.notified()).await;
             round = self.round(Access::Warm);
             if woken.is_err() {
-                return self.complete(round).await.response;
+                return self.complete(round).await;
             }
         }
     }
@@ -150,8 +164,13 @@ impl Fetch {
 
     /// Reads every partition, in the order in which the client names them, until the answer is full.
     fn round(&mut self, access: Access) -> Round {
-        let mut round =
-            Round { response: FetchResponse::default(), bytes: 0, is_urgent: false, is_cold: false };
+        let mut round = Round {
+            response: FetchResponse::default(),
+            bytes: 0,
+            is_urgent: false,
+            is_cold: false,
+            limited_bytes: 0,
+        };
         for topic in &self.request.topics {
             let mut partitions = Vec::with_capacity(topic.partitions.len());
             for asked in &topic.partitions {
@@ -192,6 +211,10 @@ impl Fetch {
         if let Some(answered) = self.hear(partition, asked).or_else(|| self.elsewhere(partition, asked)) {
             return answered;
         }
+        let limited = self.is_limited(partition);
+        if limited && let Some(held) = self.hold_back(partition, asked) {
+            return held;
+        }
         for _ in 0..MAX_REPLANS {
             let (plan, marks) = match partition.read_plan(sought, LeaderEpoch(asked.current_leader_epoch)) {
                 Ok(planned) => planned,
@@ -200,6 +223,7 @@ impl Fetch {
             match slices(&plan, access) {
                 Ok(Some(slices)) => {
                     round.is_urgent |= self.is_behind(asked, &marks);
+                    round.limited_bytes += if limited { slices.bytes.len() } else { 0 };
                     return self.given(&slices, &marks);
                 }
                 Ok(None) => {
@@ -244,6 +268,19 @@ impl Fetch {
             }
             Err((refusal, marks)) => Some(self.refused(refusal, marks)),
         }
+    }
+
+    fn is_limited(&self, partition: &Partition) -> bool {
+        let Some((follower, _)) = self.replica else { return false };
+        partition.is_limited(Side::Leader, follower, &self.shared.image.load())
+    }
+
+    /// Nothing, where a follower that is not in sync has had all that the rate allows.
+    fn hold_back(&self, partition: &Partition, asked: &FetchPartition) -> Option<PartitionData> {
+        let image = self.shared.image.load();
+        self.shared.throttle.wait(Side::Leader, self.shared.env.elapsed(), &image)?;
+        let marks = partition.marks(LeaderEpoch(asked.current_leader_epoch)).ok()?;
+        Some(PartitionData { records: Some(bytes::Bytes::new()), ..self.marked(marks) })
     }
 
     /// Whether a follower, whose consumers wait, would move its mark if it knew ours (KIP-1166). Who has not fsynced what it has cannot,

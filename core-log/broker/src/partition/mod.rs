@@ -15,6 +15,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use millstream_env::Env;
 use millstream_machine::Waiter;
+use millstream_machine::metadata::Image;
 use millstream_machine::replica::{Effect, Input, Outcome};
 use millstream_record::{Millis, NodeId, Offset, TopicId, TopicPartition};
 use millstream_storage::{Disk, FlushJob, FlushPoint, Log, StorageError};
@@ -31,7 +32,7 @@ use role::Role;
 pub(crate) use role::{Assigned, Leadership};
 
 use crate::flusher::Flusher;
-use crate::replication::{Copying, Proposals};
+use crate::replication::{Copying, Limited, Proposals, Side, Throttle};
 use crate::timers::{Armed, Timed, Timers};
 use crate::topic_settings::TopicSettings;
 
@@ -55,6 +56,7 @@ pub(crate) struct Context {
     pub(crate) flusher: Arc<Flusher>,
     pub(crate) copying: Arc<Copying>,
     pub(crate) proposals: Arc<Proposals>,
+    pub(crate) throttle: Arc<Throttle>,
     pub(crate) node: NodeId,
     /// `replica.lag.time.max.ms`
     pub(crate) lag_max_ms: i64,
@@ -153,6 +155,17 @@ impl Partition {
     /// What the topic's configuration says.
     pub(crate) fn settings(&self) -> Arc<TopicSettings> {
         self.settings.load_full()
+    }
+
+    /// Whether what `follower` copies of this partition is limited here, on that side.
+    pub(crate) fn is_limited(&self, side: Side, follower: NodeId, image: &Image) -> bool {
+        let settings = self.settings.load();
+        let limited = match side {
+            Side::Leader => &settings.sending_limited,
+            Side::Follower => &settings.receiving_limited,
+        };
+        *limited != Limited::None
+            && self.context.throttle.limits(limited, (self.topic_id, self.at.partition), follower, image)
     }
 
     /// Takes up a changed configuration.

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::lane::Lane;
+use super::throttle::Throttle;
 use crate::BrokerConfig;
 use crate::partition::Partition;
 use crate::partitions::Partitions;
@@ -34,6 +35,7 @@ pub(crate) struct Premises {
     /// Name of the listener that brokers use among themselves.
     pub(crate) listener: String,
     pub(crate) settings: Settings,
+    pub(crate) throttle: Arc<Throttle>,
 }
 
 /// How followers fetch; each by its name in Kafka's configuration.

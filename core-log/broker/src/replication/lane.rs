@@ -21,6 +21,7 @@ use millstream_record::{LeaderEpoch, Offset};
 use tokio::sync::Notify;
 
 use super::copying::{Copying, Key, Premises, Source};
+use super::throttle::Side;
 use crate::partition::{Fetched, Partition, Position, Reader};
 use crate::refusal::Refusal;
 
@@ -42,6 +43,8 @@ struct Member {
     key: Key,
     partition: Arc<Partition>,
     epoch: LeaderEpoch,
+    /// It is not in sync, and what it copies is limited.
+    limited: bool,
 }
 
 /// What there is to do.
@@ -97,6 +100,7 @@ impl Lane {
                     key: *key,
                     partition: Arc::clone(&copied.partition),
                     epoch: copied.epoch,
+                    limited: false,
                 });
             } else {
                 first = Some(first.map_or(copied.not_before, |first| first.min(copied.not_before)));
@@ -117,19 +121,34 @@ impl Lane {
 
     async fn round(&self, premises: &Premises, env: &Env, members: Vec<Member>) {
         let mut asked = Vec::with_capacity(members.len());
-        for member in members {
+        let image = premises.image.load_full();
+        for mut member in members {
+            member.limited = member.partition.is_limited(Side::Follower, premises.node, &image);
+            if member.limited
+                && let Some(wait) = premises.throttle.wait(Side::Follower, env.elapsed(), &image)
+            {
+                self.release(&member, env.elapsed() + wait);
+                continue;
+            }
             match member.partition.position(member.epoch) {
                 Ok(position) => asked.push((member, position)),
                 Err(_) => self.release(&member, env.elapsed() + premises.settings.backoff),
             }
         }
+        drop(image);
         let answers = self.fetch(premises, &asked).await;
         let mut appended = Vec::new();
         let mut done = Vec::with_capacity(asked.len());
         for (member, position) in asked {
             let outcome = match &answers {
                 Ok(answers) => match answers.get(&member.key) {
-                    Some(data) => take_up(&member, position, data, premises),
+                    Some(data) => {
+                        if member.limited {
+                            let bytes = data.records.as_ref().map_or(0, Bytes::len);
+                            premises.throttle.took(Side::Follower, bytes);
+                        }
+                        take_up(&member, position, data, premises)
+                    }
                     None => Outcome::Again(premises.settings.backoff),
                 },
                 Err(()) => Outcome::Again(premises.settings.backoff),

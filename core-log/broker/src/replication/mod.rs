@@ -4,6 +4,8 @@
 mod copying;
 mod lane;
 mod proposals;
+mod throttle;
 
 pub(crate) use copying::{Copying, Premises, Settings as CopySettings};
 pub(crate) use proposals::{Proposals, propose, watch_lag};
+pub(crate) use throttle::{Limited, Side, Throttle};

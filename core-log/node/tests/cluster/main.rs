@@ -3,6 +3,7 @@
 mod growth;
 mod lone;
 mod members;
+mod moves;
 mod nodes;
 mod racks;
 mod roles;
