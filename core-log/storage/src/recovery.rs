@@ -19,6 +19,7 @@ use crate::flush::EPOCHS_FILE;
 use crate::handle::{Dirty, Home, Kind, OpenFiles};
 use crate::log::{FlushState, Log, replay};
 use crate::producer::ProducerStates;
+use crate::retention;
 use crate::scan::Found;
 use crate::segment::Segment;
 use crate::{meta, snapshot};
@@ -129,26 +130,47 @@ impl Names {
     fn read(disk: &dyn Disk, dir: &Path) -> Result<Self> {
         let mut names = Self { segments: Vec::new(), snapshots: Vec::new() };
         let mut others = Vec::new();
+        let mut newest_deleted = None;
         for entry in disk.list(dir).map_err(StorageError::io(dir))? {
             match Kind::parse(&entry.name) {
                 Some((Kind::Log, base)) => names.segments.push(base),
                 Some((Kind::Snapshot, offset)) => names.snapshots.push(offset),
                 Some((_, base)) => others.push((base, entry.name)),
                 None if [".deleted", ".tmp"].iter().any(|suffix| entry.name.ends_with(suffix)) => {
+                    newest_deleted = newest_deleted.max(retention::deleted_segment(&entry.name));
                     others.push((Offset(-1), entry.name));
                 }
                 None => {}
             }
         }
+        if let Some(newest) = newest_deleted {
+            names.finish_retention(disk, dir, newest)?;
+        }
         for (base, name) in others {
             if !names.segments.contains(&base) {
                 let path = dir.join(name);
-                disk.remove(&path).map_err(StorageError::io(&path))?;
+                retention::ignore_missing(disk.remove(&path), &path)?;
             }
         }
         names.segments.sort_unstable();
         names.snapshots.sort_unstable();
         Ok(names)
+    }
+
+    /// Retention takes the oldest segment first, but a power loss may undo the renaming of an older one and not that of the one at
+    /// `newest`. The older ones go now: the gap behind them would be taken for a loss, and all that follows for garbage.
+    fn finish_retention(&mut self, disk: &dyn Disk, dir: &Path, newest: Offset) -> Result<()> {
+        let (older, kept): (Vec<_>, Vec<_>) = self.segments.iter().partition(|base| **base < newest);
+        if older.is_empty() || kept.is_empty() {
+            return Ok(());
+        }
+        for base in older {
+            retention::remove_segment(disk, dir, base)?;
+            self.snapshots.retain(|offset| *offset != base);
+        }
+        disk.sync_dir(dir).map_err(StorageError::io(dir))?; // before the names that say so go
+        self.segments = kept;
+        Ok(())
     }
 }
 

@@ -178,6 +178,10 @@ impl Log {
             let path = Kind::Snapshot.path(&self.dir, offset);
             self.files.disk().remove(&path).map_err(StorageError::io(&path))?;
         }
+        // What waits to be removed tells nothing of a log that begins anew, perhaps before it.
+        for (_, base) in std::mem::take(&mut self.deleted) {
+            self.remove_deleted(base)?;
+        }
         self.flush.snapshots.clear();
         let segment = Segment::empty(&self.files, &self.dir, start, now);
         let handle = segment.log.handle(OpenMode::Replace).map_err(segment.io())?;
@@ -300,15 +304,22 @@ impl Log {
 
     /// Removes the files of segments that were deleted long enough ago.
     fn purge(&mut self, now: Millis) -> Result<()> {
-        while let Some(&(since, base)) = self.deleted.front() {
-            if now.since_ms(since) < self.config.file_delete_delay_ms {
-                break;
-            }
-            for kind in Kind::ALL {
-                let path = kind.path(&self.dir, base).with_added_extension(DELETED);
-                ignore_missing(self.files.disk().remove(&path), &path)?;
-            }
-            self.deleted.pop_front();
+        let delay_ms = self.config.file_delete_delay_ms;
+        let is_due = |&(since, _): &(Millis, Offset)| now.since_ms(since) >= delay_ms;
+        if self.deleted.front().is_some_and(is_due) {
+            // Recovery tells by their names that what is older was deleted too; so that has to be durable first.
+            self.keep_next_name(false)?;
+        }
+        while let Some((_, base)) = self.deleted.pop_front_if(|deleted| is_due(deleted)) {
+            self.remove_deleted(base)?;
+        }
+        Ok(())
+    }
+
+    fn remove_deleted(&self, base: Offset) -> Result<()> {
+        for kind in Kind::ALL {
+            let path = kind.path(&self.dir, base).with_added_extension(DELETED);
+            ignore_missing(self.files.disk().remove(&path), &path)?;
         }
         Ok(())
     }
@@ -330,11 +341,27 @@ impl Log {
     }
 }
 
-fn ignore_missing(result: std::io::Result<()>, path: &Path) -> Result<()> {
+/// An error but that of a file that is not there.
+pub(crate) fn ignore_missing(result: std::io::Result<()>, path: &Path) -> Result<()> {
     match result {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(StorageError::io(path)(error)),
         _ => Ok(()),
     }
+}
+
+/// The base offset of the segment whose log was renamed to `name` by retention, if that is what it is.
+pub(crate) fn deleted_segment(name: &str) -> Option<Offset> {
+    let (kind, base) = Kind::parse(name.strip_suffix(DELETED)?.strip_suffix('.')?)?;
+    (kind == Kind::Log).then_some(base)
+}
+
+/// Removes all files of the segment at `base`.
+pub(crate) fn remove_segment(disk: &dyn Disk, dir: &Path, base: Offset) -> Result<()> {
+    for kind in Kind::ALL {
+        let path = kind.path(dir, base);
+        ignore_missing(disk.remove(&path), &path)?;
+    }
+    Ok(())
 }
 
 /// Removes a directory and all that is in it.

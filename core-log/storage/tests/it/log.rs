@@ -678,6 +678,39 @@ fn a_read_of_a_log_that_left_does_not_open_the_files_of_the_next_one() {
     assert!(matches!(read, Err(StorageError::Changed)), "{read:?}");
 }
 
+/// Retention renames the oldest segments one after the other, and a power loss may undo any of that: what is left has gaps, and what
+/// follows them was acknowledged.
+#[test]
+fn a_power_loss_that_undoes_some_of_retention_costs_nothing_behind_it() {
+    for undone in [&[0_i64][..], &[10], &[0, 10], &[20], &[0, 20]] {
+        let mut bench = Bench::new(LogConfig { retention_bytes: 1, ..small() });
+        for _ in 0..4 {
+            bench.append(&plain(10, 10));
+            bench.log.flush_blocking().unwrap();
+            bench.log.roll_now(NOW).unwrap();
+        }
+        bench.append(&plain(2, 10));
+        bench.log.flush_blocking().unwrap();
+        let disk = Arc::clone(bench.files.disk());
+        assert_eq!(bench.log.retention(NOW, Offset(30)).unwrap(), 3);
+        for base in undone {
+            for suffix in ["log", "index", "timeindex"] {
+                let name = format!("{DIR}/{base:020}.{suffix}");
+                let gone = format!("{name}.deleted");
+                disk.rename(Path::new(&gone), Path::new(&name)).unwrap();
+            }
+        }
+        // The checkpoints are those of before.
+        drop(bench);
+        let shutdown = Shutdown::Crash { recovery_point: Offset(5) };
+        let bench = Bench::open(disk, small(), shutdown).unwrap();
+        assert_eq!(bench.log.end_offset(), Offset(42), "{undone:?}");
+        assert_eq!(read_all(&bench.log, Offset(30)).unwrap().len(), 2, "{undone:?}");
+        let expected_start = if undone.contains(&20) { 20 } else { 30 };
+        assert_eq!(bench.log.start_offset(), Offset(expected_start), "{undone:?}");
+    }
+}
+
 /// Recovery reads anew from where a segment begins, and epochs begin anywhere.
 #[test]
 fn recovery_in_the_middle_of_an_epoch_knows_where_it_began() {
