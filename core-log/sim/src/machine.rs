@@ -43,6 +43,8 @@ struct State {
     restarts: u64,
     clean_stops: u64,
     asked_to_stop: Arc<Notify>,
+    /// How far its wall clock is ahead of the world's.
+    skew_ms: i64,
     /// What the last process that was killed knew of the cluster.
     last_known: Option<Arc<Image>>,
 }
@@ -64,6 +66,7 @@ impl Machine {
             restarts: 0,
             clean_stops: 0,
             asked_to_stop: Arc::default(),
+            skew_ms: 0,
             last_known: None,
         };
         Self { sim: sim.clone(), disk: SimDisk::new(sim), host, state: Arc::new(Mutex::new(state)) }
@@ -131,6 +134,9 @@ impl Machine {
             state.refused = None;
             state.restarts += 1;
             state.asked_to_stop = Arc::clone(&asked_to_stop);
+            if state.skew_ms != 0 {
+                self.sim.skew_clock(owner, state.skew_ms);
+            }
             state.config.clone()
         };
         let (state, disk) = (Arc::clone(&self.state), self.disk.clone());
@@ -205,9 +211,7 @@ impl Machine {
                 self.again(true).await;
             }
             Fault::FullDisk => {
-                self.disk.set_faults(Faults { capacity: 1, ..Faults::default() });
-                let disk = self.disk.clone();
-                self.until(move || disk.injected().full > 0).await;
+                self.fill_disk().await;
                 self.again(false).await;
             }
             Fault::RetryThenPowerLoss(after) => {
@@ -255,6 +259,22 @@ impl Machine {
         self.state.lock().asked_to_stop.notify_one();
         let me = self.clone();
         self.until_within(patience, move || me.clean_stops() > before).await;
+    }
+
+    /// Has the disk be full, and waits until a write found that.
+    pub async fn fill_disk(&self) {
+        let before = self.disk.injected().full;
+        self.disk.set_faults(Faults { capacity: 1, ..Faults::default() });
+        let disk = self.disk.clone();
+        self.until(move || disk.injected().full > before).await;
+    }
+
+    /// From now on its wall clock is so far ahead of the world's, or behind, whichever process runs.
+    pub fn skew_clock(&self, ms: i64) {
+        self.state.lock().skew_ms = ms;
+        if let Some(owner) = self.owner() {
+            self.sim.skew_clock(owner, ms);
+        }
     }
 
     /// Has the next sync fail, and waits for it.

@@ -22,7 +22,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytestring::ByteString;
-use futures::future::{Either, select};
+use futures::FutureExt;
+use futures::future::{BoxFuture, Either, Shared, select};
 use millstream_client::Links;
 use millstream_env::Env;
 use millstream_machine::config::{Effective, Static};
@@ -81,6 +82,9 @@ pub(crate) struct Metadata {
     incarnation: Uuid,
     /// One decision at a time.
     turn: tokio::sync::Mutex<()>,
+    /// What was proposed last, until it is known what became of it, also where nobody waits for that any more. It may yet become
+    /// true, and what was decided without it would contradict it; so nothing is decided meanwhile.
+    unsettled: Mutex<Option<Proposed>>,
     /// One change of the quorum's members at a time: each takes two steps, and another between them would leave it half done.
     membership: tokio::sync::Mutex<()>,
     liveness: Mutex<Liveness>,
@@ -97,6 +101,9 @@ pub(crate) struct Metadata {
     /// Called with the names of deleted topics.
     deleted: OnceLock<Deleted>,
 }
+
+/// A proposal on its way.
+type Proposed = Shared<BoxFuture<'static, Result<Offset, ProposeError>>>;
 
 /// Forgets what is kept elsewhere of topics that are gone.
 type Deleted = Box<dyn Fn(&[ByteString]) + Send + Sync>;
@@ -129,6 +136,7 @@ impl Metadata {
             links,
             incarnation,
             turn: Default::default(),
+            unsettled: Mutex::default(),
             membership: Default::default(),
             moved: Notify::new(),
             lost: Mutex::default(),
@@ -306,6 +314,9 @@ impl Metadata {
         decide: impl FnOnce(&Controller, &Image, NewIds<'_>) -> Decision<R>,
     ) -> Result<R, Refusal> {
         let _turn = self.turn.lock().await;
+        if let Some(Ok(end)) = self.settled().await? {
+            self.reached(end).await?; // nobody waited for it any more
+        }
         let (epoch, leads) = self.log.leadership();
         if !leads {
             return Err(ErrorCode::NotController.into());
@@ -315,11 +326,22 @@ impl Metadata {
         let mut new_id = || self.env.random_uuid();
         let Decision { records, response } = decide(&self.controller, &image, &mut new_id);
         if !records.is_empty() {
-            let committed = self.env.timeout(COMMIT_PATIENCE, self.log.propose(epoch, records)).await;
-            let end = committed.map_err(|_| ErrorCode::RequestTimedOut)?.map_err(unproposed)?;
-            self.reached(end).await?;
+            *self.unsettled.lock() = Some(self.log.propose(epoch, records).shared());
+            if let Some(outcome) = self.settled().await? {
+                self.reached(outcome.map_err(unproposed)?).await?;
+            }
         }
         Ok(response)
+    }
+
+    /// Waits until it is known what became of the last proposal, and gives it; none where there is none that is not known. Call it in
+    /// one's turn.
+    async fn settled(&self) -> Result<Option<Result<Offset, ProposeError>>, Refusal> {
+        let Some(proposed) = self.unsettled.lock().clone() else { return Ok(None) };
+        let outcome = self.env.timeout(COMMIT_PATIENCE, proposed).await;
+        let outcome = outcome.map_err(|_| ErrorCode::RequestTimedOut)?;
+        *self.unsettled.lock() = None;
+        Ok(Some(outcome))
     }
 
     /// Asks the active controller, wherever it is, and again while there is none. What was asked of one that did not answer may

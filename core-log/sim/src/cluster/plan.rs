@@ -36,6 +36,10 @@ pub enum Fault {
     SlowThenDark(Duration, Duration),
     /// The node loses its disk, and comes back with an empty one.
     Wipe(Who),
+    /// The node's disk is full; later there is room again, and it is started anew.
+    FullDisk(Who),
+    /// The node's wall clock jumps to so many milliseconds before or behind the others'.
+    ClockJump(Who, i64),
     /// An orderly shutdown.
     Stop(Who),
     /// SIGSTOP for so long.
@@ -68,6 +72,8 @@ impl Fault {
             Self::AllLosePower => "power losses of all nodes",
             Self::SlowThenDark(..) => "power losses of all nodes on slow disks",
             Self::Wipe(_) => "disks lost",
+            Self::FullDisk(_) => "disks full",
+            Self::ClockJump(..) => "clocks moved",
             Self::Stop(_) => "orderly stops",
             Self::Pause(..) => "pauses",
             Self::Isolate(..) => "nodes cut off",
@@ -131,6 +137,8 @@ pub struct Plan {
     pub leaders_s: u64,
     /// Whether the last node is a broker only, and reads the metadata from afar.
     pub observed: bool,
+    /// How far each node's wall clock is ahead of the clients' at first.
+    pub skews_ms: [i64; NODES as usize],
     /// What goes wrong.
     pub strikes: Vec<Strike>,
 }
@@ -176,6 +184,7 @@ impl Plan {
             operated: random.one_in(3),
             leaders_s: 1 + random.below(12),
             observed: false,
+            skews_ms: [0; NODES as usize],
         };
         // One disk at most: with two of three lost, records that were acknowledged may be.
         if random.one_in(4) {
@@ -183,6 +192,15 @@ impl Plan {
             plan.strikes[at].fault = Fault::Wipe(who(random));
         } else {
             plan.observed = random.one_in(4); // the two that vote need each other's disks
+        }
+        if random.one_in(3) {
+            plan.skews_ms = std::array::from_fn(|_| skew(random));
+            let at = random.below(count) as usize;
+            plan.strikes[at].fault = Fault::ClockJump(who(random), skew(random));
+        }
+        if random.one_in(6) {
+            let at = random.below(count) as usize;
+            plan.strikes[at].fault = Fault::FullDisk(who(random));
         }
         if random.one_in(6) {
             let at = random.below(count) as usize;
@@ -198,6 +216,11 @@ fn strike(random: &mut Random) -> Strike {
     // Half of the time the node is back before it is missed.
     let away = if random.one_in(2) { random.below(800) } else { random.below(6_000) };
     Strike { wait, fault: fault(random), away: Duration::from_millis(away) }
+}
+
+/// Up to half an hour before or behind: Kafka takes records that are an hour before it.
+fn skew(random: &mut Random) -> i64 {
+    random.below(3_600_000) as i64 - 1_800_000
 }
 
 fn who(random: &mut Random) -> Who {

@@ -72,7 +72,10 @@ impl Room {
 
     /// Starts every machine.
     pub fn boot(&self) {
-        self.machines.iter().for_each(Machine::boot);
+        for (machine, skew_ms) in self.machines.iter().zip(self.plan.skews_ms) {
+            machine.skew_clock(skew_ms);
+            machine.boot();
+        }
     }
 
     /// Lets one fault happen. What it stops comes back by itself.
@@ -142,6 +145,16 @@ impl Room {
             Fault::Mend => self.sim.mend(),
             Fault::CutConnection => drop(self.sim.drop_connection()),
             Fault::SlowDisk(who, max) => self.find(who).slow(max),
+            Fault::ClockJump(who, ms) => self.find(who).skew_clock(ms),
+            Fault::FullDisk(who) => {
+                let (room, machine) = (self.clone(), self.find(who).clone());
+                self.state.lock().sick.insert(machine.host());
+                self.beside(async move {
+                    machine.fill_disk().await;
+                    room.sim.env_of(Owner::WORLD).sleep(away).await;
+                    room.away(&machine, Duration::from_millis(200), false);
+                });
+            }
             Fault::FailedSync(who, power) => {
                 let (room, machine) = (self.clone(), self.find(who).clone());
                 self.state.lock().sick.insert(machine.host());
