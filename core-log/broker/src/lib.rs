@@ -24,9 +24,11 @@
 //!   there. Where that is another broker, the batch and what the producer sends after it wait in their order, without a lock; a
 //!   guard of the partition tells whether the transaction ended meanwhile.
 //! - **Metadata**: the active controller decides against the image, the decision is committed to the metadata log, applied, and
-//!   only then answered. One decision at a time. Every node follows the log; whoever is not the active controller asks it.
+//!   only then answered. One decision at a time, and none while it is not known what became of the one before. Every node follows the
+//!   log, as a member of the quorum or, a broker only, from afar; whoever is not the active controller asks it.
 //! - **Replication**: a follower fetches, appends, waits for its fsync and says so with its next fetch; the leader's machine moves
-//!   the mark, and asks the controller for the in-sync set that should be.
+//!   the mark, and asks the controller for the in-sync set that should be. Who is not in sync may be held back to a rate. Consumers read
+//!   from followers, too, and are sent to one in their rack.
 //!
 //! ## Invariants
 //!
@@ -41,7 +43,7 @@
 //! ## Deliberately absent
 //!
 //! Sockets and frames (see `millstream-net`), decisions (see `millstream-machine`), authorisation, quotas, fetch sessions
-//! (answering session id 0 is legal, KIP-227), compaction. In a cluster: brokers that are no controllers, reading from followers, reassignment and elections by request.
+//! (answering session id 0 is legal, KIP-227), compaction.
 
 mod api;
 mod batches;
