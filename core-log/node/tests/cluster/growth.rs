@@ -64,7 +64,7 @@ fn one_node_grows_to_three_and_shrinks_back_under_load() {
             .unwrap();
 
         let stop = Arc::new(AtomicBool::new(false));
-        let (stopping, writer_env) = (Arc::clone(&stop), env.clone());
+        let stopping = Arc::clone(&stop);
         let producer = client.producer(ProducerConfig::default()).unwrap();
         let (done, written) = futures::channel::oneshot::channel();
         let writing = env.spawn("writer", async move {
@@ -73,7 +73,6 @@ fn one_node_grows_to_three_and_shrinks_back_under_load() {
                 let record = ProducerRecord::new(TOPIC, number.to_string());
                 producer.send(record).await.unwrap().await.unwrap();
                 number += 1;
-                writer_env.sleep(std::time::Duration::from_millis(2)).await;
             }
             let _ = done.send(number); // who waits for it is there until the end
         });

@@ -404,6 +404,26 @@ mod tests {
         assert_eq!(names, ["00000000000000000041-0000000002.checkpoint"]);
     }
 
+    /// What a node without a place in the quorum does with it: it fetches parts, and reads them as a whole.
+    #[test]
+    fn a_snapshot_that_was_fetched_in_parts_says_the_same() {
+        let (_disk, files) = files();
+        let records = vec![Record::NoOp(NoOpRecord::default()); 3_000];
+        let file = write(&files, Path::new("/q"), &covers(41), &records, Millis(1)).unwrap();
+        let mut fetched = Vec::new();
+        while (fetched.len() as u64) < file.size() {
+            fetched.extend_from_slice(&file.chunk(fetched.len() as u64, 1_000).unwrap());
+        }
+        let (here, end) = (file.read().unwrap(), file.covers().end);
+        let there = read_whole(fetched.clone().into(), end, here.epoch).unwrap();
+        assert_eq!((there.end, there.epoch, there.snapshot), (here.end, here.epoch, true));
+        assert_eq!(there.records, here.records);
+        assert!(read_whole(fetched[..fetched.len() - 80].to_vec().into(), end, here.epoch).is_err(), "torn");
+        let middle = fetched.len() / 2; // among records: a batch's checksum does not cover its own place
+        fetched[middle] ^= 1;
+        assert!(read_whole(fetched.into(), end, here.epoch).is_err(), "a flipped bit");
+    }
+
     #[test]
     fn one_that_is_torn_or_has_a_flipped_bit_is_an_error() {
         let (disk, files) = files();
