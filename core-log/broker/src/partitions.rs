@@ -188,6 +188,12 @@ impl Partitions {
     pub(crate) async fn before_publishing(&self, next: &Image) {
         self.sweep(next).await;
         let before = self.taken_up.load_full();
+        // A broker that was cut off may learn of a topic's end and of the next one of its name at once: the new logs lie where the
+        // old ones do.
+        let is_replaced = |topic: &&Arc<Topic>| is_gone(topic, next) && next.topic(&topic.name).is_some();
+        for topic in before.topics().filter(is_replaced) {
+            self.forget(topic).await;
+        }
         let changes: Vec<Change<'_>> = changes(&before, next).collect();
         let wanted = changes.iter().filter(|change| self.is_new_here(change));
         let wanted = wanted.map(|change| self.wanted(next, change.topic, change.index));
@@ -259,7 +265,7 @@ impl Partitions {
     /// Does what clients need not wait for: gives up what is gone, takes up changed configurations.
     pub(crate) async fn after_publishing(&self, before: &Image, next: &Image, batches: &[Committed]) {
         self.give_up(before, next).await;
-        for topic in before.topics().filter(|topic| next.topic_by_id(topic.id).is_none()) {
+        for topic in before.topics().filter(|topic| is_gone(topic, next)) {
             self.forget(topic).await;
         }
         if batches.iter().any(|batch| batch.snapshot) {
@@ -561,6 +567,11 @@ fn changes<'a>(before: &'a Image, next: &'a Image) -> impl Iterator<Item = Chang
             is_new.then_some(Change { topic, index, partition })
         })
     })
+}
+
+/// Whether the topic was deleted; one of its name may be there.
+fn is_gone(topic: &Topic, next: &Image) -> bool {
+    next.topic_by_id(topic.id).is_none()
 }
 
 fn report(
