@@ -19,6 +19,7 @@ use millstream_record::{Offset, TopicPartition, Uuid};
 use millstream_storage::{DirIdentity, Disk, Log, LogConfig, LogDir, StorageError};
 use parking_lot::RwLock;
 
+use crate::api::Sessions;
 use crate::coordinator::{Groups, MarkerWriter, Markers, Premises, Transactions};
 use crate::flusher::Flusher;
 use crate::metadata::quorum::{
@@ -135,6 +136,7 @@ impl Broker {
             let markers = Markers::new(writer.clone(), peers.fork(), tasks.clone());
             let transactions = Transactions::of(&config, premises, markers);
             let verification = Verification::new(Arc::clone(&transactions), peers, tasks.clone());
+            let fetch_sessions = config.int("max.incremental.fetch.session.cache.slots");
             let shared = Arc::new(Shared {
                 cluster_id: ByteString::from(identity.cluster_id),
                 config,
@@ -148,6 +150,7 @@ impl Broker {
                 producer_ids: Default::default(),
                 throttle,
                 parking: Shared::parking(),
+                sessions: Sessions::new(env.clone(), fetch_sessions),
                 env,
             });
             let groups = Arc::downgrade(&shared.groups);

@@ -42,12 +42,12 @@
 //!
 //! ## Deliberately absent
 //!
-//! Sockets and frames (see `millstream-net`), decisions (see `millstream-machine`), authorisation, quotas, fetch sessions
-//! (answering session id 0 is legal, KIP-227), compaction.
+//! Sockets and frames (see `millstream-net`), decisions (see `millstream-machine`), authorisation, quotas, compaction.
 
 mod api;
 mod batches;
 mod broker;
+mod changed;
 mod config;
 mod coordinator;
 mod error;

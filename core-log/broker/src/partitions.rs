@@ -207,6 +207,7 @@ impl Partitions {
         for change in &changes {
             self.take_up(next, change, &mut logs);
         }
+        self.context.copying.attend_all();
         self.taken_up.store(Arc::new(next.clone()));
     }
 

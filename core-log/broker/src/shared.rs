@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
 use crate::BrokerConfig;
+use crate::api::Sessions;
 use crate::coordinator::{Groups, MarkerWriter, Transactions};
 use crate::metadata::Metadata;
 use crate::partition::Partition;
@@ -40,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) throttle: Arc<Throttle>,
     /// A place for each fetch that waits.
     pub(crate) parking: Arc<Semaphore>,
+    pub(crate) sessions: Sessions,
 }
 
 impl Shared {

@@ -23,6 +23,7 @@ mod topics;
 mod transactions;
 mod write_txn_markers;
 
+pub(crate) use fetch::Sessions;
 use millstream_protocol::{CallError, Ctx, Receipt, Request, Response};
 
 use crate::Broker;

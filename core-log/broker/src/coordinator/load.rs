@@ -30,11 +30,11 @@ pub(super) fn replay<M: Machine>(
             at_least_one: true,
             reader: Reader::Consumer(Isolation::Uncommitted),
         };
-        let (plan, marks) = partition.read_plan(sought, LeaderEpoch::NONE).map_err(|(refusal, _)| refusal)?;
-        if next >= marks.high_watermark {
+        let planned = partition.read_plan(sought, LeaderEpoch::NONE, None).map_err(|(refusal, _)| refusal)?;
+        if planned.is_at_end {
             return Ok(());
         }
-        let slices = plan.run_blocking()?;
+        let slices = planned.plan.run_blocking()?;
         for batch in Batches::new(slices.bytes) {
             replay_batch(machine, &batch.map_err(unreadable)?, next)?;
         }

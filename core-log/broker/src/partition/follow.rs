@@ -10,6 +10,7 @@ use millstream_storage::{AppendOrigin, StorageError, validate_for_follower};
 
 use super::role::Role;
 use super::{Deferred, Partition, State};
+use crate::changed::Watcher;
 use crate::refusal::Refusal;
 
 /// Where a follower is: what its next fetch says.
@@ -47,6 +48,17 @@ impl Partition {
         Ok(state.position(epoch))
     }
 
+    /// What to ask the leader of `epoch` for; from now on `copier` is told whenever that changes.
+    ///
+    /// # Errors
+    /// As for [`Partition::position`].
+    pub(crate) fn copied_by(&self, epoch: LeaderEpoch, copier: Watcher) -> Result<Position, Refusal> {
+        let mut state = self.state.lock();
+        state.following(epoch)?;
+        state.copier = Some(copier);
+        Ok(state.position(epoch))
+    }
+
     /// Takes up what a leader sent. The bytes are in the page cache then, and on their way to the disk.
     ///
     /// # Errors
@@ -78,13 +90,15 @@ impl Partition {
         let end = state.log.end_offset();
         if fetched.log_start > state.log.start_offset() {
             state.log.advance_log_start(fetched.log_start.min(end))?;
+            state.log_start_moved();
         }
         let follower = state.following(fetched.from.leader_epoch)?;
         follower.appended(end);
         follower.learn(fetched.high_watermark);
         let mark = follower.high_watermark();
         state.log.high_watermark_moved(mark);
-        after.woken.extend(state.consumers.values().cloned());
+        state.consumers.wake(&mut after);
+        state.position_changed();
         Ok(after)
     }
 
@@ -116,6 +130,7 @@ impl Partition {
             state.is_closed = false;
             let end = state.log.truncate_to(target, self.context.env.now())?;
             state.following(epoch)?.cut(end);
+            state.position_changed();
             if state.log.flushed_offset() < end {
                 state.want_flush(&mut after); // nothing else would, if the leader has no more
             }
@@ -137,6 +152,7 @@ impl Partition {
             state.log.truncate_fully_and_start_at(start, self.context.env.now())?;
             let flushed = state.log.flushed_offset();
             state.role = Role::Following(Follower::new(epoch, start, flushed, mark));
+            state.position_changed();
             if flushed < start {
                 state.want_flush(&mut after); // as after a cut
             }
@@ -165,7 +181,7 @@ impl State {
             end: self.log.end_offset(),
             last_epoch: self.log.last_epoch().unwrap_or(LeaderEpoch::NONE),
             durable_end: self.log.flushed_offset(),
-            awaited_mark: (!self.consumers.is_empty()).then(|| self.role.high_watermark()),
+            awaited_mark: (!self.consumers.0.is_empty()).then(|| self.role.high_watermark()),
         }
     }
 }

@@ -21,16 +21,16 @@ use millstream_record::{Millis, NodeId, Offset, TopicId, TopicPartition};
 use millstream_storage::{Disk, FlushJob, FlushPoint, Log, StorageError};
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
-use tokio::sync::Notify;
 
 pub(crate) use append::{Appender, Terms};
 pub(crate) use follow::{Fetched, Position};
 use guard::Guards;
 pub(crate) use guard::{Guard, Word};
-pub(crate) use read::{FollowerState, Isolation, Marks, Reader, Sought};
+pub(crate) use read::{FollowerState, Isolation, Marks, Planned, Reader, Sought, Waits};
 use role::Role;
 pub(crate) use role::{Assigned, Leadership};
 
+use crate::changed::{Changed, Watcher};
 use crate::flusher::Flusher;
 use crate::replication::{Copying, Limited, Proposals, Side, Throttle};
 use crate::timers::{Armed, Timed, Timers};
@@ -79,15 +79,33 @@ struct State {
     waiting: FxHashMap<Waiter, Waiting>,
     next_waiter: u64,
     /// Fetches of consumers, which wait for the marks to move.
-    consumers: BTreeMap<u64, Arc<Notify>>,
-    /// Fetches of followers, which wait for the log to grow.
-    followers: BTreeMap<u64, Arc<Notify>>,
+    consumers: Watchers,
+    /// Fetches of followers, which wait for the log to grow; and, where this replica follows, who waits for its fsync.
+    followers: Watchers,
+    /// Who copies this replica: its next fetch says where the replica is, where that has changed.
+    copier: Option<Watcher>,
     armed: Armed,
     guards: Guards,
     /// The flusher has this partition, or will be given it.
     flushing: bool,
     /// The log was found closed and has not been written to since.
     is_closed: bool,
+}
+
+/// Who waits for a replica, by the keys that they have.
+#[derive(Default)]
+struct Watchers(BTreeMap<u64, Watcher>);
+
+impl Watchers {
+    /// Those who wait look again, and wait no more: with their next look they may be done.
+    fn wake(&mut self, after: &mut Deferred) {
+        after.woken.extend(std::mem::take(&mut self.0).into_values().map(Watcher::marked));
+    }
+
+    /// Those who wait look again with their next look, but go on waiting.
+    fn mark(&self) {
+        self.0.values().for_each(Watcher::mark);
+    }
 }
 
 /// What is to be done once the lock is released.
@@ -97,7 +115,7 @@ pub(crate) struct Deferred {
     flush: bool,
     call_at: Option<Duration>,
     answers: Vec<(Waiting, Outcome)>,
-    woken: Vec<Arc<Notify>>,
+    woken: Vec<Arc<Changed>>,
     /// The in-sync set to ask the controller for, and the partition epoch that it builds on.
     proposal: Option<(Vec<(NodeId, i64)>, i32)>,
 }
@@ -121,8 +139,9 @@ impl Partition {
             leader: None,
             waiting: FxHashMap::default(),
             next_waiter: 0,
-            consumers: BTreeMap::new(),
-            followers: BTreeMap::new(),
+            consumers: Watchers::default(),
+            followers: Watchers::default(),
+            copier: None,
             armed: Armed::default(),
             guards: Guards::default(),
             flushing: false,
@@ -181,20 +200,18 @@ impl Partition {
         self.perform(after);
     }
 
-    /// Wakes `notify` whenever `reader` could read more, until [`Partition::unwatch`] with the same key.
-    pub(crate) fn watch(&self, reader: Reader, key: u64, notify: &Arc<Notify>) {
-        let mut state = self.state.lock();
-        let watchers = match reader {
-            Reader::Consumer(_) | Reader::Roaming(_) => &mut state.consumers,
-            Reader::Follower => &mut state.followers,
-        };
-        watchers.insert(key, Arc::clone(notify));
+    /// Wakes `watcher` when `reader` could read more, or has to ask elsewhere: once, or never after [`Partition::unwatch`] with the
+    /// same key.
+    pub(crate) fn watch(&self, reader: Reader, key: u64, watcher: Watcher) {
+        self.state.lock().watch(reader, key, watcher);
     }
 
     pub(crate) fn unwatch(&self, key: u64) {
         let mut state = self.state.lock();
-        state.consumers.remove(&key);
-        state.followers.remove(&key);
+        state.followers.0.remove(&key);
+        if state.consumers.0.remove(&key).is_some() {
+            state.position_changed();
+        }
     }
 
     /// The directory of this replica, which has retired, may be deleted from now on. Blocks under the lock while a flush writes there.
@@ -215,9 +232,12 @@ impl Partition {
             if matches!(state.role, Role::Retired { .. }) {
                 return Ok(());
             }
-            let mark = state.role.high_watermark();
+            let (mark, known_start) = (state.role.high_watermark(), state.log.start_offset());
             state.log.retention(self.context.env.now(), mark)?;
             let log_start = state.log.start_offset();
+            if log_start != known_start {
+                state.log_start_moved();
+            }
             self.step(&mut state, Input::LogStartMoved { log_start })
         };
         self.perform(after);
@@ -292,7 +312,8 @@ impl Partition {
         let mut after = self.step(state, Input::Flushed { point });
         if let Role::Following(follower) = &mut state.role {
             follower.flushed(point);
-            after.woken.extend(state.followers.values().cloned());
+            state.followers.wake(&mut after);
+            state.position_changed();
             if point < state.log.end_offset() {
                 state.want_flush(&mut after);
             }
@@ -306,7 +327,7 @@ impl Partition {
         if let Role::Following(follower) = &state.role {
             state.role = Role::Failed(follower.epoch());
         }
-        after.woken.extend(state.followers.values().cloned());
+        state.followers.wake(&mut after);
         after
     }
 
@@ -328,9 +349,11 @@ impl Partition {
                 }
                 Effect::Wake { high_watermark, .. } => {
                     state.log.high_watermark_moved(high_watermark);
-                    after.woken.extend(state.consumers.values().cloned());
+                    state.consumers.wake(&mut after);
+                    state.followers.mark(); // they are told the mark with the next answer
                 }
-                Effect::WakeFollowers => after.woken.extend(state.followers.values().cloned()),
+                Effect::WakeFollowers => state.followers.wake(&mut after),
+                Effect::HearFollowers => state.followers.mark(),
                 Effect::ProposeIsr { isr, partition_epoch } => after.proposal = Some((isr, partition_epoch)),
             }
         }
@@ -340,8 +363,8 @@ impl Partition {
 
     /// Does what a step asked for. Hold no lock: it may lead anywhere.
     pub(crate) fn perform(self: &Arc<Self>, after: Deferred) {
-        for notify in after.woken {
-            notify.notify_one();
+        for changed in after.woken {
+            changed.wake();
         }
         if after.flush {
             self.context.flusher.submit(Arc::clone(self));
@@ -360,6 +383,30 @@ impl Partition {
 }
 
 impl State {
+    fn watch(&mut self, reader: Reader, key: u64, watcher: Watcher) {
+        match reader {
+            Reader::Consumer(_) | Reader::Roaming(_) => {
+                self.consumers.0.insert(key, watcher);
+                self.position_changed(); // whether a consumer waits is part of it
+            }
+            Reader::Follower => {
+                self.followers.0.insert(key, watcher);
+            }
+        }
+    }
+
+    /// A follower's next fetch says something new.
+    fn position_changed(&self) {
+        self.copier.iter().for_each(Watcher::mark);
+    }
+
+    /// Retention, a deletion of records or the leader moved the start of the log: whoever reads is told with the next answer.
+    fn log_start_moved(&self) {
+        self.consumers.mark();
+        self.followers.mark();
+        self.position_changed();
+    }
+
     /// Has the flusher take this partition, unless it has it already: what is appended meanwhile goes along or is flushed after.
     fn want_flush(&mut self, after: &mut Deferred) {
         if !self.flushing {

@@ -9,6 +9,7 @@ use millstream_storage::{LookupPlan, ReadPlan, ReadRequest};
 
 use super::role::Role;
 use super::{Partition, State};
+use crate::changed::Watcher;
 use crate::refusal::Refusal;
 use crate::view::ReplicaView;
 
@@ -52,6 +53,22 @@ pub(crate) struct Sought {
     pub(crate) max_bytes: usize,
     pub(crate) at_least_one: bool,
     pub(crate) reader: Reader,
+}
+
+/// A read that was decided.
+pub(crate) struct Planned {
+    pub(crate) plan: ReadPlan,
+    pub(crate) marks: Marks,
+    /// There is nothing (more) to read, for now.
+    pub(crate) is_at_end: bool,
+}
+
+/// Who is woken when there is more to read.
+pub(crate) struct Waits {
+    pub(crate) key: u64,
+    pub(crate) watcher: Watcher,
+    /// A follower that waits for the mark, too (KIP-1166).
+    pub(crate) for_mark: bool,
 }
 
 /// What a follower says of itself when it fetches.
@@ -155,7 +172,7 @@ impl Partition {
         self.state.lock().log.end_offset()
     }
 
-    /// Decides a read.
+    /// Decides a read. Where there is nothing to read, whoever `waits` says is woken once there is.
     ///
     /// # Errors
     /// As for [`Partition::marks`], and an offset outside of the log.
@@ -163,8 +180,9 @@ impl Partition {
         &self,
         sought: Sought,
         client_epoch: LeaderEpoch,
-    ) -> Result<(ReadPlan, Marks), (Refusal, Option<Marks>)> {
-        let state = self.state.lock();
+        waits: Option<Waits>,
+    ) -> Result<Planned, (Refusal, Option<Marks>)> {
+        let mut state = self.state.lock();
         let marks = match sought.reader {
             Reader::Roaming(_) => state.known_marks(client_epoch),
             Reader::Consumer(_) | Reader::Follower => state.leading_marks(client_epoch),
@@ -177,10 +195,12 @@ impl Partition {
             at_least_one: sought.at_least_one,
             with_aborted: sought.reader.is_committed_only(),
         };
-        match state.log.read_plan(request) {
-            Ok(plan) => Ok((plan, marks)),
-            Err(error) => Err((error.into(), Some(marks))),
+        let plan = state.log.read_plan(request).map_err(|error| (error.into(), Some(marks)))?;
+        let is_at_end = sought.offset >= request.upper_bound;
+        if let Some(waits) = waits.filter(|_| is_at_end) {
+            state.wait(sought.reader, waits);
         }
+        Ok(Planned { plan, marks, is_at_end })
     }
 
     /// Takes note of a follower that fetches from `from`, unless its log has left this one: then says where.
@@ -262,6 +282,13 @@ fn same_epoch(client: LeaderEpoch, own: LeaderEpoch) -> Result<(), Refusal> {
 }
 
 impl State {
+    fn wait(&mut self, reader: Reader, waits: Waits) {
+        if waits.for_mark {
+            self.watch(Reader::Consumer(Isolation::Uncommitted), waits.key, waits.watcher.clone());
+        }
+        self.watch(reader, waits.key, waits.watcher);
+    }
+
     /// The marks, if this replica leads in the epoch that the client takes it to.
     fn leading_marks(&self, client_epoch: LeaderEpoch) -> Result<Marks, Refusal> {
         let leader = self.role.leading()?;

@@ -201,8 +201,9 @@ impl Partition {
     pub(super) fn resign_locked(&self, state: &mut State) -> Deferred {
         let mut after = self.step(state, Input::Resigned);
         state.guards.clear();
-        after.woken.extend(std::mem::take(&mut state.consumers).into_values());
-        after.woken.extend(std::mem::take(&mut state.followers).into_values());
+        state.consumers.wake(&mut after);
+        state.followers.wake(&mut after);
+        state.copier = None;
         after
     }
 }

@@ -1,11 +1,10 @@
 //! One fetch after another to one leader.
 //!
-//! A round is: say where every due partition is and how far it is durable, take up what the leader sends, wait until that is
-//! fsynced, begin anew. So each fetch reports the durability of all that the one before it brought: the leader can answer
+//! A round is: say where each partition is that has moved and how far it is durable, take up what the leader sends, wait until that
+//! is fsynced, begin anew. So each fetch reports the durability of all that the one before it brought: the leader can answer
 //! acks=all one round trip after the follower's group commit, and needs no second message. What arrives at the leader
 //! meanwhile is the next round's, however much it is.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,12 +15,13 @@ use millstream_env::{Env, Pool};
 use millstream_machine::replica::Diverged;
 use millstream_protocol::ErrorCode;
 use millstream_protocol::messages::FetchRequest;
-use millstream_protocol::messages::fetch::{FetchPartition, FetchTopic, PartitionData, ReplicaState};
+use millstream_protocol::messages::fetch::{PartitionData, ReplicaState};
 use millstream_record::{LeaderEpoch, Offset};
-use tokio::sync::Notify;
 
-use super::copying::{Copying, Key, Premises, Source};
+use super::copying::{Copying, Key, Premises, Source, key_of};
+use super::session::{Heard, Member, Session};
 use super::throttle::Side;
+use crate::changed::{Changed, Watcher};
 use crate::partition::{Fetched, Partition, Position, Reader};
 use crate::refusal::Refusal;
 
@@ -32,24 +32,18 @@ const SOON: Duration = Duration::from_millis(20);
 
 /// One fetch after another to one leader.
 pub(super) struct Lane {
+    /// Its number among the leader's lanes.
+    number: u64,
     copying: Arc<Copying>,
     source: Arc<Source>,
     /// Of its own: answers on one link come in order, and another lane's long poll is not to be waited for.
     links: Links,
-}
-
-/// A partition in a round.
-struct Member {
-    key: Key,
-    partition: Arc<Partition>,
-    epoch: LeaderEpoch,
-    /// It is not in sync, and what it copies is limited.
-    limited: bool,
+    session: Session,
 }
 
 /// What there is to do.
 enum Due {
-    Now(Vec<Member>),
+    Fetch,
     /// Everything waits after an error, the first until then.
     Later(Duration),
     Nothing,
@@ -68,134 +62,153 @@ enum Outcome {
 }
 
 impl Lane {
-    pub(super) fn new(copying: Arc<Copying>, source: Arc<Source>, links: Links) -> Self {
-        Self { copying, source, links }
+    pub(super) fn new(number: u64, copying: Arc<Copying>, source: Arc<Source>, links: Links) -> Self {
+        Self { number, copying, source, links, session: Session::new() }
     }
 
     /// Fetches until there is nothing that another lane does not have in hand.
-    pub(super) async fn run(self) {
-        let Some(premises) = self.copying.premises() else { return };
+    pub(super) async fn run(mut self) {
+        let copying = Arc::clone(&self.copying);
+        let Some(premises) = copying.premises() else { return };
         let env = premises.tasks.env().clone();
         loop {
-            match self.due(env.elapsed()) {
-                Due::Now(members) => self.round(premises, &env, members).await,
+            match self.due(premises, env.elapsed()) {
+                Due::Fetch => self.round(premises, &env).await,
                 Due::Later(at) => {
                     let changed = std::pin::pin!(self.source.changed.notified());
                     select(changed, env.sleep_until(at)).await;
-                    self.source.state.lock().idle -= 1;
                 }
-                Due::Nothing => return,
+                Due::Nothing => break,
             }
+        }
+        if let (Some(request), Some(endpoint)) = (self.session.end(), premises.endpoint(self.source.leader)) {
+            // The leader forgets it some time anyway.
+            let _ = self.links.call_within(&endpoint, premises.settings.timeout, request).await;
         }
     }
 
-    fn due(&self, now: Duration) -> Due {
-        let mut state = self.source.state.lock();
-        let mut members = Vec::new();
-        let mut first: Option<Duration> = None;
-        for (key, copied) in state.copies.iter_mut().filter(|(_, copied)| !copied.in_flight) {
-            if copied.not_before <= now {
-                copied.in_flight = true;
-                members.push(Member {
-                    key: *key,
-                    partition: Arc::clone(&copied.partition),
-                    epoch: copied.epoch,
-                    limited: false,
-                });
-            } else {
-                first = Some(first.map_or(copied.not_before, |first| first.min(copied.not_before)));
+    fn due(&mut self, premises: &Premises, now: Duration) -> Due {
+        let taken = self.source.state.lock().take(self.number, now);
+        taken.gone.iter().for_each(|key| self.session.leave_out(key));
+        for (partition, epoch) in taken.added {
+            let key = key_of(&partition);
+            if self.session.add(partition, epoch).is_err() {
+                self.release(key, epoch, now + premises.settings.backoff);
             }
         }
-        match (members.is_empty(), first) {
-            (false, _) => Due::Now(members),
-            (true, Some(at)) => {
-                state.idle += 1;
+        if !self.session.is_empty() {
+            if taken.more_at.is_some() {
+                self.copying.attend(&self.source); // this lane may be waiting for its leader then
+            }
+            return Due::Fetch;
+        }
+        let mut state = self.source.state.lock();
+        match taken.more_at {
+            Some(at) => {
+                state.idles(self.number);
                 Due::Later(at)
             }
-            (true, None) => {
-                state.lanes -= 1;
-                Due::Nothing
-            }
+            None if state.ends(self.number) => Due::Nothing,
+            None => Due::Later(now), // something came this moment
         }
     }
 
-    async fn round(&self, premises: &Premises, env: &Env, members: Vec<Member>) {
-        let mut asked = Vec::with_capacity(members.len());
-        let image = premises.image.load_full();
-        for mut member in members {
-            member.limited = member.partition.is_limited(Side::Follower, premises.node, &image);
-            if member.limited
-                && let Some(wait) = premises.throttle.wait(Side::Follower, env.elapsed(), &image)
-            {
-                self.release(&member, env.elapsed() + wait);
-                continue;
-            }
-            match member.partition.position(member.epoch) {
-                Ok(position) => asked.push((member, position)),
-                Err(_) => self.release(&member, env.elapsed() + premises.settings.backoff),
-            }
+    async fn round(&mut self, premises: &Premises, env: &Env) {
+        let news = self.news(premises, env.elapsed());
+        if self.session.is_empty() {
+            return;
         }
-        drop(image);
-        let answers = self.fetch(premises, &asked).await;
+        self.source.state.lock().polls(self.number);
+        let heard = self.fetch(premises, &news).await;
+        let back = self.source.state.lock().back(self.number);
+        let answers = match heard {
+            Ok(Heard::Answers(answers)) => answers,
+            Ok(Heard::AskInFull) => Vec::new(),
+            Ok(Heard::Refused(code)) => {
+                let leader = self.source.leader;
+                tracing::warn!(%leader, %code, "a leader refuses to be fetched from");
+                return self.give_up(env.elapsed() + premises.settings.backoff);
+            }
+            Err(()) => return self.give_up(env.elapsed() + premises.settings.backoff),
+        };
+        back.gone.iter().for_each(|key| self.session.leave_out(key));
         let mut appended = Vec::new();
-        let mut done = Vec::with_capacity(asked.len());
-        for (member, position) in asked {
-            let outcome = match &answers {
-                Ok(answers) => match answers.get(&member.key) {
-                    Some(data) => {
-                        if member.limited {
-                            let bytes = data.records.as_ref().map_or(0, Bytes::len);
-                            premises.throttle.took(Side::Follower, bytes);
-                        }
-                        take_up(&member, position, data, premises)
-                    }
-                    None => Outcome::Again(premises.settings.backoff),
-                },
-                Err(()) => Outcome::Again(premises.settings.backoff),
-            };
-            let wait = match outcome {
+        let mut late = Vec::new();
+        for answer in answers.iter().filter(|answer| self.session.has(answer.place)) {
+            let member = &answer.member;
+            if self.is_limited(premises, member) {
+                let bytes = answer.data.records.as_ref().map_or(0, Bytes::len);
+                premises.throttle.took(Side::Follower, bytes);
+            }
+            let wait = match take_up(member, answer.from, &answer.data, premises) {
                 Outcome::Copied { appended: new } => {
                     if new {
                         appended.push((Arc::clone(&member.partition), member.epoch));
                     }
                     Duration::ZERO
                 }
-                Outcome::Cut(at) => cut(premises, env, &member, at).await,
-                Outcome::BeginAnew(at) => begin_anew(premises, env, &member, at).await,
+                Outcome::Cut(at) => cut(premises, env, member, at).await,
+                Outcome::BeginAnew(at) => begin_anew(premises, env, member, at).await,
                 Outcome::Again(wait) => wait,
             };
-            done.push((member, wait));
+            if wait > Duration::ZERO {
+                late.push((member.key(), member.epoch, wait));
+            }
         }
         until_durable(premises, env, &appended).await;
         let now = env.elapsed();
-        for (member, wait) in done {
-            self.release(&member, now + wait);
+        for (key, epoch, wait) in late {
+            self.session.leave_out(&key);
+            self.release(key, epoch, now + wait);
         }
+    }
+
+    /// Where those are that have moved since the leader was last told. Who may not be copied for now is left out.
+    fn news(&mut self, premises: &Premises, now: Duration) -> Vec<(u32, Position)> {
+        let mut news = Vec::new();
+        for (place, member) in self.session.take_changed() {
+            let limited = self.is_limited(premises, &member);
+            let image = premises.image.load();
+            let held = if limited { premises.throttle.wait(Side::Follower, now, &image) } else { None };
+            let wait = match (held, member.partition.position(member.epoch)) {
+                (Some(wait), _) => wait,
+                (None, Ok(position)) => {
+                    if self.session.is_news(place, position) {
+                        news.push((place, position));
+                    }
+                    continue;
+                }
+                (None, Err(_)) => premises.settings.backoff,
+            };
+            self.session.leave_out(&member.key());
+            self.release(member.key(), member.epoch, now + wait);
+        }
+        news
+    }
+
+    /// It is not in sync, and what it copies is limited.
+    fn is_limited(&self, premises: &Premises, member: &Member) -> bool {
+        member.partition.is_limited(Side::Follower, premises.node, &premises.image.load())
     }
 
     /// Another round may have it, from `not_before` on.
-    fn release(&self, member: &Member, not_before: Duration) {
-        let mut state = self.source.state.lock();
-        let copied = state.copies.get_mut(&member.key);
-        if let Some(copied) = copied.filter(|copied| copied.epoch == member.epoch) {
-            copied.in_flight = false;
-            copied.not_before = not_before;
+    fn release(&self, key: Key, epoch: LeaderEpoch, not_before: Duration) {
+        self.source.state.lock().release(self.number, key, epoch, not_before);
+    }
+
+    /// The leader cannot be asked, or does not answer: all are tried again later, in a new session.
+    fn give_up(&mut self, not_before: Duration) {
+        for member in self.session.take_all() {
+            self.release(member.key(), member.epoch, not_before);
         }
     }
 
-    /// Asks the leader; `Err` when it cannot be asked, or would not answer.
-    async fn fetch(
-        &self,
-        premises: &Premises,
-        asked: &[(Member, Position)],
-    ) -> Result<BTreeMap<Key, PartitionData>, ()> {
-        if asked.is_empty() {
-            return Ok(BTreeMap::new());
-        }
+    /// Asks the leader; `Err` when it cannot be asked, or does not answer.
+    async fn fetch(&mut self, premises: &Premises, news: &[(u32, Position)]) -> Result<Heard, ()> {
         let leader = self.source.leader;
         let Some(endpoint) = premises.endpoint(leader) else { return Err(()) };
         let settings = &premises.settings;
-        let request = FetchRequest {
+        let mut request = FetchRequest {
             replica_state: ReplicaState {
                 replica_id: premises.node.0,
                 replica_epoch: premises.broker_epoch(),
@@ -203,54 +216,16 @@ impl Lane {
             max_wait_ms: i32::try_from(settings.wait_max.as_millis()).unwrap_or(i32::MAX),
             min_bytes: settings.min_bytes,
             max_bytes: settings.response_max_bytes,
-            topics: topics(asked, settings.partition_max_bytes),
             ..FetchRequest::default()
         };
+        self.session.put_into(news, settings.partition_max_bytes, &mut request);
         let within = settings.wait_max.saturating_add(settings.timeout);
         let answer = self.links.call_within(&endpoint, within, request).await;
         let response = answer.map_err(|error| {
             tracing::debug!(%leader, %error, "a leader does not answer; it is asked again");
         })?;
-        if response.error_code != 0 {
-            tracing::warn!(%leader, code = %ErrorCode::from_code(response.error_code), "a leader refuses to be fetched from");
-            return Err(());
-        }
-        let topics = response.responses.into_iter();
-        let data = topics.flat_map(|topic| {
-            let id = topic.topic_id;
-            topic.partitions.into_iter().map(move |data| ((id, data.partition_index), data))
-        });
-        Ok(data.collect())
+        Ok(self.session.hear(response))
     }
-}
-
-fn topics(asked: &[(Member, Position)], partition_max_bytes: i32) -> Vec<FetchTopic> {
-    let mut topics: Vec<FetchTopic> = Vec::new();
-    for (member, position) in asked {
-        let (topic_id, partition) = member.key;
-        let name = &member.partition.at().topic;
-        let partition = FetchPartition {
-            partition,
-            current_leader_epoch: position.leader_epoch.0,
-            fetch_offset: position.end.0,
-            last_fetched_epoch: position.last_epoch.0,
-            log_start_offset: position.start.0,
-            partition_max_bytes,
-            durable_end: position.durable_end.0,
-            ..FetchPartition::default()
-        };
-        let partition = match position.awaited_mark {
-            Some(mark) => FetchPartition { high_watermark: mark.0, ..partition },
-            None => partition,
-        };
-        match topics.last_mut().filter(|topic| topic.topic_id == topic_id) {
-            Some(topic) => topic.partitions.push(partition),
-            None => {
-                topics.push(FetchTopic { topic: (&**name).into(), topic_id, partitions: vec![partition] })
-            }
-        }
-    }
-    topics
 }
 
 /// Takes up what a leader said of one partition, as far as that needs no waiting.
@@ -351,26 +326,27 @@ fn settled(
 /// Waits until what was appended is fsynced, or will not be.
 async fn until_durable(premises: &Premises, env: &Env, appended: &[(Arc<Partition>, LeaderEpoch)]) {
     let Some(partitions) = premises.partitions.upgrade().filter(|_| !appended.is_empty()) else { return };
-    let (notify, key) = (Arc::new(Notify::new()), partitions.next_watcher());
-    for (partition, _) in appended {
-        partition.watch(Reader::Follower, key, &notify);
-    }
+    let (changed, key) = (Changed::new(), partitions.next_watcher());
+    let is_late = |partition: &Partition, epoch: LeaderEpoch| {
+        partition.position(epoch).ok().filter(|position| position.durable_end < position.end)
+    };
     let all = async {
         for (partition, epoch) in appended {
-            while partition.position(*epoch).is_ok_and(|position| position.durable_end < position.end) {
-                notify.notified().await;
+            loop {
+                partition.watch(Reader::Follower, key, Watcher::new(&changed, 0));
+                if is_late(partition, *epoch).is_none() {
+                    break;
+                }
+                changed.woken().await;
             }
         }
     };
     if env.timeout(FLUSH_PATIENCE, all).await.is_err() {
-        let waiting: Vec<_> = appended
-            .iter()
-            .filter_map(|(partition, epoch)| {
-                let position = partition.position(*epoch).ok()?;
-                let is_late = position.durable_end < position.end;
-                is_late.then(|| (partition.at().to_string(), position.durable_end, position.end))
-            })
-            .collect();
+        let late = |(partition, epoch): &(Arc<Partition>, LeaderEpoch)| {
+            let position = is_late(partition, *epoch)?;
+            Some((partition.at().to_string(), position.durable_end, position.end))
+        };
+        let waiting: Vec<_> = appended.iter().filter_map(late).collect();
         tracing::warn!(?waiting, "copied records are not durable after {FLUSH_PATIENCE:?}; the disk is slow");
     }
     for (partition, _) in appended {

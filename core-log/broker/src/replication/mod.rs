@@ -4,6 +4,7 @@
 mod copying;
 mod lane;
 mod proposals;
+mod session;
 mod throttle;
 
 pub(crate) use copying::{Copying, Premises, Settings as CopySettings};

@@ -169,7 +169,6 @@ fn fetch_refuses_wrong_offsets_epochs_and_sessions() {
     assert_eq!(code(0, 0), ErrorCode::None);
     assert_eq!(code(0, 9), ErrorCode::UnknownLeaderEpoch);
     for (id, epoch, expected) in [
-        (0, 0, ErrorCode::None),
         (0, -1, ErrorCode::None),
         (0, 3, ErrorCode::FetchSessionIdNotFound),
         (5, 1, ErrorCode::FetchSessionIdNotFound),

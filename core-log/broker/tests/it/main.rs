@@ -4,5 +4,6 @@ mod cluster;
 mod groups;
 mod harness;
 mod log;
+mod sessions;
 mod topics;
 mod transactions;

@@ -43,8 +43,8 @@ pub(super) struct InSync {
     partition_epoch: i32,
     lag_max_ms: i64,
     followers: BTreeMap<NodeId, Follower>,
-    /// Nothing is proposed before this.
-    not_before: Millis,
+    /// Nothing is proposed before this, after a refusal.
+    retry_at: Option<Millis>,
 }
 
 impl InSync {
@@ -58,7 +58,7 @@ impl InSync {
             partition_epoch: start.partition_epoch,
             lag_max_ms: start.lag_max_ms,
             followers: BTreeMap::new(),
-            not_before: now,
+            retry_at: None,
         };
         in_sync.assign(start.replicas.clone(), now);
         in_sync
@@ -82,11 +82,18 @@ impl InSync {
     }
 
     /// Notes a fetch of `node`, made when the log ended at `end`. A fetch of an older incarnation than is known says nothing; a
-    /// newer one starts anew, since its disk may have been emptied.
-    pub(super) fn fetched(&mut self, node: NodeId, progress: Progress, end: Offset, now: Millis) {
+    /// newer one starts anew, since its disk may have been emptied. What one incarnation has fsynced of this epoch's log it goes on
+    /// having: one that says less was overtaken by another on its way.
+    pub(super) fn fetched(&mut self, node: NodeId, mut progress: Progress, end: Offset, now: Millis) {
         let Some(follower) = self.followers.get_mut(&node) else { return };
-        if follower.progress.is_some_and(|known| known.broker_epoch > progress.broker_epoch) {
-            return;
+        if let Some(known) = follower.progress {
+            if known.broker_epoch > progress.broker_epoch {
+                return;
+            }
+            if known.broker_epoch == progress.broker_epoch {
+                progress.durable_end = progress.durable_end.max(known.durable_end);
+                progress.log_start = progress.log_start.max(known.log_start);
+            }
         }
         if progress.durable_end >= end {
             follower.caught_up = now;
@@ -95,6 +102,21 @@ impl InSync {
         }
         follower.last_fetch = (now, end);
         follower.progress = Some(progress);
+    }
+
+    /// The log, which ended at `end`, grows. Who had all of it was caught up until now, however long ago it said so: a follower with
+    /// nothing to copy says nothing new.
+    pub(super) fn grows(&mut self, end: Offset, now: Millis) {
+        for follower in self.followers.values_mut() {
+            if follower.progress.is_some_and(|progress| progress.durable_end >= end) {
+                follower.caught_up = now;
+            }
+        }
+    }
+
+    /// When a proposal may be made again that was refused.
+    pub(super) fn retry_at(&self) -> Option<Millis> {
+        self.retry_at
     }
 
     /// Takes up what the controller committed, unless something newer is known.
@@ -113,7 +135,7 @@ impl InSync {
         self.doubt(&left);
         self.committed = isr;
         self.proposed = None;
-        self.not_before = now;
+        self.retry_at = None;
         self.assign(replicas, now);
     }
 
@@ -124,7 +146,7 @@ impl InSync {
             let joining: Vec<NodeId> =
                 joining.into_iter().filter(|node| !self.committed.contains(node)).collect();
             self.doubt(&joining);
-            self.not_before = now.plus_ms(RETRY_MS);
+            self.retry_at = Some(now.plus_ms(RETRY_MS));
         }
     }
 
@@ -166,7 +188,8 @@ impl InSync {
         end: Offset,
         least: Offset,
     ) -> Option<(Vec<(NodeId, i64)>, i32)> {
-        if self.followers.is_empty() || self.proposed.is_some() || now < self.not_before {
+        self.retry_at = self.retry_at.filter(|at| now < *at);
+        if self.followers.is_empty() || self.proposed.is_some() || self.retry_at.is_some() {
             return None;
         }
         let should = |node: &NodeId| {

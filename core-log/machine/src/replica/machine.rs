@@ -190,6 +190,9 @@ pub enum Effect {
     },
     /// The log has grown: wake followers that wait for more. Only where there are any.
     WakeFollowers,
+    /// What followers said of themselves may count no more: with its next fetch each is to be heard again, even one that has nothing
+    /// new to say.
+    HearFollowers,
     /// Ask the controller for another in-sync set. Until that is committed or refused no other is asked for, and the mark is
     /// held by the members of both sets.
     ProposeIsr {
@@ -338,10 +341,12 @@ impl Replica {
         self.in_sync.committed().len() >= self.min_isr.min(self.in_sync.replicas())
     }
 
-    /// The earliest deadline of a waiter.
+    /// When it is to be told that time passed: a waiter's deadline, or a refused proposal is due again.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Millis> {
-        self.deadlines.first().map(|(deadline, _, _)| *deadline)
+        let waiter = self.deadlines.first().map(|(deadline, _, _)| *deadline);
+        let retry = self.in_sync.retry_at().filter(|_| self.state == State::Leading);
+        waiter.into_iter().chain(retry).min()
     }
 
     /// Takes one input and says what must happen.
@@ -350,7 +355,7 @@ impl Replica {
         let marks_before = (self.high_watermark, self.last_stable());
         match input {
             Input::Appended { end, acks, waiter, deadline, transaction } => {
-                self.appended(end, transaction, &mut effects);
+                self.appended(now, end, transaction, &mut effects);
                 self.admit(end, acks, waiter, deadline, &mut effects);
             }
             Input::Duplicate { end, acks, waiter, deadline } => {
@@ -369,8 +374,12 @@ impl Replica {
             }
             Input::Committed { replicas, isr, partition_epoch } => {
                 self.in_sync.commit(replicas, isr, partition_epoch, now);
+                effects.push(Effect::HearFollowers);
             }
-            Input::IsrRefused { partition_epoch } => self.in_sync.refused(partition_epoch, now),
+            Input::IsrRefused { partition_epoch } => {
+                self.in_sync.refused(partition_epoch, now);
+                effects.push(Effect::HearFollowers);
+            }
             Input::MinIsrChanged { min_isr } => self.min_isr = min_isr,
             Input::LogStartMoved { log_start } => self.log_start = self.log_start.max(log_start),
             Input::Tick => {}
@@ -380,8 +389,15 @@ impl Replica {
         effects
     }
 
-    fn appended(&mut self, end: Offset, transaction: TransactionChange, effects: &mut Vec<Effect>) {
+    fn appended(
+        &mut self,
+        now: Millis,
+        end: Offset,
+        transaction: TransactionChange,
+        effects: &mut Vec<Effect>,
+    ) {
         debug_assert!(end >= self.end, "a leader's log only grows");
+        self.in_sync.grows(self.end, now);
         self.end = end;
         match transaction {
             TransactionChange::None => {}

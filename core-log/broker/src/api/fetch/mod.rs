@@ -1,8 +1,10 @@
 //! Fetch: reads batches, or waits for them.
 //!
 //! A fetch reads what is there; when that is less than `min_bytes` it parks: the partitions wake it when their marks move, or
-//! its deadline does. There is no polling. Sessions are not kept (KIP-227 allows that): every answer has session id 0, so
-//! clients send full requests.
+//! its deadline does. There is no polling. Within a session (see [`session`]) only those partitions are looked at that may have
+//! something new, and only those are answered that do.
+
+mod session;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,42 +19,43 @@ use millstream_protocol::messages::{FetchRequest, FetchResponse};
 use millstream_protocol::{Ctx, ErrorCode, Receipt};
 use millstream_record::{BatchHeader, Compression, LeaderEpoch, NodeId, Offset};
 use millstream_storage::{ReadPlan, ReadSlices, StorageError};
-use tokio::sync::Notify;
 
+pub(crate) use self::session::Sessions;
+use self::session::{Keep, Place, Session, Who};
 use crate::Broker;
-use crate::partition::{FollowerState, Isolation, Marks, Partition, Reader, Sought};
+use crate::partition::{FollowerState, Isolation, Marks, Partition, Planned, Reader, Sought, Waits};
 use crate::refusal::Refusal;
 use crate::replication::Side;
 use crate::shared::Shared;
 
-/// What a client sends that has no session: it fetches in full, and opens none.
-const FINAL_EPOCH: i32 = -1;
 /// The mark of a follower that does not wait for it to move.
 const MARK_NOT_AWAITED: i64 = i64::MAX;
 /// How often a read is planned anew when segments vanish under it.
 const MAX_REPLANS: usize = 3;
 
 pub(super) fn handle(broker: &Broker, ctx: Ctx, request: FetchRequest) -> Receipt {
-    if let Some(code) = foreign_session(&request) {
-        return super::now(FetchResponse { error_code: code.code(), ..FetchResponse::default() });
-    }
-    let mut fetch = Fetch::new(Arc::clone(&broker.shared), ctx, request);
+    let shared = &broker.shared;
+    let (session, keep) = match shared.sessions.open(&request, || shared.partitions.next_watcher()) {
+        Ok(opened) => opened,
+        Err(code) => {
+            return super::now(FetchResponse { error_code: code.code(), ..FetchResponse::default() });
+        }
+    };
+    let mut fetch = Fetch::new(Arc::clone(shared), ctx, request, session, keep);
     let first = fetch.round(Access::Warm);
     if !first.is_cold && fetch.is_enough(&first) {
         return super::now(fetch.finish(first));
     }
     broker.answer("fetch", async move {
-        let last = fetch.run(first).await;
-        fetch.finish(last)
+        match fetch.run(first).await {
+            Some((fetch, last)) => fetch.finish(last),
+            // The broker ends: whoever fetches asks its metadata where else to.
+            None => FetchResponse {
+                error_code: ErrorCode::NotLeaderOrFollower.code(),
+                ..FetchResponse::default()
+            },
+        }
     })
-}
-
-/// Sessions of another broker's making, or of an earlier life's, are not known here.
-fn foreign_session(request: &FetchRequest) -> Option<ErrorCode> {
-    match (request.session_id, request.session_epoch) {
-        (_, 0 | FINAL_EPOCH) => None, // opens a session, or closes one and fetches in full
-        _ => Some(ErrorCode::FetchSessionIdNotFound),
-    }
 }
 
 /// The replica that fetches, and its broker epoch: none for consumers. Until version 14 a replica did not tell its epoch.
@@ -77,68 +80,108 @@ struct Fetch {
     shared: Arc<Shared>,
     ctx: Ctx,
     request: FetchRequest,
-    reader: Reader,
-    /// Which replica fetches, and in which broker epoch, where it is one.
-    replica: Option<(NodeId, i64)>,
+    session: Box<Session>,
+    keep: Keep,
+    who: Who,
+    /// Partitions that have nothing are to wake it.
+    waits: bool,
+    /// What a follower says of itself was not noted yet. Once: while it waits, it has fsynced more than it said.
+    hears: bool,
     deadline: Duration,
 }
 
-/// One look at all partitions.
+/// One look at all partitions, or at those of a session that may have something new.
+#[derive(Default)]
 struct Round {
     response: FetchResponse,
     bytes: usize,
-    /// Something went wrong with a partition, it is better read elsewhere, or consumers of a follower wait for its mark: that is told
-    /// at once.
+    /// Something went wrong with a partition, a follower's log has left ours, it is better read elsewhere, or consumers of a follower
+    /// wait for its mark: that is told at once.
     is_urgent: bool,
     /// Some bytes were not in memory.
     is_cold: bool,
     /// Bytes for followers that get no more than the rate.
     limited_bytes: usize,
+    /// What the client knows of partitions once it has the answer.
+    told: Vec<(u32, Option<(Offset, Offset)>)>,
+}
+
+/// What a look at one partition gave.
+struct Look {
+    data: PartitionData,
+    /// There is nothing more until it wakes the fetch.
+    is_at_end: bool,
+}
+
+impl From<PartitionData> for Look {
+    fn from(data: PartitionData) -> Self {
+        Self { data, is_at_end: false }
+    }
 }
 
 impl Fetch {
-    fn new(shared: Arc<Shared>, ctx: Ctx, request: FetchRequest) -> Self {
+    fn new(shared: Arc<Shared>, ctx: Ctx, request: FetchRequest, session: Box<Session>, keep: Keep) -> Self {
         let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0));
         let deadline = shared.env.elapsed().saturating_add(wait);
-        let replica = replica(&request);
         let isolation = Isolation::from_code(request.isolation_level);
-        let reader = match replica {
+        let reader = match replica(&request) {
             Some(_) => Reader::Follower,
             None if ctx.facts.reads_any_replica => Reader::Roaming(isolation),
             None => Reader::Consumer(isolation),
         };
-        Self { shared, ctx, request, reader, replica, deadline }
+        let waits = matches!(keep, Keep::Known(_));
+        let who = Who { reader, replica: standing(&shared, &request) };
+        let mut fetch = Self { shared, ctx, request, session, keep, who, waits, hears: true, deadline };
+        fetch.session.fetched_by(who);
+        fetch
+    }
+
+    /// Whether all partitions are answered, those that have nothing as well.
+    fn is_full(&self) -> bool {
+        !matches!(self.keep, Keep::Known(_))
     }
 
     fn is_enough(&self, round: &Round) -> bool {
         let wanted = usize::try_from(self.request.min_bytes).unwrap_or(0);
         round.is_urgent
             || round.bytes >= wanted
-            || round.response.responses.is_empty()
+            || self.session.len() == 0
             || self.shared.env.elapsed() >= self.deadline
     }
 
     /// What is sent; it is counted where it is limited.
-    fn finish(&self, round: Round) -> FetchResponse {
+    fn finish(self, round: Round) -> FetchResponse {
         if round.limited_bytes > 0 {
             self.shared.throttle.took(Side::Leader, round.limited_bytes);
         }
-        round.response
+        let Self { shared, mut session, keep, who, .. } = self;
+        for (at, told) in round.told {
+            session.told(at, told);
+        }
+        let session_id = shared.sessions.close(session, keep, who.replica.is_some());
+        FetchResponse { session_id, ..round.response }
     }
 
-    async fn run(&mut self, first: Round) -> Round {
-        let mut round = first;
-        let Ok(_place) = Arc::clone(&self.shared.parking).try_acquire_owned() else {
-            return self.complete(round).await;
+    /// Waits until there is enough, or the time is over. `None` when the broker ends meanwhile.
+    async fn run(mut self, first: Round) -> Option<(Self, Round)> {
+        let place = Arc::clone(&self.shared.parking).try_acquire_owned();
+        if place.is_err() {
+            return self.complete(first).await;
+        }
+        let mut round = if self.waits {
+            first
+        } else {
+            self.waits = true;
+            self.round(Access::Warm) // from now on what has nothing wakes us
         };
-        let parked = Parked::new(self);
+        let changed = Arc::clone(&self.session.changed);
         loop {
-            round = self.complete(round).await;
+            (self, round) = self.complete(round).await?;
             if self.is_enough(&round) {
-                return round;
+                return Some((self, round));
             }
             let left = self.deadline.saturating_sub(self.shared.env.elapsed());
-            let woken = self.shared.env.timeout(left, parked.notify.notified()).await;
+            let woken = self.shared.env.timeout(left, changed.woken()).await;
             round = self.round(Access::Warm);
             if woken.is_err() {
                 return self.complete(round).await;
@@ -147,110 +190,158 @@ impl Fetch {
     }
 
     /// `round`, or one that waits for the disk where that one would have had to.
-    async fn complete(&mut self, round: Round) -> Round {
+    async fn complete(mut self, round: Round) -> Option<(Self, Round)> {
         if !round.is_cold {
-            return round;
+            return Some((self, round));
         }
-        let mut again = Self {
-            shared: Arc::clone(&self.shared),
-            ctx: self.ctx.clone(),
-            request: self.request.clone(),
-            ..*self
-        };
         let env = self.shared.env.clone();
-        let read = env.blocking(Pool::Read, move || again.round(Access::Cold)).await;
-        read.unwrap_or(round)
+        let read = env.blocking(Pool::Read, move || {
+            let round = self.round(Access::Cold);
+            (self, round)
+        });
+        read.await.ok()
     }
 
-    /// Reads every partition, in the order in which the client names them, until the answer is full.
+    /// Reads partitions in their order, until the answer is full. Those that have more than was read, or could not be read, are looked
+    /// at again with the next round.
     fn round(&mut self, access: Access) -> Round {
-        let mut round = Round {
-            response: FetchResponse::default(),
-            bytes: 0,
-            is_urgent: false,
-            is_cold: false,
-            limited_bytes: 0,
-        };
-        for topic in &self.request.topics {
-            let mut partitions = Vec::with_capacity(topic.partitions.len());
-            for asked in &topic.partitions {
-                let found = self.shared.partition(&topic.topic, topic.topic_id, asked.partition);
-                let mut data = match found {
-                    Ok(partition) => self.read(&partition, asked, access, &mut round),
-                    Err(refusal) => self.refused(refusal, None),
-                };
-                data.partition_index = asked.partition;
-                round.is_urgent |= data.error_code != 0 || data.preferred_read_replica >= 0;
-                round.bytes += data.records.as_ref().map_or(0, |records| records.len());
-                partitions.push(data);
-            }
-            round.response.responses.push(FetchableTopicResponse {
-                topic: topic.topic.clone(),
-                topic_id: topic.topic_id,
-                partitions,
-            });
+        let mut round = Round::default();
+        self.who.replica = standing(&self.shared, &self.request);
+        let mut places = Vec::new();
+        self.session.changed.take(&mut places);
+        if self.is_full() {
+            places.clear();
+            places.extend(self.session.all());
         }
+        let mut again = Vec::new();
+        for (&at, looked_at) in places.iter().zip(0..) {
+            if !self.is_full() && round.bytes > 0 && round.bytes >= self.limit() {
+                again.splice(..0, places[looked_at..].iter().copied());
+                break;
+            }
+            let Some(mut place) = self.session.take(at) else { continue }; // forgotten since it was marked
+            let look = self.look(at, &mut place, access, &mut round);
+            let is_told = self.tell(at, &place, look.data, &mut round);
+            // A follower that is to be heard again is, with its next request.
+            let is_unheard = !self.hears && self.who.replica.is_some();
+            if !look.is_at_end || is_told || is_unheard {
+                again.push(at);
+            }
+            self.session.put_back(at, place);
+        }
+        self.hears = false;
+        again.into_iter().for_each(|at| self.session.changed.mark(at));
         round
+    }
+
+    /// Puts what is known of a partition into the answer; in a session only where that is new to the client.
+    fn tell(&self, at: u32, place: &Place, data: PartitionData, round: &mut Round) -> bool {
+        let bytes = data.records.as_ref().map_or(0, |records| records.len());
+        let marks = (Offset(data.high_watermark), Offset(data.log_start_offset));
+        let diverges = data.diverging_epoch.epoch >= 0 || data.diverging_epoch.end_offset >= 0;
+        let is_urgent = data.error_code != 0 || data.preferred_read_replica >= 0 || diverges;
+        if !self.is_full() && !is_urgent && bytes == 0 && place.told == Some(marks) {
+            return false;
+        }
+        round.is_urgent |= is_urgent;
+        round.bytes += bytes;
+        if self.keep != Keep::No {
+            round.told.push((at, (data.error_code == 0).then_some(marks)));
+        }
+        let data = PartitionData { partition_index: place.asked.partition, ..data };
+        let responses = &mut round.response.responses;
+        match responses.last_mut().filter(|it| it.topic_id == place.topic_id && it.topic == place.topic) {
+            Some(topic) => topic.partitions.push(data),
+            None => responses.push(FetchableTopicResponse {
+                topic: place.topic.clone(),
+                topic_id: place.topic_id,
+                partitions: vec![data],
+            }),
+        }
+        true
+    }
+
+    /// Bytes of records that an answer holds, but for one batch.
+    fn limit(&self) -> usize {
+        let limit = self.request.max_bytes.min(self.shared.config.fetch_max_bytes);
+        usize::try_from(limit).unwrap_or(0)
+    }
+
+    fn look(&self, at: u32, place: &mut Place, access: Access, round: &mut Round) -> Look {
+        match self.shared.partition(&place.topic, place.topic_id, place.asked.partition) {
+            Ok(partition) => {
+                if self.waits {
+                    place.watches(&partition, self.session.watch_key);
+                }
+                self.read(at, &partition, &place.asked, access, round)
+            }
+            Err(refusal) => self.refused(refusal, None).into(),
+        }
     }
 
     fn read(
         &self,
+        at: u32,
         partition: &Arc<Partition>,
         asked: &FetchPartition,
         access: Access,
         round: &mut Round,
-    ) -> PartitionData {
-        let size = |bytes: i32| usize::try_from(bytes).unwrap_or(0);
-        let limit = size(self.request.max_bytes.min(self.shared.config.fetch_max_bytes));
+    ) -> Look {
         let sought = Sought {
             offset: Offset(asked.fetch_offset),
-            max_bytes: size(asked.partition_max_bytes).min(limit.saturating_sub(round.bytes)),
+            max_bytes: usize::try_from(asked.partition_max_bytes)
+                .unwrap_or(0)
+                .min(self.limit().saturating_sub(round.bytes)),
             at_least_one: round.bytes == 0, // a batch larger than the limits must not stick
-            reader: self.reader,
+            reader: self.who.reader,
         };
-        if let Some(answered) = self.hear(partition, asked).or_else(|| self.elsewhere(partition, asked)) {
-            return answered;
+        let heard = if self.hears { self.hear(partition, asked) } else { None };
+        if let Some(answered) = heard.or_else(|| self.elsewhere(partition, asked)) {
+            return answered.into();
         }
         let limited = self.is_limited(partition);
         if limited && let Some(held) = self.hold_back(partition, asked) {
-            return held;
+            return held.into();
         }
         for _ in 0..MAX_REPLANS {
-            let (plan, marks) = match partition.read_plan(sought, LeaderEpoch(asked.current_leader_epoch)) {
+            let waits = self.waits.then(|| Waits {
+                key: self.session.watch_key,
+                watcher: self.session.watcher(at),
+                for_mark: self.who.replica.is_some() && asked.high_watermark != MARK_NOT_AWAITED,
+            });
+            let planned = partition.read_plan(sought, LeaderEpoch(asked.current_leader_epoch), waits);
+            let Planned { plan, marks, is_at_end } = match planned {
                 Ok(planned) => planned,
-                Err((refusal, marks)) => return self.refused(refusal, marks),
+                Err((refusal, marks)) => return self.refused(refusal, marks).into(),
             };
             match slices(&plan, access) {
                 Ok(Some(slices)) => {
                     round.is_urgent |= self.is_behind(asked, &marks);
                     round.limited_bytes += if limited { slices.bytes.len() } else { 0 };
-                    return self.given(&slices, &marks);
+                    return Look { data: self.given(&slices, &marks), is_at_end };
                 }
                 Ok(None) => {
                     round.is_cold = true;
-                    return self.given(&ReadSlices::default(), &marks);
+                    return self.given(&ReadSlices::default(), &marks).into();
                 }
                 Err(StorageError::Changed) => {}
                 Err(error) => {
                     tracing::error!(partition = %partition.at(), %error, "a read failed");
-                    return self.refused(error.into(), Some(marks));
+                    return self.refused(error.into(), Some(marks)).into();
                 }
             }
         }
-        self.refused(StorageError::Changed.into(), None)
+        self.refused(StorageError::Changed.into(), None).into()
     }
 
     /// Takes note of a follower, and answers at once where its log has left this one.
     fn hear(&self, partition: &Arc<Partition>, asked: &FetchPartition) -> Option<PartitionData> {
-        let (node, broker_epoch) = self.replica?;
-        let image = self.shared.image.load();
+        let (node, broker_epoch, eligible) = self.who.replica?;
         let follower = FollowerState {
             node,
             broker_epoch,
             log_start: Offset(asked.log_start_offset),
-            eligible: image.broker(node).is_some_and(|broker| {
-                broker.epoch == broker_epoch && !broker.fenced && !broker.in_controlled_shutdown
-            }),
+            eligible,
             last_epoch: LeaderEpoch(asked.last_fetched_epoch),
             durable_end: Offset(asked.durable_end),
         };
@@ -271,7 +362,7 @@ impl Fetch {
     }
 
     fn is_limited(&self, partition: &Partition) -> bool {
-        let Some((follower, _)) = self.replica else { return false };
+        let Some((follower, ..)) = self.who.replica else { return false };
         partition.is_limited(Side::Leader, follower, &self.shared.image.load())
     }
 
@@ -287,14 +378,17 @@ impl Fetch {
     /// and would only ask again and again.
     fn is_behind(&self, asked: &FetchPartition, marks: &Marks) -> bool {
         let could_know = marks.high_watermark.min(Offset(asked.durable_end));
-        self.replica.is_some() && Offset(asked.high_watermark) < could_know
+        self.who.replica.is_some() && Offset(asked.high_watermark) < could_know
     }
 
     /// Sends a consumer to a replica in its own rack, where this one leads and is in another (KIP-392).
     fn elsewhere(&self, partition: &Arc<Partition>, asked: &FetchPartition) -> Option<PartitionData> {
         let rack = &*self.request.rack_id;
         let config = &self.shared.config;
-        if !config.reads_from_nearest_rack || rack.is_empty() || !matches!(self.reader, Reader::Roaming(_)) {
+        if !config.reads_from_nearest_rack
+            || rack.is_empty()
+            || !matches!(self.who.reader, Reader::Roaming(_))
+        {
             return None;
         }
         let image = self.shared.image.load();
@@ -327,7 +421,7 @@ impl Fetch {
             first_offset: aborted.first_offset.0,
         });
         PartitionData {
-            aborted_transactions: self.reader.is_committed_only().then(|| aborted.collect()),
+            aborted_transactions: self.who.reader.is_committed_only().then(|| aborted.collect()),
             records: Some(slices.bytes.clone()),
             ..self.marked(*marks)
         }
@@ -358,7 +452,7 @@ impl Fetch {
         };
         let base = match marks {
             // A follower has to know where the log begins.
-            Some(marks) if code != ErrorCode::OffsetOutOfRange || self.replica.is_some() => {
+            Some(marks) if code != ErrorCode::OffsetOutOfRange || self.who.replica.is_some() => {
                 self.marked(marks)
             }
             _ => PartitionData {
@@ -386,37 +480,12 @@ fn begins_with_zstd(slices: &ReadSlices) -> bool {
         .is_ok_and(|header| matches!(header.attributes.compression(), Ok(Compression::Zstd)))
 }
 
-/// A fetch's place in the partitions it waits for; given up when dropped.
-struct Parked {
-    notify: Arc<Notify>,
-    key: u64,
-    partitions: Vec<Arc<Partition>>,
-}
-
-impl Parked {
-    fn new(fetch: &Fetch) -> Self {
-        let notify = Arc::new(Notify::new());
-        let key = fetch.shared.partitions.next_watcher();
-        let topics = fetch.request.topics.iter();
-        let named = topics.flat_map(|topic| topic.partitions.iter().map(move |asked| (topic, asked)));
-        let watched = named.filter_map(|(topic, asked)| {
-            let partition = fetch.shared.partition(&topic.topic, topic.topic_id, asked.partition).ok()?;
-            partition.watch(fetch.reader, key, &notify);
-            if fetch.reader == Reader::Follower && asked.high_watermark != MARK_NOT_AWAITED {
-                partition.watch(Reader::Consumer(Isolation::Uncommitted), key, &notify);
-            }
-            Some(partition)
-        });
-        let partitions: Vec<Arc<Partition>> = watched.collect();
-        notify.notify_one(); // what came between the first look and now
-        Self { notify, key, partitions }
-    }
-}
-
-impl Drop for Parked {
-    fn drop(&mut self) {
-        for partition in &self.partitions {
-            partition.unwatch(self.key);
-        }
-    }
+/// The replica that fetches, and how the metadata has it.
+fn standing(shared: &Shared, request: &FetchRequest) -> Option<(NodeId, i64, bool)> {
+    let (node, broker_epoch) = replica(request)?;
+    let image = shared.image.load();
+    let eligible = image.broker(node).is_some_and(|broker| {
+        broker.epoch == broker_epoch && !broker.fenced && !broker.in_controlled_shutdown
+    });
+    Some((node, broker_epoch, eligible))
 }
