@@ -203,7 +203,8 @@ impl Partition {
         Ok(Planned { plan, marks, is_at_end })
     }
 
-    /// Takes note of a follower that fetches from `from`, unless its log has left this one: then says where.
+    /// Takes note of a follower that fetches from `from`, where it `says` something new, unless its log has left this one: then says
+    /// where.
     ///
     /// # Errors
     /// As for [`Partition::marks`]; an offset outside of the log, and an epoch of which this log knows nothing.
@@ -212,11 +213,13 @@ impl Partition {
         follower: &FollowerState,
         from: Offset,
         client_epoch: LeaderEpoch,
+        says: bool,
     ) -> Result<Option<Diverged>, (Refusal, Option<Marks>)> {
         let after = {
             let mut state = self.state.lock();
             let marks = state.leading_marks(client_epoch).map_err(|refusal| (refusal, None))?;
             match state.divergence(follower.last_epoch, from) {
+                Ok(None) if !says => return Ok(None),
                 Ok(None) => {}
                 Ok(Some(diverged)) => return Ok(Some(diverged)),
                 Err(refusal) => return Err((refusal, Some(marks))),

@@ -190,6 +190,7 @@ impl Plan {
         if random.one_in(4) {
             let at = random.below(count) as usize;
             plan.strikes[at].fault = Fault::Wipe(who(random));
+            plan.operated = false; // a move to two replicas may leave the only one in sync on that disk
         } else {
             plan.observed = random.one_in(4); // the two that vote need each other's disks
         }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use millstream_broker::ReplicaView;
 use millstream_machine::metadata::Image;
-use millstream_record::{Batches, LeaderEpoch, TopicId, TopicPartition, Uuid};
+use millstream_record::{Batches, LeaderEpoch, NodeId, TopicId, TopicPartition, Uuid};
 
 use crate::executor::Owner;
 use crate::machine::Machine;
@@ -100,6 +100,11 @@ impl Watch {
     /// Compares the replicas of every partition that `views` tells of. All nodes have stopped.
     pub fn compare(&mut self, machines: &[Machine], views: &[ReplicaView]) {
         for view in views {
+            let holds = |machine: &&Machine| {
+                let replicas = view.leads.as_deref().unwrap_or_default();
+                replicas.contains(&NodeId(i32::from(machine.host())))
+            };
+            let machines: Vec<&Machine> = machines.iter().filter(holds).collect();
             let logs: Vec<Vec<Held>> =
                 machines.iter().map(|machine| read(machine, &view.at, false)).collect();
             let start = logs.iter().filter_map(|log| log.first()).map(|held| held.base).max().unwrap_or(0);
@@ -110,13 +115,14 @@ impl Watch {
                 log.iter().filter(wanted).cloned().collect()
             };
             let first = logs.first().map(below).unwrap_or_default();
-            for (log, machine) in logs.iter().zip(machines).skip(1) {
+            for (log, machine) in logs.iter().zip(&machines).skip(1) {
                 let other = below(log);
                 if other != first {
                     let parts = first.iter().zip(&other).find(|(one, other)| one != other);
                     self.breaches.insert(format!(
-                        "replicas differ: {} on node 1 ends at {}, on node {} at {}; the mark is {}; first difference at {:?}",
+                        "replicas differ: {} on node {} ends at {}, on node {} at {}; the mark is {}; first difference at {:?}",
                         view.at,
+                        machines.first().map_or(0, |machine| machine.host()),
                         end_of(&first),
                         machine.host(),
                         end_of(&other),

@@ -295,8 +295,7 @@ impl Fetch {
             at_least_one: round.bytes == 0, // a batch larger than the limits must not stick
             reader: self.who.reader,
         };
-        let heard = if self.hears { self.hear(partition, asked) } else { None };
-        if let Some(answered) = heard.or_else(|| self.elsewhere(partition, asked)) {
+        if let Some(answered) = self.hear(partition, asked).or_else(|| self.elsewhere(partition, asked)) {
             return answered.into();
         }
         let limited = self.is_limited(partition);
@@ -334,7 +333,7 @@ impl Fetch {
         self.refused(StorageError::Changed.into(), None).into()
     }
 
-    /// Takes note of a follower, and answers at once where its log has left this one.
+    /// Takes note of a follower, once, and answers where its log has left this one: whoever reads on there would never be cut.
     fn hear(&self, partition: &Arc<Partition>, asked: &FetchPartition) -> Option<PartitionData> {
         let (node, broker_epoch, eligible) = self.who.replica?;
         let follower = FollowerState {
@@ -346,7 +345,7 @@ impl Fetch {
             durable_end: Offset(asked.durable_end),
         };
         let known_epoch = LeaderEpoch(asked.current_leader_epoch);
-        match partition.hear_follower(&follower, Offset(asked.fetch_offset), known_epoch) {
+        match partition.hear_follower(&follower, Offset(asked.fetch_offset), known_epoch, self.hears) {
             Ok(None) => None,
             Ok(Some(diverged)) => {
                 let diverging_epoch = EpochEndOffset { epoch: diverged.epoch.0, end_offset: diverged.end.0 };

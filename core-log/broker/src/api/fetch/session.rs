@@ -42,6 +42,10 @@ pub(super) struct Session {
 /// A partition as clients name it: by topic id, or by the topic's name where they know no ids.
 type Name = (TopicId, ByteString, i32);
 
+fn name(id: TopicId, topic: &ByteString, partition: i32) -> Name {
+    (id, if id.is_zero() { topic.clone() } else { ByteString::new() }, partition)
+}
+
 /// As whom a client fetches: its incarnation and standing, where it is a replica.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Who {
@@ -129,7 +133,7 @@ impl Session {
 
     /// Adds a partition, or asks for something else of it.
     fn ask(&mut self, topic: &FetchTopic, asked: &FetchPartition) {
-        let name = (topic.topic_id, topic.topic.clone(), asked.partition);
+        let name = name(topic.topic_id, &topic.topic, asked.partition);
         if let Some(&at) = self.by_name.get(&name) {
             if let Some(place) = &mut self.places[at as usize] {
                 place.asked = asked.clone();
@@ -166,7 +170,7 @@ impl Session {
         }
         for topic in &request.forgotten_topics_data {
             for &partition in &topic.partitions {
-                self.forget(&(topic.topic_id, topic.topic.clone(), partition));
+                self.forget(&name(topic.topic_id, &topic.topic, partition));
             }
         }
         for (topic, asked) in each(&request.topics) {
