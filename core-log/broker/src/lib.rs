@@ -16,7 +16,8 @@
 //! - **Produce** appends to the page cache within `call`; that fixes the order. The replica machine answers when the flush
 //!   came back: partitions with unsynced records are gathered while earlier ones are being synced.
 //! - **Fetch** reads what is in memory within `call`, else in the read pool; a fetch that finds too little parks, and the
-//!   partitions wake it. Record bytes go from the file to the answer as one slice.
+//!   partitions wake it. Record bytes go from the file to the answer as one slice. In a session (KIP-227) partitions mark themselves
+//!   where they have something new, and only those are looked at.
 //! - **Groups and transactions**: each partition of an internal topic has a coordinator, whose answers wait until its records
 //!   are below the high watermark. It is loaded by whoever leads the partition, in each leader epoch anew; snapshots bound what is
 //!   replayed. A transaction's markers go to the leaders of its partitions, here or by WriteTxnMarkers, until all have them.

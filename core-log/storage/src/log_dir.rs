@@ -34,6 +34,8 @@ pub struct LogDir {
     recovery_points: Offsets,
     log_starts: Offsets,
     high_watermarks: Offsets,
+    /// A checkpoint could not be written: its file may hold what it held before, or what it was to hold.
+    is_unsure: bool,
     _lock: DirLock,
 }
 
@@ -68,6 +70,7 @@ impl LogDir {
             high_watermarks: checkpoint::read_offsets(&*disk, &path.join(HIGH_WATERMARKS_FILE))?,
             files: OpenFiles::new(disk, open_files),
             path: path.to_owned(),
+            is_unsure: false,
             _lock: lock,
         };
         dir.remove_deleted()?;
@@ -220,18 +223,18 @@ impl LogDir {
                 unopened.iter().filter_map(|at| known.get_key_value(at)).map(|(at, o)| (at.clone(), *o)),
             );
         }
-        let write = |name: &str, offsets: &Offsets, known: &Offsets| {
-            if offsets == known {
-                return Ok(());
+        for (name, offsets, known) in [
+            (RECOVERY_POINTS_FILE, recovery_points, &mut self.recovery_points),
+            (LOG_STARTS_FILE, log_starts, &mut self.log_starts),
+            (HIGH_WATERMARKS_FILE, high_watermarks, &mut self.high_watermarks),
+        ] {
+            if self.is_unsure || offsets != *known {
+                self.is_unsure = true;
+                checkpoint::write_offsets(&**self.files.disk(), &self.path.join(name), &offsets)?;
+                *known = offsets; // each with its file: what is known must be what a restart would find
             }
-            checkpoint::write_offsets(&**self.files.disk(), &self.path.join(name), offsets)
-        };
-        write(RECOVERY_POINTS_FILE, &recovery_points, &self.recovery_points)?;
-        write(LOG_STARTS_FILE, &log_starts, &self.log_starts)?;
-        write(HIGH_WATERMARKS_FILE, &high_watermarks, &self.high_watermarks)?;
-        self.recovery_points = recovery_points;
-        self.log_starts = log_starts;
-        self.high_watermarks = high_watermarks;
+        }
+        self.is_unsure = false;
         Ok(())
     }
 
@@ -241,15 +244,15 @@ impl LogDir {
     /// # Errors
     /// [`StorageError::Io`].
     pub fn lower_recovery_point(&mut self, partition: &TopicPartition, to: Offset) -> Result<()> {
-        let Some(known) = self.recovery_points.get_mut(partition).filter(|known| **known > to) else {
+        let is_low = self.recovery_points.get(partition).is_none_or(|known| *known <= to);
+        if is_low && !self.is_unsure {
             return Ok(());
-        };
-        *known = to;
-        checkpoint::write_offsets(
-            &**self.files.disk(),
-            &self.path.join(RECOVERY_POINTS_FILE),
-            &self.recovery_points,
-        )
+        }
+        let mut lowered = self.recovery_points.clone();
+        lowered.entry(partition.clone()).and_modify(|known| *known = to.min(*known));
+        checkpoint::write_offsets(&**self.files.disk(), &self.path.join(RECOVERY_POINTS_FILE), &lowered)?;
+        self.recovery_points = lowered;
+        Ok(())
     }
 
     /// Says durably that all logs were closed. Call it after [`Log::close`] of each and a last [`LogDir::checkpoint`].
@@ -276,8 +279,11 @@ impl LogDir {
             (HIGH_WATERMARKS_FILE, &mut self.high_watermarks),
         ] {
             // A topic that is created anew under this name must not inherit them.
-            if known.remove(partition).is_some() {
-                checkpoint::write_offsets(&**self.files.disk(), &self.path.join(name), known)?;
+            if self.is_unsure || known.contains_key(partition) {
+                let mut others = known.clone();
+                others.remove(partition);
+                checkpoint::write_offsets(&**self.files.disk(), &self.path.join(name), &others)?;
+                *known = others;
             }
         }
         let hex: String = unique.0.iter().map(|byte| format!("{byte:02x}")).collect();

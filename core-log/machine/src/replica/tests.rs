@@ -148,7 +148,8 @@ fn the_mark_is_the_least_fsynced_end_of_committed_and_proposed_members() {
     assert_eq!(replica.step(late, Input::Tick), [propose(&[(1, -1)], 0)], "it did not catch up");
     assert_eq!(replica.high_watermark(), Offset(4), "a member that leaves counts until that is committed");
     assert_eq!(replica.step(late, Input::Tick), [], "one proposal at a time");
-    assert_eq!(replica.step(late, committed(&[1], 1)), [answer(1, Outcome::Done), wake(10, 10)]);
+    let out = replica.step(late, committed(&[1], 1));
+    assert_eq!(out, [Effect::HearFollowers, answer(1, Outcome::Done), wake(10, 10)]);
     assert_eq!(replica.step(late, fetched(3, 9)), [], "below the mark: it must not join");
     assert_eq!(replica.step(late, fetched(3, 10)), [propose(&[(1, -1), (3, 103)], 1)]);
     replica.step(late, append(20, Acks::All, 2));
@@ -202,7 +203,11 @@ fn who_may_not_be_in_sync_is_not_asked_for_and_a_refusal_is_not_repeated_at_once
 fn who_was_taken_out_or_refused_is_asked_for_once_it_fetches_again_and_keeps_nobody_else_out() {
     let mut replica = leader(&[1, 2], 1);
     assert_eq!(replica.step(NOW, fetched(2, 0)), []);
-    assert_eq!(replica.step(NOW, committed(&[1], 1)), [], "the controller knows that 2 is gone");
+    assert_eq!(
+        replica.step(NOW, committed(&[1], 1)),
+        [Effect::HearFollowers],
+        "the controller knows that 2 is gone"
+    );
     assert_eq!(replica.step(NOW, fetched(3, 0)), [propose(&[(1, -1), (3, 103)], 1)]);
     replica.step(NOW, Input::IsrRefused { partition_epoch: 1 });
     assert_eq!(replica.step(NOW.plus_ms(1_000), Input::Tick), [], "3 may be gone by now as well");
@@ -230,6 +235,40 @@ fn a_follower_that_had_all_at_its_last_fetch_was_caught_up_then() {
         let effects = steady.step(at(second * 1_000), fetched(2, second));
         assert_eq!(effects, [], "one record behind at any time is in sync");
     }
+}
+
+#[test]
+fn a_follower_that_has_all_says_nothing_and_is_in_sync_from_when_the_log_grows() {
+    let mut replica = leader(&[1, 2], 1);
+    let at = |ms: i64| NOW.plus_ms(ms);
+    replica.step(at(0), append(10, Acks::Leader, 1));
+    replica.step(at(1), fetched(2, 10));
+    assert_eq!(replica.step(at(60_000), Input::Tick), [], "it has all, and nothing to say");
+    replica.step(at(60_000), append(20, Acks::Leader, 2));
+    assert_eq!(replica.step(at(70_000), Input::Tick), [], "it had all until 60 s");
+    assert_eq!(replica.step(at(70_001), Input::Tick), [propose(&[(1, -1)], 0)]);
+}
+
+#[test]
+fn a_fetch_that_was_overtaken_takes_nothing_back() {
+    let mut replica = leader(&[1, 2, 3], 1);
+    replica.step(NOW, append(20, Acks::Leader, 1));
+    replica.step(NOW, Input::Flushed { point: Offset(20) });
+    replica.step(NOW, fetched(2, 20));
+    replica.step(NOW, fetched(2, 10)); // was sent first, on another connection
+    replica.step(NOW, fetched(3, 20));
+    assert_eq!(replica.high_watermark(), Offset(20));
+}
+
+#[test]
+fn a_refused_proposal_is_made_again_by_the_clock() {
+    let mut replica = leader(&[1, 2], 1);
+    assert_eq!(replica.step(NOW, fetched(3, 0)), [propose(&[(1, -1), (2, -1), (3, 103)], 0)]);
+    assert_eq!(replica.step(NOW, Input::IsrRefused { partition_epoch: 0 }), [Effect::HearFollowers]);
+    assert_eq!(replica.step(NOW, fetched(3, 0)), [], "too early");
+    let due = replica.next_deadline().unwrap();
+    assert_eq!(replica.step(due, Input::Tick), [propose(&[(1, -1), (2, -1), (3, 103)], 0)]);
+    assert_eq!(replica.next_deadline(), None);
 }
 
 #[test]

@@ -4,9 +4,11 @@ use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use millstream_record::Offset;
+use millstream_record::{Offset, TopicPartition};
 use millstream_storage::disk::{Fault, Op};
-use millstream_storage::{Disk, FaultyDisk, LogConfig, MemoryDisk, OpenMode, Shutdown, StorageError};
+use millstream_storage::{
+    Disk, FaultyDisk, LogConfig, LogDir, MemoryDisk, Offsets, OpenMode, Shutdown, StorageError,
+};
 
 use proptest::prelude::*;
 
@@ -317,4 +319,67 @@ fn a_disk_that_cannot_be_read_gives_its_error_and_recovers() {
     disk.arm(Op::Read, ".log", 0, Fault::Error);
     assert!(matches!(bench.log.read(at(0)), Err(StorageError::Io { .. })));
     assert_eq!(bench.spans(at(0)), [(0, 1)]);
+}
+
+/// A directory that notes 50 for its one log; the disk then fails at one step of noting 100, and at one of what comes after.
+fn noted(op: Op, of: &str) -> (FaultyDisk, LogDir, TopicPartition) {
+    let disk = FaultyDisk::new(Arc::new(MemoryDisk::new()));
+    let mut dir = LogDir::open(Arc::new(disk.clone()), Path::new("/data"), 10).unwrap();
+    let at = TopicPartition::new("topic", 0);
+    let note = |dir: &mut LogDir, end: i64| {
+        let offsets = || Offsets::from([(at.clone(), Offset(end))]);
+        dir.checkpoint(offsets(), offsets(), offsets(), &[])
+    };
+    note(&mut dir, 50).unwrap();
+    disk.arm(op, of, 0, Fault::Error);
+    assert!(note(&mut dir, 100).is_err(), "{op:?} {of}");
+    disk.arm(op, of, 0, Fault::Error);
+    (disk, dir, at)
+}
+
+const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
+const STEPS: [(Op, &str); 8] = [
+    (Op::Open, "recovery-point-offset-checkpoint.tmp"),
+    (Op::Write, "recovery-point-offset-checkpoint.tmp"),
+    (Op::Sync, "recovery-point-offset-checkpoint.tmp"),
+    (Op::Rename, "recovery-point-offset-checkpoint.tmp"),
+    (Op::SyncDir, "data"),
+    (Op::Write, "log-start-offset-checkpoint.tmp"),
+    (Op::Rename, "replication-offset-checkpoint.tmp"),
+    (Op::Sync, "replication-offset-checkpoint.tmp"),
+];
+
+/// What a file holds of the log.
+fn on_disk(disk: &dyn Disk, name: &str) -> Option<Offset> {
+    let file = disk.open(&Path::new("/data").join(name), OpenMode::Read).unwrap();
+    let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
+    let read = file.read_at(&mut bytes, 0).unwrap();
+    let text = String::from_utf8(bytes[..read].to_vec()).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("topic 0 "))?;
+    Some(Offset(line.parse().unwrap()))
+}
+
+#[test]
+fn a_log_is_not_cut_below_a_recovery_point_that_a_failed_checkpoint_may_have_left() {
+    for (op, of) in STEPS {
+        let (disk, mut dir, at) = noted(op, of);
+        let tries = (0..3).map(|_| dir.lower_recovery_point(&at, Offset(60)).is_ok()).collect::<Vec<_>>();
+        assert!(tries[2], "{op:?} {of}: {tries:?}");
+        let found = on_disk(&disk, RECOVERY_POINTS).unwrap();
+        assert!(found <= Offset(60), "{op:?} {of}: the next start would miss all from 60 to {found}");
+    }
+}
+
+#[test]
+fn a_deleted_log_leaves_no_notes_to_the_next_of_its_name() {
+    for (op, of) in STEPS {
+        let (disk, mut dir, at) = noted(op, of);
+        disk.create_dir(&dir.log_path(&at)).unwrap();
+        let id = |n: u8| millstream_record::Uuid([n; 16]);
+        let gone = (0..3).find_map(|n| dir.delete_log(&at, id(n)).ok());
+        gone.unwrap_or_else(|| panic!("{op:?} {of}")).remove().unwrap();
+        for name in [RECOVERY_POINTS, "log-start-offset-checkpoint", "replication-offset-checkpoint"] {
+            assert_eq!(on_disk(&disk, name), None, "{op:?} {of}: {name}");
+        }
+    }
 }
