@@ -149,6 +149,7 @@ impl Broker {
                 verification,
                 producer_ids: Default::default(),
                 throttle,
+                suspects: Arc::default(),
                 parking: Shared::parking(),
                 sessions: Sessions::new(env.clone(), fetch_sessions),
                 env,
@@ -431,6 +432,7 @@ fn copying_premises(shared: &Shared, tasks: &TaskGroup, dial: Arc<dyn Dial>) -> 
         listener: shared.config.inter_broker_listener(),
         settings,
         throttle: Arc::clone(&shared.throttle),
+        suspects: Arc::clone(&shared.suspects),
     }
 }
 

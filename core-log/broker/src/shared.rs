@@ -8,7 +8,7 @@ use millstream_env::Env;
 use millstream_machine::metadata::Image;
 use millstream_machine::transaction::ProducerIds;
 use millstream_protocol::ErrorCode;
-use millstream_record::{ProducerId, TopicId};
+use millstream_record::{NodeId, ProducerId, TopicId};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
@@ -19,7 +19,7 @@ use crate::metadata::Metadata;
 use crate::partition::Partition;
 use crate::partitions::Partitions;
 use crate::refusal::Refusal;
-use crate::replication::Throttle;
+use crate::replication::{Suspects, Throttle};
 use crate::verification::Verification;
 
 /// Fetches that may wait for more records at once. Beyond it a fetch is answered with what there is.
@@ -39,6 +39,7 @@ pub(crate) struct Shared {
     pub(crate) verification: Arc<Verification>,
     pub(crate) producer_ids: Mutex<ProducerIds>,
     pub(crate) throttle: Arc<Throttle>,
+    pub(crate) suspects: Arc<Suspects>,
     /// A place for each fetch that waits.
     pub(crate) parking: Arc<Semaphore>,
     pub(crate) sessions: Sessions,
@@ -63,6 +64,11 @@ impl Shared {
         let mut ids = self.producer_ids.lock();
         ids.granted(block.producer_id_start, block.producer_id_len);
         ids.take().ok_or_else(|| ErrorCode::CoordinatorNotAvailable.into())
+    }
+
+    /// Whether `node`, which leads something by `image`, can be expected to.
+    pub(crate) fn is_leading(&self, node: NodeId, image: &Image) -> bool {
+        self.suspects.leads(node, image, self.env.elapsed())
     }
 
     /// The partition that a request names by topic id or, without one, by topic name.

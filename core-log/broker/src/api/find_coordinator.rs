@@ -55,6 +55,7 @@ fn respond(
     let coordinator = |key: &ByteString| {
         let index = partition_for(key, i32::try_from(partitions).ok().filter(|count| *count > 0)?);
         let leader = image.partition(topic.name(), index)?.leader?;
+        let leader = Some(leader).filter(|node| shared.is_leading(*node, &image))?;
         brokers.iter().find(|broker| broker.node_id == leader.0)
     };
     let coordinators = request.coordinator_keys.iter().map(|key| match coordinator(key) {

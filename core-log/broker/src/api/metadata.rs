@@ -49,8 +49,8 @@ fn respond(shared: &Shared, ctx: &Ctx, request: &MetadataRequest) -> MetadataRes
     let asked = |wanted: bool, granted: i32| if wanted { granted } else { permissions::NOT_ASKED };
     let operations = asked(request.include_topic_authorized_operations, permissions::TOPIC);
     let topics = match &request.topics {
-        Some(topics) => topics.iter().map(|topic| one(&image, topic, operations)).collect(),
-        None => image.topics().map(|topic| described(&image, topic, operations)).collect(),
+        Some(topics) => topics.iter().map(|topic| one(shared, &image, topic, operations)).collect(),
+        None => image.topics().map(|topic| described(shared, &image, topic, operations)).collect(),
     };
     MetadataResponse {
         brokers: brokers(&image, &ctx.listener),
@@ -83,7 +83,12 @@ pub(super) fn brokers(image: &Image, listener: &str) -> Vec<MetadataResponseBrok
         .collect()
 }
 
-fn one(image: &Image, asked: &MetadataRequestTopic, operations: i32) -> MetadataResponseTopic {
+fn one(
+    shared: &Shared,
+    image: &Image,
+    asked: &MetadataRequestTopic,
+    operations: i32,
+) -> MetadataResponseTopic {
     let refused = |error: ErrorCode| MetadataResponseTopic {
         error_code: error.code(),
         name: asked.name.clone(),
@@ -92,22 +97,22 @@ fn one(image: &Image, asked: &MetadataRequestTopic, operations: i32) -> Metadata
     };
     match (&asked.name, asked.topic_id.is_zero()) {
         (_, false) => match image.topic_by_id(asked.topic_id) {
-            Some(topic) => described(image, topic, operations),
+            Some(topic) => described(shared, image, topic, operations),
             None => refused(ErrorCode::UnknownTopicId),
         },
         (None, true) => refused(ErrorCode::InvalidRequest),
         (Some(name), true) => match image.topic(name) {
-            Some(topic) => described(image, topic, operations),
+            Some(topic) => described(shared, image, topic, operations),
             None if validate_topic_name(name).is_err() => refused(ErrorCode::InvalidTopicException),
             None => refused(ErrorCode::UnknownTopicOrPartition),
         },
     }
 }
 
-fn described(image: &Image, topic: &Topic, operations: i32) -> MetadataResponseTopic {
+fn described(shared: &Shared, image: &Image, topic: &Topic, operations: i32) -> MetadataResponseTopic {
     let is_alive = |node: &NodeId| image.broker(*node).is_some_and(|broker| !broker.fenced);
     let partitions = topic.partitions.iter().zip(0..).map(|(partition, index)| {
-        let leader = partition.leader.filter(is_alive);
+        let leader = partition.leader.filter(|node| shared.is_leading(*node, image));
         let error = if leader.is_none() { ErrorCode::LeaderNotAvailable } else { ErrorCode::None };
         MetadataResponsePartition {
             error_code: error.code(),

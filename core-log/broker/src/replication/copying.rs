@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::lane::Lane;
+use super::suspects::Suspects;
 use super::throttle::Throttle;
 use crate::BrokerConfig;
 use crate::partition::Partition;
@@ -37,6 +38,7 @@ pub(crate) struct Premises {
     pub(crate) listener: String,
     pub(crate) settings: Settings,
     pub(crate) throttle: Arc<Throttle>,
+    pub(crate) suspects: Arc<Suspects>,
 }
 
 /// How followers fetch; each by its name in Kafka's configuration.

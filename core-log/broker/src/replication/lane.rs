@@ -13,9 +13,9 @@ use futures::future::select;
 use millstream_client::Links;
 use millstream_env::{Env, Pool};
 use millstream_machine::replica::Diverged;
-use millstream_protocol::ErrorCode;
 use millstream_protocol::messages::FetchRequest;
 use millstream_protocol::messages::fetch::{PartitionData, ReplicaState};
+use millstream_protocol::{Endpoint, ErrorCode};
 use millstream_record::{LeaderEpoch, Offset};
 
 use super::copying::{Copying, Key, Premises, Source, key_of};
@@ -27,6 +27,8 @@ use crate::refusal::Refusal;
 
 /// How long a round waits for its fsyncs before it looks after the other partitions; a disk that takes longer is failing.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(10);
+/// How long an address may take to say whether anybody listens there.
+const LOOK_PATIENCE: Duration = Duration::from_millis(250);
 /// After an error that the next metadata or a look at the leader's log mends.
 const SOON: Duration = Duration::from_millis(20);
 
@@ -39,6 +41,8 @@ pub(super) struct Lane {
     /// Of its own: answers on one link come in order, and another lane's long poll is not to be waited for.
     links: Links,
     session: Session,
+    /// The leader answered the last fetch.
+    is_answered: bool,
 }
 
 /// What there is to do.
@@ -63,7 +67,7 @@ enum Outcome {
 
 impl Lane {
     pub(super) fn new(number: u64, copying: Arc<Copying>, source: Arc<Source>, links: Links) -> Self {
-        Self { number, copying, source, links, session: Session::new() }
+        Self { number, copying, source, links, session: Session::new(), is_answered: false }
     }
 
     /// Fetches until there is nothing that another lane does not have in hand.
@@ -221,10 +225,28 @@ impl Lane {
         self.session.put_into(news, settings.partition_max_bytes, &mut request);
         let within = settings.wait_max.saturating_add(settings.timeout);
         let answer = self.links.call_within(&endpoint, within, request).await;
-        let response = answer.map_err(|error| {
-            tracing::debug!(%leader, %error, "a leader does not answer; it is asked again");
-        })?;
-        Ok(self.session.hear(response))
+        let was_answered = std::mem::replace(&mut self.is_answered, answer.is_ok());
+        match answer {
+            Ok(response) => Ok(self.session.hear(response)),
+            Err(error) => {
+                tracing::debug!(%leader, %error, "a leader does not answer; it is asked again");
+                if was_answered {
+                    self.look_for(premises, &endpoint).await;
+                }
+                Err(())
+            }
+        }
+    }
+
+    /// Looks whether anybody still listens where the leader answered a moment ago.
+    async fn look_for(&self, premises: &Premises, endpoint: &Endpoint) {
+        let env = premises.tasks.env();
+        let address = endpoint.to_string();
+        if let Ok(Err(error)) = env.timeout(LOOK_PATIENCE, env.connect(&address)).await
+            && error.kind() == std::io::ErrorKind::ConnectionRefused
+        {
+            premises.suspects.refused(self.source.leader, &premises.image.load(), env.elapsed());
+        }
     }
 }
 

@@ -5,8 +5,10 @@ mod copying;
 mod lane;
 mod proposals;
 mod session;
+mod suspects;
 mod throttle;
 
 pub(crate) use copying::{Copying, Premises, Settings as CopySettings};
 pub(crate) use proposals::{Proposals, propose, watch_lag};
+pub(crate) use suspects::Suspects;
 pub(crate) use throttle::{Limited, Side, Throttle};
