@@ -235,7 +235,7 @@ impl Broker {
                 return Ok(());
             }
             self.shared.partitions.close().await?;
-            self.shared.metadata.log().close().await?;
+            self.shared.metadata.close_log().await?;
             let (partitions, metadata) =
                 (Arc::clone(&self.shared.partitions), Arc::clone(&self.shared.metadata));
             let close = move || {

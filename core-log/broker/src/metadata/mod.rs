@@ -344,6 +344,20 @@ impl Metadata {
         Ok(Some(outcome))
     }
 
+    /// Closes this node's part of the log. Where the node is the cluster, what was proposed last may have nobody left who waits for it, and
+    /// its flush would still be out.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub(crate) async fn close_log(&self) -> crate::Result<()> {
+        if !matches!(self.log, OwnLog::Local(_)) {
+            return self.log.close().await;
+        }
+        let _turn = self.turn.lock().await;
+        let _last = self.settled().await; // whoever proposed it was told; only that it is over matters here
+        self.log.close().await
+    }
+
     /// Asks the active controller, wherever it is, and again while there is none. What was asked of one that did not answer may
     /// have happened.
     ///

@@ -293,15 +293,19 @@ impl Copying {
     }
 
     /// Sees to it that somebody fetches what no lane has: one that has nothing to do, or a new one.
-    pub(super) fn attend(self: &Arc<Self>, source: &Arc<Source>) {
-        let Some(premises) = self.premises.get() else { return };
-        let new = source.state.lock().new_lane();
-        if let Some(lane) = new {
-            let lane = Lane::new(lane, Arc::clone(self), Arc::clone(source), premises.links.fork());
-            premises.tasks.spawn("replica fetcher", lane.run());
-        } else {
+    fn attend(self: &Arc<Self>, source: &Arc<Source>) {
+        if !self.begin_lane(source) {
             source.changed.notify_one();
         }
+    }
+
+    /// Starts a lane for what no lane has, unless one is there that has nothing to do.
+    pub(super) fn begin_lane(self: &Arc<Self>, source: &Arc<Source>) -> bool {
+        let Some(premises) = self.premises.get() else { return false };
+        let Some(number) = source.state.lock().new_lane() else { return false };
+        let lane = Lane::new(number, Arc::clone(self), Arc::clone(source), premises.links.fork());
+        premises.tasks.spawn("replica fetcher", lane.run());
+        true
     }
 }
 

@@ -102,7 +102,7 @@ impl Lane {
         }
         if !self.session.is_empty() {
             if taken.more_at.is_some() {
-                self.copying.attend(&self.source); // this lane may be waiting for its leader then
+                self.copying.begin_lane(&self.source); // this lane may be waiting for its leader then
             }
             return Due::Fetch;
         }
