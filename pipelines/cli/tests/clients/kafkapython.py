@@ -102,6 +102,33 @@ def transactions():
 
 
 @test
+def fetch_session():
+    where = topic(3)
+    reader = KafkaConsumer(bootstrap_servers=BOOTSTRAP, auto_offset_reset="earliest", enable_auto_commit=False)
+    reader.assign([TopicPartition(where, n) for n in range(3)])
+    producer = KafkaProducer(bootstrap_servers=BOOTSTRAP, acks="all")
+    seen = []
+
+    def step():
+        for batch in reader.poll(300).values():
+            seen.extend((record.partition, record.offset) for record in batch)
+        return len(seen) >= expected
+
+    # Partitions that have rested for some fetches, one after the other, then all at once.
+    expected = 0
+    for partitions in ([0], [1], [1], [2], [0, 1, 2]):
+        for partition in partitions:
+            producer.send(where, value=b"v", partition=partition).get(20)
+        expected += len(partitions)
+        until(step, f"{expected} records of {where}")
+    equal(sorted(seen), [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (2, 0), (2, 1)])
+    session = next(iter(reader._fetcher._session_handlers.values())).next_metadata
+    equal((session.session_id > 0, session.epoch > 1), (True, True))
+    reader.close()
+    producer.close()
+
+
+@test
 def topics_come_and_go():
     where = topic()
     assert where in admin.list_topics()
