@@ -21,7 +21,8 @@ pub struct Node {
     local_addr: Option<String>,
     /// The doors to the network; they go before the broker does.
     doors: Vec<Door>,
-    _tasks: TaskGroup,
+    /// What holds the doors open.
+    tasks: TaskGroup,
 }
 
 /// A listener at work.
@@ -64,7 +65,7 @@ impl Node {
                 Door { close, closed }
             });
             let doors = doors.collect();
-            Ok(Self { broker, local_addr, doors, _tasks: tasks })
+            Ok(Self { broker, local_addr, doors, tasks })
         }
         .boxed()
     }
@@ -109,13 +110,15 @@ impl Node {
     /// # Errors
     /// When the disk fails.
     pub fn shutdown(self) -> BoxFuture<'static, Result<()>> {
+        let Self { broker, doors, tasks, local_addr: _ } = self; // whole: an async block drops early what it does not name
         async move {
-            self.broker.hand_over().await; // with open doors: the cluster decides it with us, and clients learn where to go
-            for Door { close, closed } in self.doors {
+            broker.hand_over().await; // with open doors: the cluster decides it with us, and clients learn where to go
+            for Door { close, closed } in doors {
                 let _ = close.send(()); // a door that is gone needs no closing
                 let _ = closed.await;
             }
-            self.broker.shutdown().await?;
+            broker.shutdown().await?;
+            drop(tasks);
             Ok(())
         }
         .boxed()

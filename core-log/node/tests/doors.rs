@@ -112,6 +112,23 @@ fn both_doors_lead_to_the_same_log_and_it_outlives_the_node() {
 }
 
 #[test]
+fn the_doors_stay_open_until_the_node_has_handed_over() {
+    let (runtime, env) = HostRuntime::start("node-test", 2).unwrap();
+    let dir = TempDir::new().unwrap();
+    runtime.block_on(async {
+        let node = serve(env.clone(), config(&dir)).await.unwrap();
+        let address = Endpoint::parse(node.local_addr().unwrap()).unwrap();
+        let tcp = TcpDial::new(env.clone());
+        let before = tcp.dial(address.clone()).await.unwrap();
+        let stopping = node.shutdown(); // nothing of it has run yet
+        call(&env, &before, MetadataRequest { topics: None, ..MetadataRequest::default() }).await;
+        round_trip(&env, Arc::new(TcpDial::new(env.clone())), address.clone()).await;
+        stopping.await.unwrap();
+        assert!(tcp.dial(address).await.is_err(), "they are closed by now");
+    });
+}
+
+#[test]
 fn a_wrong_property_is_told_before_anything_starts() {
     let (runtime, _env) = HostRuntime::start("node-test", 1).unwrap();
     let dir = TempDir::new().unwrap();
