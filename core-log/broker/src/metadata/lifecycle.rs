@@ -28,6 +28,10 @@ const EAGER_HEARTBEAT: Duration = Duration::from_millis(50);
 const DISCOVERY_PATIENCE: Duration = Duration::from_secs(60);
 /// How long joining the quorum may take on the other side: the log has to be sent.
 const JOIN_PATIENCE: Duration = Duration::from_secs(90);
+/// How long a broker that goes stays once it leads nothing: whoever still asks it is told who leads now, and finds it among the
+/// brokers. A client for which a broker vanishes that it was about to write to may wait for its next look at the cluster, which in
+/// librdkafka is a second away.
+const FAREWELL: Duration = Duration::from_millis(300);
 /// How often a node that waits to be taken in looks whether it waits at the right place.
 const ACTIVE_LOOK: Duration = Duration::from_secs(2);
 /// How long a node that goes waits for another to lead the quorum.
@@ -146,7 +150,13 @@ impl Metadata {
     /// is not trusted again before it was started anew.
     async fn heartbeats(&self, broker_epoch: i64, directories: &[Uuid]) {
         let interval_ms = u64::try_from(self.config.number("broker.heartbeat.interval.ms")).unwrap_or(2_000);
+        let interval = Duration::from_millis(interval_ms);
+        let mut bids_farewell = true;
         loop {
+            if bids_farewell && self.leads_no_more(broker_epoch) {
+                bids_farewell = false;
+                self.env.sleep(FAREWELL.min(interval)).await; // it is let go once it says that it knows
+            }
             let reached = self.image.load().end();
             let request = BrokerHeartbeatRequest {
                 broker_id: self.config.node_id.0,
@@ -162,7 +172,7 @@ impl Metadata {
             };
             let wait = match self.ask(request).await {
                 Ok(answer) if answer.error_code == ErrorCode::StaleBrokerEpoch.code() => return,
-                Ok(answer) => self.heard(&answer, Duration::from_millis(interval_ms)),
+                Ok(answer) => self.heard(&answer, interval),
                 Err(refusal) => {
                     tracing::debug!(?refusal, "no controller took this broker's heartbeat");
                     RETRY
@@ -172,6 +182,13 @@ impl Metadata {
             let awaited = std::pin::pin!(self.is_awaited(reached));
             select(select(stopping, awaited), self.env.sleep(wait)).await;
         }
+    }
+
+    /// Whether this incarnation is on its way out, and knows that others lead in its place.
+    fn leads_no_more(&self, broker_epoch: i64) -> bool {
+        let image = self.image.load();
+        let me = image.broker(self.config.node_id).filter(|me| me.epoch == broker_epoch);
+        me.is_some_and(|me| me.in_controlled_shutdown && !image.leads_any(me.id))
     }
 
     /// Completes when a broker that stops waits to hear that this one knows more than `reached`, which it said last.

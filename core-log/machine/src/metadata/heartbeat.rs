@@ -7,7 +7,7 @@
 //! | active | to be fenced | fenced |
 //! | active | to stop, leads something | shutting down: its partitions are handed over |
 //! | active | to stop, leads nothing | fenced, told to stop |
-//! | shutting down | leads nothing, and all active brokers know | fenced, told to stop |
+//! | shutting down | leads nothing, and it and all active brokers know | fenced, told to stop |
 
 use std::collections::BTreeSet;
 

@@ -104,13 +104,14 @@ impl Liveness {
         })
     }
 
-    /// Whether every active broker knows that `id` has nothing to lead any more, so that none sends clients to it.
+    /// Whether every active broker knows that `id` has nothing to lead any more, so that none sends clients to it; and it knows itself, so
+    /// that it has told those who still came.
     pub(super) fn is_handed_over(&self, image: &Image, id: NodeId) -> bool {
         let Some(offset) = self.brokers.get(&id).and_then(|contact| contact.handed_over) else {
             return false;
         };
-        let active = image.brokers().filter(|broker| broker.is_active());
-        active.map(|broker| self.metadata_offset(broker.id)).all(|reached| reached >= offset)
+        let concerned = image.brokers().filter(|broker| broker.is_active() || broker.id == id);
+        concerned.map(|broker| self.metadata_offset(broker.id)).all(|reached| reached >= offset)
     }
 
     /// The last metadata record that a broker has applied, as far as is known; -1 where nothing is.

@@ -99,7 +99,10 @@ fn a_broker_stops_when_all_others_know_that_it_leads_nothing() {
     let mut stage = Stage::of(3);
     stage.create(&[&[1, 2, 3], &[2, 1], &[1]]);
     [2, 3].iter().for_each(|broker| assert!(!stage.beat(*broker, |_| {}).is_fenced));
-    let wants = |beat: &mut BrokerHeartbeatRequest| beat.want_shut_down = true;
+    let wants = |beat: &mut BrokerHeartbeatRequest| {
+        beat.want_shut_down = true;
+        beat.current_metadata_offset = beat.broker_epoch;
+    };
     let first = stage.beat(1, wants);
     assert_eq!((first.is_fenced, first.should_shut_down), (false, false));
     assert!(stage.image.broker(NodeId(1)).unwrap().in_controlled_shutdown);
@@ -112,7 +115,14 @@ fn a_broker_stops_when_all_others_know_that_it_leads_nothing() {
     stage.beat(3, |beat| beat.current_metadata_offset = handed_over - 1);
     assert!(!stage.beat(1, wants).should_shut_down, "broker 3 does not know");
     stage.beat(3, |beat| beat.current_metadata_offset = handed_over);
-    let last = stage.beat(1, wants);
+    assert!(
+        !stage.beat(1, wants).should_shut_down,
+        "it does not know itself, and still takes what clients write"
+    );
+    let last = stage.beat(1, |beat| {
+        wants(beat);
+        beat.current_metadata_offset = handed_over;
+    });
     assert_eq!((last.is_fenced, last.should_shut_down), (true, true));
     stage.restart(1, 2);
     assert!(stage.image.broker(NodeId(1)).unwrap().is_active());
