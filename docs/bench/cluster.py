@@ -1,6 +1,7 @@
-"""Three `millstream broker` processes on this machine, and a load of librdkafka producers: for failover.py and faults.py."""
+"""Three `millstream broker` processes on this machine, or three of Apache Kafka, and a load of librdkafka producers: for failover.py,
+faults.py and throughput.py."""
 
-import os, shutil, signal, socket, struct, subprocess, sys, tempfile, time
+import base64, os, shutil, signal, socket, struct, subprocess, sys, tempfile, time, uuid
 
 try:
     from confluent_kafka import KafkaError, KafkaException, Producer
@@ -43,6 +44,8 @@ class Node:
     """A node's place: its directory and addresses stay, its processes come and go. `clients` and `controllers` are the ports that
     it listens on; `advertised` are those that others are told, where something stands between."""
 
+    ends_with = (0,)
+
     def __init__(self, cluster, id):
         self.cluster, self.id = cluster, id
         self.data = os.path.join(cluster.folder, f"node-{id}")
@@ -55,25 +58,33 @@ class Node:
     def address(self):
         return f"127.0.0.1:{self.advertised[0]}"
 
-    def start(self):
-        founder = self.cluster.nodes[0]
+    def properties(self):
+        """Those that both products know."""
         clients, controllers = self.advertised
-        properties = {
+        return {
             "node.id": self.id,
             "listeners": f"PLAINTEXT://127.0.0.1:{self.clients},CONTROLLER://127.0.0.1:{self.controllers}",
             "advertised.listeners": f"PLAINTEXT://127.0.0.1:{clients},CONTROLLER://127.0.0.1:{controllers}",
             "controller.listener.names": "CONTROLLER",
-            "controller.quorum.bootstrap.servers": f"127.0.0.1:{founder.advertised[1]}",
-            "controller.quorum.auto.join.enable": "true",
             "default.replication.factor": 3,
             "min.insync.replicas": 2,
+        }
+
+    def start(self):
+        with open(self.log_path, "a") as log:
+            self.process = subprocess.Popen(self.command(), stdout=log, stderr=log)
+
+    def command(self):
+        properties = {
+            **self.properties(),
+            "controller.quorum.bootstrap.servers": f"127.0.0.1:{self.cluster.nodes[0].advertised[1]}",
+            "controller.quorum.auto.join.enable": "true",
             **self.cluster.properties,
         }
         command = [self.cluster.binary, "broker", "--data", self.data]
         for key, value in properties.items():
             command += ["--set", f"{key}={value}"]
-        with open(self.log_path, "a") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        return command
 
     def signal(self, number):
         self.process.send_signal(number)
@@ -87,7 +98,7 @@ class Node:
         """In order; an exit code other than 0 is an error."""
         self.signal(signal.SIGTERM)
         code = self.process.wait(PATIENCE_S)
-        if code != 0:
+        if code not in self.ends_with:
             raise RuntimeError(f"node {self.id} ended with {code}; see {self.log_path}")
 
     def cpu_seconds(self):
@@ -96,7 +107,40 @@ class Node:
         return (int(fields[11]) + int(fields[12])) / TICK
 
 
+class KafkaNode(Node):
+    """One of Apache Kafka, broker and controller in one process."""
+
+    ends_with = (0, 128 + signal.SIGTERM)
+
+    def command(self):
+        voters = ",".join(f"{node.id}@127.0.0.1:{node.advertised[1]}" for node in self.cluster.nodes)
+        properties = {
+            **self.properties(),
+            "process.roles": "broker,controller",
+            "controller.quorum.voters": voters,
+            "inter.broker.listener.name": "PLAINTEXT",
+            "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+            "log.dirs": self.data,
+            "offsets.topic.num.partitions": 8,
+            "transaction.state.log.num.partitions": 8,
+            **self.cluster.properties,
+        }
+        path = os.path.join(self.cluster.folder, f"node-{self.id}.properties")
+        with open(path, "w") as file:
+            file.writelines(f"{key}={value}\n" for key, value in properties.items())
+        if not os.path.exists(os.path.join(self.data, "meta.properties")):
+            tool = [*self.java("-Xmx128m"), "kafka.tools.StorageTool", "format", "-t", self.cluster.id, "-c", path]
+            subprocess.run(tool, check=True, stdout=subprocess.DEVNULL)
+        return [*self.java("-Xmx1g", "-Xms256m", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20"), "kafka.Kafka", path]
+
+    def java(self, *options):
+        log = f"-Dlog4j2.configurationFile={self.cluster.peer_dir}/config/log4j2.properties"
+        return ["java", *options, "-Djava.awt.headless=true", "-Dpeer.log=WARN", log, "-cp", f"{self.cluster.peer_dir}/libs/*"]
+
+
 class Cluster:
+    node_kind = Node
+
     def __init__(self, binary, size=3, properties=None, folder=None):
         self.binary, self.properties = os.path.abspath(binary), properties or {}
         if not os.path.exists(self.binary):
@@ -104,7 +148,7 @@ class Cluster:
         if folder:
             os.makedirs(folder)
         self.folder = folder or tempfile.mkdtemp(prefix="millstream-cluster-")
-        self.nodes = [Node(self, id) for id in range(1, size + 1)]
+        self.nodes = [self.node_kind(self, id) for id in range(1, size + 1)]
 
     def node(self, id):
         return next(node for node in self.nodes if node.id == id)
@@ -170,6 +214,24 @@ class Cluster:
                     return known
 
         return until("there is an active controller", ask)
+
+
+class KafkaCluster(Cluster):
+    """The peer; `peer_dir` has its jars in `libs`."""
+
+    node_kind = KafkaNode
+
+    def __init__(self, peer_dir, **options):
+        self.peer_dir = os.path.abspath(peer_dir)
+        jars = os.path.join(self.peer_dir, "libs")
+        if not os.path.isdir(jars):
+            sys.exit(f"there is no {jars}: --peer names the folder that has the jars of Apache Kafka in libs")
+        self.id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        super().__init__(jars, **options)
+
+
+def kafka_cluster(peer_dir, properties=None, folder=None):
+    return KafkaCluster(peer_dir, properties=properties, folder=folder)
 
 
 class Nothing:

@@ -4,6 +4,7 @@
     docs/bench/failover.py [--binary target/release/millstream] [--partitions 10] [--turns 50] [--controller]
     docs/bench/failover.py --handover ...     a node stops in order instead
     docs/bench/failover.py --rolling ...      each turn restarts all three nodes in order, one after the other
+    docs/bench/failover.py --peer DIR ...     three nodes of Apache Kafka instead, whose jars are in DIR/libs
     docs/bench/failover.py --idle 20 ...      nobody writes: the CPU of each node over so many seconds
 
 Three processes on loopback addresses, replication factor 3, min.insync.replicas 2, otherwise defaults. One librdkafka producer
@@ -21,7 +22,7 @@ A record whose delivery fails for good is an error, and ends the run with exit c
 
 import argparse, sys, threading, time
 
-from cluster import Cluster, Load, default_binary, quantile
+from cluster import Cluster, Load, default_binary, kafka_cluster, quantile
 
 TOPIC = "failover"
 WATCHED = 10
@@ -185,6 +186,7 @@ def idle(cluster, seconds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", default=default_binary())
+    parser.add_argument("--peer", metavar="DIR", help="measure Apache Kafka instead, whose jars are in DIR/libs")
     parser.add_argument("--partitions", type=int, default=10)
     parser.add_argument("--turns", type=int, default=50)
     parser.add_argument("--rate", type=int, default=500)
@@ -200,7 +202,10 @@ def main():
     parser.add_argument("--keep", action="store_true", help="keep the nodes' directories and logs")
     args = parser.parse_args()
     properties = lambda pairs: dict(pair.split("=", 1) for pair in pairs)
-    cluster = Cluster(args.binary, properties=properties(args.set), folder=args.folder)
+    if args.peer:
+        cluster = kafka_cluster(args.peer, properties(args.set), args.folder)
+    else:
+        cluster = Cluster(args.binary, properties=properties(args.set), folder=args.folder)
     failed = []
     try:
         cluster.start()

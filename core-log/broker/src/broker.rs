@@ -117,6 +117,8 @@ impl Broker {
                 clock,
                 timers,
                 tasks: tasks.clone(),
+                lease: Arc::clone(metadata.lease()),
+                env: env.clone(),
             };
             let peers_links = Links::new(
                 env.clone(),

@@ -56,6 +56,7 @@ mod flusher;
 mod gather;
 mod housekeeping;
 mod keys;
+mod lease;
 mod metadata;
 mod partition;
 mod partitions;

@@ -1,11 +1,13 @@
 //! The machine under test: a disk that stays, and one incarnation after another of a node on it.
 
+use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use millstream_broker::Broker;
 use millstream_machine::metadata::Image;
 use millstream_node::{Node, NodeConfig};
+use millstream_record::Uuid;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -15,6 +17,8 @@ use crate::plan::Fault;
 
 /// Where the node listens in every world.
 pub const ADDRESS: (&str, u16) = ("node", 9092);
+/// Where a cluster's nodes keep their data.
+pub const DATA: &str = "/data";
 /// How often a condition of the schedule is looked at, in virtual time.
 const LOOK: Duration = Duration::from_millis(20);
 /// A disk this slow has work open whenever somebody looks.
@@ -45,6 +49,8 @@ struct State {
     asked_to_stop: Arc<Notify>,
     /// How far its wall clock is ahead of the world's.
     skew_ms: i64,
+    /// Whether bits were flipped on its disk.
+    rotten: bool,
     /// What the last process that was killed knew of the cluster.
     last_known: Option<Arc<Image>>,
 }
@@ -67,6 +73,7 @@ impl Machine {
             clean_stops: 0,
             asked_to_stop: Arc::default(),
             skew_ms: 0,
+            rotten: false,
             last_known: None,
         };
         Self { sim: sim.clone(), disk: SimDisk::new(sim), host, state: Arc::new(Mutex::new(state)) }
@@ -90,6 +97,13 @@ impl Machine {
     /// What it knows of the cluster, or knew when it was killed.
     pub fn image(&self) -> Option<Arc<Image>> {
         self.broker().map(|broker| broker.image()).or_else(|| self.state.lock().last_known.clone())
+    }
+
+    /// The id of the data directory on its disk, once a node has made it.
+    pub fn directory(&self) -> Option<Uuid> {
+        let files = self.disk.files(Path::new(DATA), false);
+        let properties = String::from_utf8_lossy(files.get("meta.properties")?).into_owned();
+        properties.lines().find_map(|line| Uuid::parse(line.strip_prefix("directory.id=")?))
     }
 
     /// Its disk.
@@ -189,7 +203,21 @@ impl Machine {
     pub fn wipe(&self, config: NodeConfig) {
         self.stop(true);
         self.disk.wipe();
-        self.state.lock().config = config;
+        let mut state = self.state.lock();
+        (state.config, state.rotten) = (config, false);
+    }
+
+    /// Flips `bits` bits of what is durable in the files whose paths `wanted` accepts. The node has been stopped.
+    pub fn rot(&self, bits: u64, wanted: impl Fn(&str) -> bool) {
+        for _ in 0..bits {
+            let flipped = self.disk.flip_bit(|path| wanted(&path.to_string_lossy()));
+            self.state.lock().rotten |= flipped.is_some();
+        }
+    }
+
+    /// Whether bits were flipped on its disk.
+    pub fn is_rotten(&self) -> bool {
+        self.state.lock().rotten
     }
 
     /// Lets one fault happen and mends what it broke.

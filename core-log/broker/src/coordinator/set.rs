@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use millstream_env::{Pool, TaskGroup};
+use millstream_env::{Env, Pool, TaskGroup};
 use millstream_machine::metadata::{Image, InternalTopic};
 use millstream_machine::partition_for;
 use millstream_protocol::ErrorCode;
@@ -16,7 +16,8 @@ use parking_lot::Mutex;
 
 use super::host::{Host, Machine, WayOut};
 use super::{load, snapshot::Snapshot};
-use crate::partition::Partition;
+use crate::lease::Lease;
+use crate::partition::{Partition, monotonic};
 use crate::partitions::Partitions;
 use crate::refusal::Refusal;
 use crate::steady::SteadyClock;
@@ -37,6 +38,8 @@ pub(crate) struct Premises {
     pub(crate) clock: SteadyClock,
     pub(crate) timers: Arc<Timers>,
     pub(crate) tasks: TaskGroup,
+    pub(crate) lease: Arc<Lease>,
+    pub(crate) env: Env,
 }
 
 /// Makes the machine of a partition that is led in an epoch, from a snapshot's bytes if there is one.
@@ -121,6 +124,9 @@ impl<M: Machine> Set<M> {
     /// # Errors
     /// As for [`Set::host_of`].
     pub(crate) fn host(self: &Arc<Self>, index: i32) -> Result<Arc<Host<M>>, ErrorCode> {
+        if !self.premises.lease.holds(monotonic(&self.premises.env)) {
+            return Err(ErrorCode::NotCoordinator); // another may coordinate by now
+        }
         let topic_id = self.premises.image.load().topic(self.topic.name()).map(|topic| topic.id);
         let topic_id = topic_id.ok_or(ErrorCode::NotCoordinator)?;
         let found = self.premises.partitions.get(topic_id, index);

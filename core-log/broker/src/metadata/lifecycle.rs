@@ -17,6 +17,7 @@ use millstream_record::Uuid;
 
 use super::Metadata;
 use super::quorum::{MemberId, QuorumError, QuorumLog};
+use crate::partition::monotonic;
 use crate::refusal::Refusal;
 use crate::{BrokerError, QuorumConfig, Result};
 
@@ -170,9 +171,13 @@ impl Metadata {
                 },
                 ..BrokerHeartbeatRequest::default()
             };
+            let sent = monotonic(&self.env);
             let wait = match self.ask(request).await {
                 Ok(answer) if answer.error_code == ErrorCode::StaleBrokerEpoch.code() => return,
-                Ok(answer) => self.heard(&answer, interval),
+                Ok(answer) => {
+                    self.lease.renew(sent);
+                    self.heard(&answer, interval)
+                }
                 Err(refusal) => {
                     tracing::debug!(?refusal, "no controller took this broker's heartbeat");
                     RETRY

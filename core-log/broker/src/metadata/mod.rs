@@ -45,6 +45,7 @@ pub(crate) use local_log::LocalLog;
 pub(crate) use observer::ObserverLog;
 pub(crate) use own_log::{OwnLog, compactor};
 
+use crate::lease::Lease;
 use crate::partitions::Partitions;
 use crate::refusal::Refusal;
 use crate::{BrokerConfig, BrokerError, Result};
@@ -94,6 +95,8 @@ pub(crate) struct Metadata {
     lost: Mutex<Option<String>>,
     /// The image has this life of this broker: everything before is older, and may be much older.
     caught_up: AtomicBool,
+    /// For how long nobody can have taken this broker's place.
+    lease: Arc<Lease>,
     /// The broker wants to go, and may.
     stopping: AtomicBool,
     released: AtomicBool,
@@ -123,6 +126,7 @@ impl Metadata {
     ) -> Result<Arc<Self>> {
         let statics = Arc::new(config.properties.clone());
         let incarnation = env.random_uuid();
+        let log_is_alone = log.is_alone();
         let metadata = Self {
             image: Arc::new(ArcSwap::from_pointee(Image::default())),
             controller: Controller::new(Arc::clone(&statics)).of_cluster(cluster_id),
@@ -141,6 +145,10 @@ impl Metadata {
             moved: Notify::new(),
             lost: Mutex::default(),
             caught_up: AtomicBool::new(config.quorum.is_none()),
+            lease: Arc::new(match log_is_alone {
+                true => Lease::unbounded(),
+                false => Lease::of_session(config.number("broker.session.timeout.ms")),
+            }),
             stopping: AtomicBool::new(false),
             released: AtomicBool::new(false),
             hurry: Notify::new(),
@@ -159,6 +167,11 @@ impl Metadata {
     /// What everybody reads.
     pub(crate) fn image(&self) -> &Arc<ArcSwap<Image>> {
         &self.image
+    }
+
+    /// For how long nobody can have taken this broker's place.
+    pub(crate) fn lease(&self) -> &Arc<Lease> {
+        &self.lease
     }
 
     /// The log.

@@ -1,11 +1,12 @@
 //! Clusters in a simulated world: three whole nodes on machines, disks and addresses of their own, clients, and misfortunes.
 //!
-//! - [`plan`]: what a seed decides beforehand. [`room`]: the machines and what happens to them. [`watch`]: what must hold inside
-//!   of the nodes, beside the clients' [`crate::history`].
+//! - [`plan`]: what a seed decides beforehand. [`room`]: the machines and what happens to them. [`guest`]: a node that comes, and may
+//!   go. [`watch`]: what must hold inside of the nodes, beside the clients' [`crate::history`].
 //!
 //! A world forms its cluster, works under faults, heals, and has to be whole again within a bound: every replica in sync, every
 //! partition written and read.
 
+pub mod guest;
 pub mod plan;
 pub mod room;
 pub mod watch;
@@ -33,6 +34,9 @@ use watch::Watch;
 const WORLD_MAX: Duration = Duration::from_secs(1_800);
 /// A cluster has to form within this.
 const FORMED_MAX: Duration = Duration::from_secs(60);
+/// After the last fault was mended a node that comes, and may go, has to have done so within this: each step may be at the end of a
+/// client's patience.
+const RECEIVED_MAX: Duration = Duration::from_secs(300);
 /// After the last fault was mended the cluster has to be whole within this.
 const WHOLE_MAX: Duration = Duration::from_secs(60);
 /// How often the nodes are looked into.
@@ -123,11 +127,17 @@ impl ClusterWorld {
             }
         });
         let work = self.plan.cast().start(&self.scene, &env);
+        let guest = self.plan.guest.map(|guest| env.spawn("guest", self.clone().receive(guest)));
         for strike in self.plan.strikes.clone() {
             env.sleep(strike.wait).await;
             self.room.suffer(strike).await;
         }
         self.room.heal().await;
+        if let Some(guest) = guest
+            && env.timeout(RECEIVED_MAX, guest.join()).await.is_err()
+        {
+            return vec![format!("the fourth node has not come, or not gone, within {RECEIVED_MAX:?}")];
+        }
         if let Err(broken) = self.become_whole(&env).await {
             return vec![broken];
         }
@@ -148,7 +158,7 @@ impl ClusterWorld {
         let (_, client) = self.scene.client("setup");
         let end = env.elapsed() + FORMED_MAX;
         while client.admin().describe_cluster().await.map_or(0, |cluster| cluster.brokers.len())
-            < self.room.machines().len()
+            < self.room.present().count()
         {
             if let Some(why) = self.room.machines().iter().find_map(crate::machine::Machine::refused) {
                 return Err(format!("a node does not start: {why}"));
@@ -194,7 +204,8 @@ impl ClusterWorld {
 
     /// What is missing from a whole cluster.
     fn lacks(&self) -> Result<(), String> {
-        for machine in self.room.machines() {
+        let present = self.room.present().count();
+        for machine in self.room.present() {
             let number = machine.host();
             if let Some(refused) = machine.refused() {
                 return Err(format!("node {number} does not start on a healthy disk: {refused}"));
@@ -203,8 +214,9 @@ impl ClusterWorld {
             let image = broker.image();
             let fenced: Vec<_> =
                 image.brokers().filter(|broker| broker.fenced).map(|broker| broker.id).collect();
-            if !fenced.is_empty() || image.brokers().count() < self.room.machines().len() {
-                return Err(format!("to node {number} the brokers {fenced:?} are fenced"));
+            if !fenced.is_empty() || image.brokers().count() != present {
+                let known = image.brokers().count();
+                return Err(format!("node {number} knows {known} brokers, of which {fenced:?} are fenced"));
             }
             for topic in image.topics() {
                 for (partition, index) in topic.partitions.iter().zip(0..) {
@@ -249,7 +261,7 @@ impl ClusterWorld {
     }
 
     fn views(&self) -> Vec<ReplicaView> {
-        self.room.machines().iter().filter_map(|m| m.broker()).flat_map(|broker| broker.replicas()).collect()
+        self.room.present().filter_map(|m| m.broker()).flat_map(|broker| broker.replicas()).collect()
     }
 
     /// Whether every replica ends where its leader's mark is.

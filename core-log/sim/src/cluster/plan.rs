@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use super::guest::Guest;
 use crate::random::Random;
 use crate::workload::cast::Cast;
 
-/// Nodes of every world.
+/// Nodes that every world begins with.
 pub const NODES: u16 = 3;
 /// Most faults of one world.
 const FAULTS_MAX: u64 = 7;
@@ -36,6 +37,9 @@ pub enum Fault {
     SlowThenDark(Duration, Duration),
     /// The node loses its disk, and comes back with an empty one.
     Wipe(Who),
+    /// Bits of the topic that everybody writes to are flipped on the disk of a node that was killed, or lost power. It works with that
+    /// until all is mended; then it gets a new disk.
+    Rot(Who, bool),
     /// The node's disk is full; later there is room again, and it is started anew.
     FullDisk(Who),
     /// The node's wall clock jumps to so many milliseconds before or behind the others'.
@@ -72,6 +76,7 @@ impl Fault {
             Self::AllLosePower => "power losses of all nodes",
             Self::SlowThenDark(..) => "power losses of all nodes on slow disks",
             Self::Wipe(_) => "disks lost",
+            Self::Rot(..) => "disks with flipped bits",
             Self::FullDisk(_) => "disks full",
             Self::ClockJump(..) => "clocks moved",
             Self::Stop(_) => "orderly stops",
@@ -135,6 +140,8 @@ pub struct Plan {
     pub session_ms: u64,
     /// `leader.imbalance.check.interval.seconds`
     pub leaders_s: u64,
+    /// A node that comes later, and may go.
+    pub guest: Option<Guest>,
     /// Whether the last node is a broker only, and reads the metadata from afar.
     pub observed: bool,
     /// How far each node's wall clock is ahead of the clients' at first.
@@ -183,6 +190,7 @@ impl Plan {
             transactional: random.one_in(2).then(|| 1 + random.below(2) as u32),
             operated: random.one_in(3),
             leaders_s: 1 + random.below(12),
+            guest: None,
             observed: false,
             skews_ms: [0; NODES as usize],
         };
@@ -207,6 +215,18 @@ impl Plan {
             let at = random.below(count) as usize;
             let slow = Duration::from_millis(20 + random.below(600));
             plan.strikes[at].fault = Fault::SlowThenDark(slow, Duration::from_millis(random.below(2_000)));
+        }
+        if random.one_in(5) {
+            let arrives = Duration::from_millis(random.below(6_000));
+            plan.guest = Some(Guest { arrives, leaves: random.one_in(2) });
+            plan.operated = false; // both would move the same replicas
+        }
+        let keeps_disks = !plan.strikes.iter().any(|strike| matches!(strike.fault, Fault::Wipe(_)));
+        if keeps_disks && random.one_in(8) {
+            let at = random.below(count) as usize;
+            plan.strikes[at].fault = Fault::Rot(who(random), random.one_in(2));
+            plan.operated = false; // as with a disk that is lost
+            plan.observed = false;
         }
         plan
     }

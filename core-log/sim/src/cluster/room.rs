@@ -1,13 +1,16 @@
-//! The machine room: three machines, and what happens to them.
+//! The machine room: three machines, a fourth for a guest, and what happens to them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use millstream_machine::metadata::{Image, Partition};
 use millstream_node::NodeConfig;
 use millstream_protocol::Endpoint;
+use millstream_record::NodeId;
 use parking_lot::Mutex;
 
+use super::guest::GUEST;
 use super::plan::{Fault, NODES, Plan, Strike, Who};
 use crate::disk::Faults;
 use crate::executor::{Owner, Sim};
@@ -17,15 +20,21 @@ use crate::workload::TOPIC;
 /// Where clients are served.
 const CLIENTS: u16 = 9092;
 /// Where controllers and brokers ask each other.
-const CONTROLLERS: u16 = 9093;
+pub(super) const CONTROLLERS: u16 = 9093;
+/// The name of that listener.
+pub(super) const CONTROLLER: &str = "CONTROLLER";
 /// Between two looks at what is under way.
 const LOOK: Duration = Duration::from_millis(10);
 /// How long an orderly stop may take before the node is killed, as an operator would.
 const STOP_MAX: Duration = Duration::from_secs(30);
+/// How long a fault that needs a cluster in sync waits for one.
+const SETTLED_MAX: Duration = Duration::from_secs(10);
+/// Most bits that rot on one disk.
+const ROTTEN_MAX: u64 = 3;
 /// A blocking job takes up to this long on a healthy disk.
 const HEALTHY_DISK: Duration = Duration::from_millis(3);
 
-/// Three machines.
+/// The machines.
 #[derive(Clone)]
 pub struct Room {
     sim: Sim,
@@ -38,6 +47,10 @@ pub struct Room {
 struct State {
     /// Nodes whose disk has failed: they have to be started again.
     sick: BTreeSet<u16>,
+    /// Nodes whose disk has flipped bits: they have to get another.
+    rotten: BTreeSet<u16>,
+    /// Whether the guest is there: it has come, and not gone.
+    has_guest: bool,
     /// Faults that take their time, and are not over.
     under_way: usize,
     injected: BTreeMap<&'static str, u64>,
@@ -50,8 +63,12 @@ impl Room {
     /// A property that is not known.
     pub fn new(sim: &Sim, plan: &Plan) -> millstream_node::Result<Self> {
         // The first founds the cluster; the others join it.
-        let machine = |number: u16| Ok(Machine::on_host(sim, config(number, plan, [1])?, number));
-        let machines = (1..=NODES).map(machine).collect::<millstream_node::Result<Vec<_>>>()?;
+        let machine = |number: u16| {
+            let known = if number == GUEST { 1..=NODES } else { 1..=1 };
+            Ok(Machine::on_host(sim, config(number, plan, known)?, number))
+        };
+        let last = if plan.guest.is_some() { GUEST } else { NODES };
+        let machines = (1..=last).map(machine).collect::<millstream_node::Result<Vec<_>>>()?;
         Ok(Self { sim: sim.clone(), plan: plan.clone(), machines, state: Arc::default() })
     }
 
@@ -65,6 +82,32 @@ impl Room {
         &self.machines
     }
 
+    /// The machines of the nodes that belong to the cluster now.
+    pub fn present(&self) -> impl Iterator<Item = &Machine> {
+        self.machines.iter().filter(|machine| self.is_present(machine))
+    }
+
+    fn is_present(&self, machine: &Machine) -> bool {
+        machine.host() != GUEST || self.state.lock().has_guest
+    }
+
+    /// The guest comes.
+    pub fn admit(&self) {
+        if let Some(machine) = self.machines.iter().find(|machine| machine.host() == GUEST) {
+            self.state.lock().has_guest = true;
+            machine.boot();
+        }
+    }
+
+    /// The guest goes, for good.
+    pub async fn dismiss(&self) {
+        if let Some(machine) = self.machines.iter().find(|machine| machine.host() == GUEST) {
+            self.state.lock().has_guest = false; // nobody starts it again
+            machine.stop_in_order(STOP_MAX).await;
+            machine.stop(false);
+        }
+    }
+
     /// What was injected how often.
     pub fn injected(&self) -> BTreeMap<&'static str, u64> {
         self.state.lock().injected.clone()
@@ -72,7 +115,7 @@ impl Room {
 
     /// Starts every machine.
     pub fn boot(&self) {
-        for (machine, skew_ms) in self.machines.iter().zip(self.plan.skews_ms) {
+        for (machine, skew_ms) in self.present().zip(self.plan.skews_ms) {
             machine.skew_clock(skew_ms);
             machine.boot();
         }
@@ -87,20 +130,18 @@ impl Room {
             Fault::Crash(who) => self.away(self.find(who), away, false),
             Fault::PowerLoss(who) => self.away(self.find(who), away, true),
             Fault::Wipe(who) => {
-                let machine = self.find(who);
-                match config(machine.host(), &self.plan, self.others(machine.host())) {
-                    Ok(config) => machine.wipe(config),
-                    Err(error) => panic!("the world's config: {error}"),
-                }
+                let machine = self.find_host(who);
+                self.wipe(machine);
                 self.away(machine, away, false);
             }
+            Fault::Rot(who, power) => self.rot(who, power, away).await,
             Fault::AllLosePower => {
-                self.machines.iter().for_each(|machine| self.away(machine, away, true));
+                self.present().for_each(|machine| self.away(machine, away, true));
             }
             Fault::SlowThenDark(max, until) => {
-                self.machines.iter().for_each(|machine| machine.slow(max));
+                self.present().for_each(|machine| machine.slow(max));
                 self.sim.env_of(Owner::WORLD).sleep(until).await;
-                self.machines.iter().for_each(|machine| self.away(machine, away, true));
+                self.present().for_each(|machine| self.away(machine, away, true));
             }
             Fault::DieInside(who, calls, power) => {
                 let machine = self.find(who);
@@ -174,8 +215,14 @@ impl Room {
             self.sim.env_of(Owner::WORLD).sleep(LOOK).await;
         }
         self.sim.mend();
-        let sick = std::mem::take(&mut self.state.lock().sick);
-        for machine in &self.machines {
+        let (sick, rotten) = {
+            let mut state = self.state.lock();
+            (std::mem::take(&mut state.sick), std::mem::take(&mut state.rotten))
+        };
+        for machine in self.present() {
+            if rotten.contains(&machine.host()) {
+                self.wipe(machine);
+            }
             machine.disk().set_faults(Faults::default());
             machine.slow(HEALTHY_DISK);
             if let Some(owner) = machine.owner() {
@@ -190,14 +237,59 @@ impl Room {
         }
     }
 
+    /// Only one replica may have lost what it promised to keep: so all run and are in sync when its bits are flipped, and no other node
+    /// fails before it is out of the in-sync sets, and may not lead with what is left of its log.
+    async fn rot(&self, who: Who, power: bool, away: Duration) {
+        let all_run = || self.present().all(|machine| machine.broker().is_some());
+        let in_sync = |image: &Image| of_topic(image).all(|p| p.isr.len() == p.replicas.len());
+        if !self.looks_so(|image| all_run() && in_sync(image)).await {
+            return;
+        }
+        let machine = self.find_host(who);
+        let node = NodeId(i32::from(machine.host()));
+        machine.stop(power);
+        machine.rot(1 + self.sim.below(ROTTEN_MAX), |path| {
+            path.starts_with(&format!("/data/{TOPIC}-")) && path.ends_with(".log")
+        });
+        self.state.lock().rotten.insert(machine.host());
+        self.away(machine, away, power);
+        if !self.looks_so(|image| of_topic(image).all(|p| !p.isr.contains(&node))).await {
+            self.wipe(machine);
+            self.away(machine, away, false);
+        }
+    }
+
+    /// Waits until what those that run know of the cluster is as `holds` says, for a while.
+    async fn looks_so(&self, holds: impl Fn(&Image) -> bool) -> bool {
+        let env = self.sim.env_of(Owner::WORLD);
+        let end = env.elapsed() + SETTLED_MAX;
+        while env.elapsed() < end {
+            let known = self.present().filter_map(Machine::broker).map(|broker| broker.image());
+            let newest = known.max_by_key(|image| image.end());
+            if newest.is_some_and(|image| holds(&image)) {
+                return true;
+            }
+            env.sleep(LOOK).await;
+        }
+        false
+    }
+
+    /// The node loses power and disk; with its next one it joins as any new node does.
+    fn wipe(&self, machine: &Machine) {
+        match config(machine.host(), &self.plan, self.others(machine.host())) {
+            Ok(config) => machine.wipe(config),
+            Err(error) => panic!("the world's config: {error}"),
+        }
+    }
+
     /// Stops a node and has it come back.
     fn away(&self, machine: &Machine, away: Duration, power: bool) {
         machine.stop(power);
         self.state.lock().sick.remove(&machine.host());
-        let (sim, machine) = (self.sim.clone(), machine.clone());
+        let (room, machine) = (self.clone(), machine.clone());
         self.beside(async move {
-            sim.env_of(Owner::WORLD).sleep(away).await;
-            if machine.owner().is_none() {
+            room.sim.env_of(Owner::WORLD).sleep(away).await;
+            if machine.owner().is_none() && room.is_present(&machine) {
                 machine.boot();
             }
         });
@@ -214,7 +306,14 @@ impl Room {
     }
 
     fn others(&self, victim: u16) -> impl Iterator<Item = u16> {
-        (1..=NODES).filter(move |number| *number != victim)
+        let present: Vec<u16> = self.present().map(Machine::host).collect();
+        present.into_iter().filter(move |number| *number != victim)
+    }
+
+    /// As [`Room::find`], but never the guest: with a new disk it would need to be given a vote again.
+    fn find_host(&self, who: Who) -> &Machine {
+        let found = self.find(who);
+        if found.host() == GUEST { &self.machines[0] } else { found }
     }
 
     fn find(&self, who: Who) -> &Machine {
@@ -228,11 +327,15 @@ impl Room {
                 }),
             })
         };
-        self.machines.iter().find(is).unwrap_or_else(any)
+        self.present().find(is).unwrap_or_else(any)
     }
 }
 
-fn host(number: u16) -> String {
+fn of_topic(image: &Image) -> impl Iterator<Item = &Partition> {
+    image.topic(TOPIC).into_iter().flat_map(|topic| topic.partitions.iter().map(|partition| &**partition))
+}
+
+pub(super) fn host(number: u16) -> String {
     format!("host-{number}")
 }
 
@@ -247,15 +350,15 @@ fn config(
     let host = host(number);
     let (roles, controllers) = match plan.observed && number == NODES {
         true => ("broker", String::new()),
-        false => ("broker,controller", format!(",CONTROLLER://{host}:{CONTROLLERS}")),
+        false => ("broker,controller", format!(",{CONTROLLER}://{host}:{CONTROLLERS}")),
     };
     for (key, value) in [
         ("node.id", number.to_string()),
         ("process.roles", roles.to_owned()),
         ("listeners", format!("PLAINTEXT://{host}:{CLIENTS}{controllers}")),
-        ("controller.listener.names", "CONTROLLER".to_owned()),
+        ("controller.listener.names", CONTROLLER.to_owned()),
         ("controller.quorum.bootstrap.servers", known.join(",")),
-        ("controller.quorum.auto.join.enable", "true".to_owned()),
+        ("controller.quorum.auto.join.enable", (number != GUEST).to_string()),
         ("broker.session.timeout.ms", plan.session_ms.to_string()),
         ("broker.heartbeat.interval.ms", (plan.session_ms / 5).to_string()),
         ("leader.imbalance.check.interval.seconds", plan.leaders_s.to_string()),

@@ -3,7 +3,8 @@
 //! Rules, each broken one a line of text:
 //! 1. In one leader epoch of a partition at most one life of one node leads.
 //! 2. Every member of the newest committed in-sync set has, on its platter, everything below the highest mark that was ever
-//!    seen of the partition. A member whose disk was lost is one until it has registered with its new one.
+//!    seen of the partition. A member whose disk was lost is one until it has registered with its new one; of one on whose disk bits
+//!    were flipped this is not asked.
 //! 3. At the end all replicas hold the same bytes, from the latest of their starts to the mark.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use millstream_broker::ReplicaView;
 use millstream_machine::metadata::Image;
-use millstream_record::{Batches, LeaderEpoch, NodeId, TopicId, TopicPartition, Uuid};
+use millstream_record::{Batches, LeaderEpoch, NodeId, TopicId, TopicPartition};
 
 use crate::executor::Owner;
 use crate::machine::Machine;
@@ -81,7 +82,8 @@ impl Watch {
                         continue;
                     };
                     let registered = image.broker(*member).map_or(&[][..], |broker| &broker.directories);
-                    if !is_on(machine, registered) {
+                    if machine.is_rotten() || machine.directory().is_none_or(|one| !registered.contains(&one))
+                    {
                         continue;
                     }
                     let end = end_of(&read(machine, &at, true));
@@ -143,17 +145,6 @@ impl Watch {
     pub fn epochs(&self) -> u64 {
         self.leaders.len() as u64
     }
-}
-
-/// Whether one of these directories is on the machine's disk.
-fn is_on(machine: &Machine, directories: &[Uuid]) -> bool {
-    let files = machine.disk().files(&PathBuf::from("/data"), false);
-    let Some(properties) = files.get("meta.properties").map(|bytes| String::from_utf8_lossy(bytes)) else {
-        return false;
-    };
-    directories
-        .iter()
-        .any(|directory| properties.lines().any(|line| line == format!("directory.id={directory}")))
 }
 
 /// One batch on a disk.
