@@ -33,6 +33,7 @@ from proxy import Proxies
 
 TOPIC, TRANSACTIONS = TOPICS = ("faults", "fault-transactions")
 PAUSE_MAX_S = 12
+LONG_S = 15
 LEFT_MIB = 64
 
 
@@ -252,8 +253,11 @@ def say(words):
 
 
 def in_sync(cluster):
+    begun = time.monotonic()
     for topic in TOPICS:
         cluster.until_in_sync(topic)
+    if (seconds := time.monotonic() - begun) > LONG_S:
+        say(f"     in sync after {seconds:.0f} s")
 
 
 def run(cluster, load, faults, args):

@@ -162,6 +162,12 @@ impl Broker {
                     groups.forget_topics(topics);
                 }
             });
+            let metadata = Arc::downgrade(&shared.metadata);
+            shared.partitions.on_failure(move |offline| {
+                if let Some(metadata) = metadata.upgrade() {
+                    metadata.went_offline(offline);
+                }
+            });
             shared.groups.refresh();
             shared.transactions.refresh();
             copying.begin(copying_premises(&shared, &tasks, dial));
@@ -204,9 +210,9 @@ impl Broker {
         .boxed()
     }
 
-    /// Completes, with the reason, when this broker cannot follow the cluster's metadata any more: it then serves nobody until it is
-    /// started again.
-    pub async fn lost(&self) -> String {
+    /// Completes when this broker cannot go on, with the reason: its log directory has failed, or it cannot follow the cluster's
+    /// metadata any more. It then serves nobody until it is started again.
+    pub async fn lost(&self) -> BrokerError {
         self.shared.metadata.lost().await
     }
 

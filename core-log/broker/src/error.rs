@@ -13,6 +13,12 @@ pub enum BrokerError {
     /// Work on the broker's own threads was lost, because they are shutting down or because of a panic.
     #[error(transparent)]
     JobLost(#[from] millstream_env::JobLost),
+    /// The cluster's metadata cannot be followed any more.
+    #[error("{why}")]
+    Lost {
+        /// What the metadata log said.
+        why: String,
+    },
     /// What the metadata log says does not fit what was asked for at start.
     #[error("{what}; {mend}")]
     Refused {

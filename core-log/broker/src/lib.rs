@@ -37,7 +37,7 @@
 //! - Locks are short, and none is held across an fsync, a socket or a cold read. They nest in one direction only: coordinator,
 //!   partition. Effects run after the last one is released.
 //! - Nobody reads, and no `acks=all` is told, what a power cut could take back.
-//! - A failed fsync takes the log directory offline, and is never tried again.
+//! - A failed fsync or append takes the log directory offline, and is never tried again: others lead, and the node ends.
 //! - An idle partition has no task, no timer and no open file; one timer task serves whoever has a deadline.
 //! - Everything that waits is bounded: produces by the replica machine, fetches by `MAX_PARKED_FETCHES`, files by `OPEN_FILES`.
 //!

@@ -104,7 +104,17 @@ impl Partitions {
 
     /// Whether the disk has failed: nothing here is written or led any more until the node starts again.
     pub(crate) fn is_offline(&self) -> bool {
-        self.files.check_online().is_err()
+        self.check_online().is_err()
+    }
+
+    /// The failure of the disk, where it has failed.
+    pub(crate) fn check_online(&self) -> Result<(), StorageError> {
+        self.files.check_online()
+    }
+
+    /// Has `tell` called when the disk fails. It must not block.
+    pub(crate) fn on_failure(&self, tell: impl Fn(&StorageError) + Send + Sync + 'static) {
+        self.files.on_failure(tell);
     }
 
     /// Where leaders put the in-sync sets that they want.

@@ -30,6 +30,14 @@ pub enum NodeError {
         /// What the metadata log said.
         why: String,
     },
+    /// The log directory has failed: a full disk, or a broken one. What was acknowledged is on it, or on the in-sync set.
+    #[error("node {node}: {why}\nfree space on that disk, or mend or replace it; then start the node again")]
+    Offline {
+        /// Which node.
+        node: NodeId,
+        /// What failed first.
+        why: millstream_storage::StorageError,
+    },
     /// The operating system refused a thread.
     #[error("cannot start the node's threads: {0}")]
     Threads(io::Error),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::future::BoxFuture;
-use millstream_broker::Broker;
+use millstream_broker::{Broker, BrokerError};
 use millstream_env::{Env, Listener, TaskGroup};
 use millstream_net::{TcpDial, serve as serve_connections};
 use millstream_protocol::{Dial, Endpoint, Service};
@@ -95,12 +95,16 @@ impl Node {
         &self.broker
     }
 
-    /// Completes when the node cannot go on, though nobody asked it to stop, with the reason: a node that cannot follow the cluster's
-    /// metadata serves nobody. End the process then; [`Node::shutdown`] would wait for what will not come.
+    /// Completes when the node cannot go on, though nobody asked it to stop, with the reason: its disk has failed, of which the cluster
+    /// then knows if it could be told, or it cannot follow the cluster's metadata. It serves nobody. End the process then;
+    /// [`Node::shutdown`] would wait for what will not come.
     pub fn failed(&self) -> BoxFuture<'_, NodeError> {
         async move {
-            let why = self.broker.lost().await;
-            NodeError::Lost { node: self.broker.config().node_id, why }
+            let node = self.broker.config().node_id;
+            match self.broker.lost().await {
+                BrokerError::Storage(why) => NodeError::Offline { node, why },
+                other => NodeError::Lost { node, why: other.to_string() },
+            }
         }
         .boxed()
     }

@@ -136,6 +136,11 @@ impl SimDisk {
         self.inner.lock().faults = faults;
     }
 
+    /// Bytes of all files together.
+    pub fn used(&self) -> u64 {
+        self.inner.lock().used()
+    }
+
     /// What was injected so far.
     pub fn injected(&self) -> Injected {
         self.inner.lock().injected

@@ -289,10 +289,12 @@ impl Machine {
         self.until_within(patience, move || me.clean_stops() > before).await;
     }
 
-    /// Has the disk be full, and waits until a write found that.
+    /// Has the disk be full but for some bytes, into which small batches may fit, and waits until a write found no room.
     pub async fn fill_disk(&self) {
         let before = self.disk.injected().full;
-        self.disk.set_faults(Faults { capacity: 1, ..Faults::default() });
+        let used = self.disk.used();
+        let left = used % 2048; // as good as any draw
+        self.disk.set_faults(Faults { capacity: used + left, ..Faults::default() });
         let disk = self.disk.clone();
         self.until(move || disk.injected().full > before).await;
     }

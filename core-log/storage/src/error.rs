@@ -141,7 +141,7 @@ pub enum StorageError {
         /// The disk's words.
         source: io::Error,
     },
-    /// A call to the disk failed in a way that leaves unknown what is on it, such as an fsync. The whole log directory is
+    /// A call to the disk failed that is not tried again, such as an append or an fsync. The whole log directory is
     /// offline from here on; a restart recovers what is really there.
     #[error("the log directory is offline after {path}: {message}", path = path.display())]
     Offline {

@@ -22,7 +22,12 @@ pub struct OpenFiles {
     open: Mutex<VecDeque<Weak<LazyFile>>>,
     /// What failed first, in a way that leaves unknown what is on the disk.
     failed: OnceLock<(PathBuf, String)>,
+    /// Who is told of that.
+    on_failure: OnceLock<OnFailure>,
 }
+
+/// Told once, by whoever met the failure and maybe under a log's lock: it must neither block nor use the directory.
+type OnFailure = Box<dyn Fn(&StorageError) + Send + Sync>;
 
 impl OpenFiles {
     /// Keeps at most `capacity` files of `disk` open.
@@ -32,6 +37,7 @@ impl OpenFiles {
             capacity: capacity.max(1),
             open: Mutex::new(VecDeque::new()),
             failed: OnceLock::new(),
+            on_failure: OnceLock::new(),
         })
     }
 
@@ -51,8 +57,31 @@ impl OpenFiles {
 
     /// Takes the directory offline: after `error` at `path` nobody knows what the disk holds. Gives the error to report.
     pub fn fail(&self, path: &Path, error: &io::Error) -> StorageError {
-        let (path, message) = self.failed.get_or_init(|| (path.to_owned(), error.to_string()));
-        StorageError::Offline { path: path.clone(), message: message.clone() }
+        let is_first = self.failed.set((path.to_owned(), error.to_string())).is_ok();
+        let offline = self.check_online().err();
+        let offline =
+            offline.unwrap_or(StorageError::Offline { path: path.to_owned(), message: error.to_string() });
+        if let Some(tell) = self.on_failure.get().filter(|_| is_first) {
+            tell(&offline);
+        }
+        offline
+    }
+
+    /// Takes the directory offline after a call to the disk failed; other errors stay as they are.
+    pub(crate) fn fail_with(&self, error: StorageError) -> StorageError {
+        match error {
+            StorageError::Io { path, source } => self.fail(&path, &source),
+            other => other,
+        }
+    }
+
+    /// Has `tell` called when the directory goes offline, once: at once if it is. It must neither block nor use the directory.
+    pub fn on_failure(&self, tell: impl Fn(&StorageError) + Send + Sync + 'static) {
+        if self.on_failure.set(Box::new(tell)).is_ok()
+            && let (Err(offline), Some(tell)) = (self.check_online(), self.on_failure.get())
+        {
+            tell(&offline);
+        }
     }
 
     /// Whether the directory can be used.

@@ -30,7 +30,7 @@
 //! - A batch whose CRC is wrong is never handed out: each is checked on every read.
 //! - What is derived (indexes, producer snapshots, epoch checkpoint) is never ahead of the log on disk, and is not believed where
 //!   the log says otherwise.
-//! - A failed sync is never tried again: the log directory goes offline ([`StorageError::Offline`]).
+//! - A failed sync or append is never tried again: the log directory goes offline ([`StorageError::Offline`]).
 //! - Files are never recycled: a stale batch behind a torn tail could carry a valid CRC and the next offset.
 //! - A log that nobody uses holds no open file, no timer and no buffer.
 //!

@@ -201,8 +201,9 @@ impl Log {
     /// the checks that come before.
     ///
     /// # Errors
-    /// Any of the first group of [`StorageError`] when the batches may not be appended; [`StorageError::Io`] when the disk
-    /// refused and the log is as before; [`StorageError::Offline`] when it may not be.
+    /// Any of the first group of [`StorageError`] when the batches may not be appended; [`StorageError::Offline`] when the disk did
+    /// not take them. One that is full takes the directory offline too, as in Kafka: a smaller batch might fit where its producer's
+    /// one before did not, and would leave a gap that no retry fills.
     pub fn append(&mut self, batches: &[u8], origin: AppendOrigin, now: Millis) -> Result<AppendInfo> {
         self.files.check_online()?;
         let incoming = append::parse(batches)?;
@@ -232,11 +233,8 @@ impl Log {
         };
         let (base_offset, last_offset) = (first.header.base_offset, last.header.last_offset());
         let newest = stamped.iter().map(|batch| batch.header.max_timestamp).max().unwrap_or(Millis::NONE);
-        if self.active().must_roll(size, last_offset, newest, now, &self.config) {
-            self.roll(last_offset, now)?;
-        }
-        self.active_mut().make_room()?;
-        self.write(&stamped, size)?;
+        let written = self.write(&stamped, size, now, (last_offset, newest));
+        written.map_err(|error| self.files.fail_with(error))?;
         self.take_up(&stamped);
         Ok(AppendInfo {
             base_offset,
@@ -265,9 +263,19 @@ impl Log {
         Ok(())
     }
 
-    /// Writes behind the last batch. A write that failed half way is cut off again, since a whole batch of it might otherwise
-    /// come back to life behind a shorter one.
-    fn write(&mut self, stamped: &[Stamped<'_>], size: u64) -> Result<()> {
+    /// Writes behind the last batch, in a new segment if it is time for one. A write that failed half way is cut off again, since
+    /// whole batches of it, which were refused, might otherwise come to life with the next start.
+    fn write(
+        &mut self,
+        stamped: &[Stamped<'_>],
+        size: u64,
+        now: Millis,
+        (last_offset, newest): (Offset, Millis),
+    ) -> Result<()> {
+        if self.active().must_roll(size, last_offset, newest, now, &self.config) {
+            self.roll(last_offset, now)?;
+        }
+        self.active_mut().make_room()?;
         let active = self.active();
         let handle = active.log.handle(OpenMode::Create).map_err(active.io())?;
         let mut parts = Vec::with_capacity(2 * stamped.len());
@@ -276,10 +284,8 @@ impl Log {
             parts.push(IoSlice::new(bytes.get(HEADER_BYTES..).unwrap_or_default()));
         }
         if let Err(error) = handle.write_at(&parts, active.bytes) {
-            return match handle.truncate(active.bytes) {
-                Ok(()) => Err(active.io()(error)),
-                Err(_) => Err(self.files.fail(&active.log.path(), &error)),
-            };
+            let _ = handle.truncate(active.bytes); // the directory goes offline either way
+            return Err(active.io()(error));
         }
         let file = Arc::clone(&active.log);
         self.flush.mark(&file, handle);
@@ -331,7 +337,10 @@ impl Log {
     /// As for [`Log::append`].
     pub fn roll_now(&mut self, now: Millis) -> Result<()> {
         self.files.check_online()?;
-        if self.active().bytes > 0 { self.roll(self.end, now) } else { Ok(()) }
+        if self.active().bytes == 0 {
+            return Ok(());
+        }
+        self.roll(self.end, now).map_err(|error| self.files.fail_with(error))
     }
 
     /// Notes the log end and what must be synced so that all below it is durable; `None` when it is already, or when a job is

@@ -88,6 +88,14 @@ impl Door {
         Client::new(self.env.clone(), Arc::clone(&self.dial), config)
     }
 
+    /// Completes when the log in this process cannot go on, with the reason; never for a cluster.
+    pub(crate) async fn failed(&self) -> anyhow::Error {
+        match &self.embedded {
+            Some(embedded) => embedded.node().failed().await.into(),
+            None => std::future::pending().await,
+        }
+    }
+
     /// Closes it cleanly.
     pub(crate) async fn close(self) -> Result<()> {
         match self.embedded {

@@ -172,10 +172,14 @@ impl Metadata {
                 ..BrokerHeartbeatRequest::default()
             };
             let sent = monotonic(&self.env);
+            let says_offline = !request.offline_log_dirs.is_empty();
             let wait = match self.ask(request).await {
                 Ok(answer) if answer.error_code == ErrorCode::StaleBrokerEpoch.code() => return,
                 Ok(answer) => {
                     self.lease.renew(sent);
+                    if says_offline && !self.offline_is_known.swap(true, Ordering::SeqCst) {
+                        self.moved.notify_waiters();
+                    }
                     self.heard(&answer, interval)
                 }
                 Err(refusal) => {

@@ -37,6 +37,7 @@ use millstream_protocol::messages::{
 };
 use millstream_protocol::{ApiKey, ErrorCode, Rpc};
 use millstream_record::{Offset, Uuid};
+use millstream_storage::StorageError;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -56,6 +57,8 @@ const BATCHES_PER_READ: usize = 1024;
 const COMMIT_PATIENCE: Duration = Duration::from_secs(10);
 /// How long this node may take to apply what is committed.
 const APPLY_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a node whose disk has failed tries to tell a controller before it gives up; heartbeats that stay out tell it too.
+const OFFLINE_PATIENCE: Duration = Duration::from_secs(2);
 /// How long somebody looks for an active controller.
 const CONTROLLER_PATIENCE: Duration = Duration::from_secs(15);
 /// How long a controller may take to answer.
@@ -93,6 +96,8 @@ pub(crate) struct Metadata {
     moved: Notify,
     /// Why this node cannot follow the cluster any more.
     lost: Mutex<Option<String>>,
+    /// A controller has answered to a heartbeat that said that the disk has failed.
+    offline_is_known: AtomicBool,
     /// The image has this life of this broker: everything before is older, and may be much older.
     caught_up: AtomicBool,
     /// For how long nobody can have taken this broker's place.
@@ -144,6 +149,7 @@ impl Metadata {
             membership: Default::default(),
             moved: Notify::new(),
             lost: Mutex::default(),
+            offline_is_known: AtomicBool::new(false),
             caught_up: AtomicBool::new(config.quorum.is_none()),
             lease: Arc::new(match log_is_alone {
                 true => Lease::unbounded(),
@@ -285,15 +291,39 @@ impl Metadata {
         }
     }
 
-    /// Waits until this node cannot follow the metadata any more; gives the reason.
-    pub(crate) async fn lost(&self) -> String {
+    /// Waits until this node cannot go on: its disk has failed, and the controller knows if it can be told; or it cannot follow the
+    /// metadata any more. Gives the reason.
+    pub(crate) async fn lost(&self) -> BrokerError {
         loop {
             let moved = self.moved.notified();
+            if let Err(offline) = self.partitions.check_online() {
+                // In vain on a node whose controller cannot be reached; it then finds out when no heartbeat comes.
+                let _ = self.env.timeout(OFFLINE_PATIENCE, self.offline_told()).await;
+                return offline.into();
+            }
             if let Some(why) = self.lost.lock().clone() {
-                return why;
+                return BrokerError::Lost { why };
             }
             moved.await;
         }
+    }
+
+    async fn offline_told(&self) {
+        let has_whom_to_tell = self.config.quorum.as_ref().is_some_and(|quorum| quorum.is_broker);
+        loop {
+            let moved = self.moved.notified();
+            if !has_whom_to_tell || self.offline_is_known.load(Ordering::SeqCst) {
+                return;
+            }
+            moved.await;
+        }
+    }
+
+    /// The disk has failed: whoever waits for that is told, and the controller with a heartbeat at once.
+    pub(crate) fn went_offline(&self, offline: &StorageError) {
+        tracing::error!(%offline, "nothing is written or led here until the node starts again");
+        self.hurry.notify_one();
+        self.moved.notify_waiters();
     }
 
     /// Makes this node's presence a fact, where it is the cluster: the first records of a new cluster, and this incarnation of

@@ -12,9 +12,11 @@ use millstream_client::{
 use millstream_env::{Env, HostRuntime};
 use millstream_machine::partition_for;
 use millstream_net::TcpDial;
-use millstream_node::{Node, NodeConfig, serve};
+use millstream_node::{Node, NodeConfig, NodeError};
 use millstream_protocol::{Endpoint, Rpc};
 use millstream_record::{NodeId, TopicPartition};
+use millstream_storage::disk::{Fault, Op};
+use millstream_storage::{FaultyDisk, RealDisk};
 use tempfile::TempDir;
 
 /// How long anything may take that must happen.
@@ -28,6 +30,7 @@ pub(crate) const PARTITIONS: i32 = 3;
 struct Place {
     id: i32,
     dir: TempDir,
+    disk: FaultyDisk,
     clients: u16,
     controllers: u16,
     life: Option<(tokio::runtime::Runtime, Node)>,
@@ -36,7 +39,8 @@ struct Place {
 impl Place {
     fn new(id: i32) -> Self {
         let port = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Self { id, dir: TempDir::new().unwrap(), clients: port(), controllers: port(), life: None }
+        let disk = FaultyDisk::new(Arc::new(RealDisk));
+        Self { id, dir: TempDir::new().unwrap(), disk, clients: port(), controllers: port(), life: None }
     }
 
     fn config(&self, bootstrap: u16) -> NodeConfig {
@@ -69,7 +73,7 @@ impl Place {
     fn start(&mut self, bootstrap: u16) {
         let (runtime, env) = HostRuntime::start("node", 2).unwrap();
         let config = self.config(bootstrap);
-        let node = runtime.block_on(serve(env, config)).unwrap();
+        let node = runtime.block_on(Node::start(env, Arc::new(self.disk.clone()), config)).unwrap();
         self.life = Some((runtime, node));
     }
 
@@ -149,6 +153,21 @@ impl Cluster {
         std::thread::scope(|scope| scope.spawn(|| work(place)).join().unwrap());
     }
 
+    /// The next write of `node` to a file whose path ends in `suffix` finds the disk full.
+    pub(crate) fn fill_disk(&self, node: NodeId, suffix: &str) {
+        self.place(node).disk.arm(Op::Write, suffix, 0, Fault::Full);
+    }
+
+    /// Waits until `node` says that it cannot go on.
+    pub(crate) async fn failure(&self, node: NodeId) -> NodeError {
+        let (_, running) = self.place(node).life.as_ref().expect("it runs");
+        self.env.timeout(PATIENCE, running.failed()).await.expect("it fails")
+    }
+
+    fn place(&self, node: NodeId) -> &Place {
+        self.places.iter().find(|place| place.id == node.0).unwrap()
+    }
+
     pub(crate) async fn until<F: Future<Output = bool>>(&self, what: &str, mut holds: impl FnMut() -> F) {
         let end = self.env.elapsed() + PATIENCE;
         while !holds().await {
@@ -180,7 +199,7 @@ impl Cluster {
 
     /// Asks one node directly.
     pub(crate) async fn ask<R: Rpc>(&self, node: NodeId, request: R) -> R::Response {
-        let place = self.places.iter().find(|place| place.id == node.0).unwrap();
+        let place = self.place(node);
         self.links.call(&Endpoint::new("127.0.0.1", place.clients), request).await.unwrap()
     }
 

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
+use futures::future::{Either, select};
 use millstream_env::Env;
 
 use crate::door::Door;
@@ -68,7 +69,13 @@ pub(crate) async fn execute(args: Args, env: Env) -> Result<ExitCode> {
     let (door, data) = args.open(&env, &plan.name, plan.bootstrap.as_deref()).await?;
     let known = crate::run::known_tables(&door, &plan).await?;
     let plan = if known.is_empty() { plan } else { args.file.plan(&env, &known).await? };
-    let outcome = Runner::new(&door, plan, &data).run().await;
+    let outcome = {
+        let running = Box::pin(Runner::new(&door, plan, &data).run());
+        match select(running, Box::pin(door.failed())).await {
+            Either::Left((outcome, _)) => outcome,
+            Either::Right((why, _)) => return Err(why), // it cannot be closed either
+        }
+    };
     let closed = door.close().await;
     let report = outcome?;
     closed?;
