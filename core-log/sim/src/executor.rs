@@ -66,6 +66,10 @@ struct Core {
     hosts: BTreeMap<Owner, Host>,
     trace: Trace,
     steps: u64,
+    /// [`Core::steps`] when time moved last.
+    steps_before_now: u64,
+    /// Whose task was polled last.
+    polled: &'static str,
 }
 
 #[derive(Default)]
@@ -100,12 +104,14 @@ pub enum Stuck {
     Deadlock,
     /// The bound in virtual time was reached.
     TimeUp,
-    /// The bound on steps was reached: some task spins without time moving.
-    Spinning,
+    /// The bound on steps was reached, or that on steps while time stands still; this task was polled last.
+    Spinning(&'static str),
 }
 
 /// Steps after which a run counts as spinning.
 const STEP_MAX: u64 = 50_000_000;
+/// The same for steps while time stands still.
+const STEP_MAX_AT_ONCE: u64 = 1_000_000;
 
 impl Sim {
     /// A world whose every choice comes from `seed`. `print` writes the trace to standard error.
@@ -123,6 +129,8 @@ impl Sim {
             hosts: BTreeMap::new(),
             trace: Trace::new(print),
             steps: 0,
+            steps_before_now: 0,
+            polled: "",
         };
         Self { core: Arc::new(Mutex::new(core)), ready: Arc::default(), network: Network::default() }
     }
@@ -275,6 +283,10 @@ impl Sim {
                 return Ok(value);
             }
             if self.poll_one() {
+                let core = self.core.lock();
+                if core.steps - core.steps_before_now > STEP_MAX_AT_ONCE {
+                    return Err(Stuck::Spinning(core.polled));
+                }
                 continue;
             }
             match self.advance(end_ns) {
@@ -345,6 +357,7 @@ impl Sim {
             let Some(future) = slot.future.take() else { continue };
             let waker = slot.waker.clone();
             core.steps += 1;
+            core.polled = name;
             core.note(name, id);
             break (id, future, waker);
         };
@@ -369,7 +382,7 @@ impl Sim {
         let event = {
             let mut core = self.core.lock();
             if core.steps > STEP_MAX {
-                return Err(Stuck::Spinning);
+                return Err(Stuck::Spinning(core.polled));
             }
             let Some(((at_ns, seq), event)) = core.events.pop_first() else { return Err(Stuck::Deadlock) };
             if at_ns > end_ns {
@@ -377,6 +390,7 @@ impl Sim {
                 return Err(Stuck::TimeUp);
             }
             core.now_ns = core.now_ns.max(at_ns);
+            core.steps_before_now = core.steps;
             event
         };
         match event {
@@ -487,6 +501,24 @@ impl Future for Sleep {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_task_that_spins_while_time_stands_still_is_named() {
+        let sim = Sim::new(1, false);
+        let (_, env) = sim.process();
+        let spinning = env.group();
+        let outcome = sim.run(Duration::from_secs(1), async move {
+            spinning.spawn("spinner", async {
+                std::future::poll_fn::<(), _>(|cx| {
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                })
+                .await;
+            });
+            env.sleep(Duration::from_millis(1)).await;
+        });
+        assert_eq!(outcome, Err(Stuck::Spinning("spinner")));
+    }
 
     fn busy(seed: u64) -> (u64, Duration, Vec<u64>) {
         let sim = Sim::new(seed, false);

@@ -241,7 +241,7 @@ impl QuorumWorld {
         let failures = match sim.run(WORLD_MAX, main) {
             Ok(Ok(())) => Vec::new(),
             Ok(Err(broken)) => vec![broken],
-            Err(stuck @ (Stuck::Deadlock | Stuck::TimeUp | Stuck::Spinning)) => {
+            Err(stuck @ (Stuck::Deadlock | Stuck::TimeUp | Stuck::Spinning(_))) => {
                 vec![format!("stuck: {stuck:?}")]
             }
         };
