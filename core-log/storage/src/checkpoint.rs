@@ -8,7 +8,7 @@ use millstream_record::{Offset, TopicPartition};
 use crate::disk::{self, Disk};
 use crate::error::{Result, StorageError};
 
-const VERSION: &str = "0";
+const VERSION: i64 = 0;
 
 /// The text of a checkpoint file with `lines`.
 pub(crate) fn to_text(lines: impl ExactSizeIterator<Item = String>) -> String {
@@ -20,11 +20,20 @@ pub(crate) fn to_text(lines: impl ExactSizeIterator<Item = String>) -> String {
     text
 }
 
+/// Refuses the text of a checkpoint file that a newer build wrote.
+///
+/// # Errors
+/// [`StorageError::NewerFormat`]
+pub(crate) fn refuse_newer(path: &Path, text: &str) -> Result<()> {
+    let version = text.lines().next().and_then(|line| line.parse::<i64>().ok());
+    version.map_or(Ok(()), |version| StorageError::refuse_newer(path, version, VERSION))
+}
+
 /// The lines of a checkpoint file behind its version and count.
 pub(crate) fn lines(text: &str) -> Result<Vec<&str>, String> {
     let mut lines = text.lines();
     let version = lines.next().unwrap_or_default();
-    if version != VERSION {
+    if version.parse() != Ok(VERSION) {
         return Err(format!("version `{version}` where `{VERSION}` was expected"));
     }
     let count: usize =
@@ -47,6 +56,7 @@ pub(crate) fn read_offsets(disk: &dyn Disk, path: &Path) -> Result<Offsets> {
         Err(error) => return Err(StorageError::io(path)(error)),
     };
     let text = String::from_utf8_lossy(&bytes);
+    refuse_newer(path, &text)?;
     let bad = |what: String| StorageError::corrupt(path, 0, format!("not an offset checkpoint: {what}"));
     let mut offsets = Offsets::new();
     for line in lines(&text).map_err(bad)? {

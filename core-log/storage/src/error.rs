@@ -133,6 +133,20 @@ pub enum StorageError {
         /// What is wrong.
         what: String,
     },
+    /// A file is of a format that came after this build. It stays as it is.
+    #[error(
+        "{path} is of format version {found}, and this build reads none above {known}: a newer build wrote it; \
+         start that build again, or restore the directory as it was before the upgrade",
+        path = path.display()
+    )]
+    NewerFormat {
+        /// The file.
+        path: PathBuf,
+        /// The version that it names.
+        found: i64,
+        /// The newest version that is known.
+        known: i64,
+    },
     /// A call to the disk failed; the log is as it was before.
     #[error("{path}: {source}", path = path.display())]
     Io {
@@ -157,6 +171,16 @@ impl StorageError {
     #[must_use]
     pub fn is_fatal(&self) -> bool {
         matches!(self, Self::Offline { .. })
+    }
+
+    /// Refuses the file at `path`, which is of format `found`, where none above `known` is known. Taken for damaged it might be made anew,
+    /// and lose what the newer build keeps in it.
+    ///
+    /// # Errors
+    /// [`StorageError::NewerFormat`].
+    pub fn refuse_newer(path: &Path, found: impl Into<i64>, known: impl Into<i64>) -> Result<()> {
+        let (found, known) = (found.into(), known.into());
+        if found > known { Err(Self::NewerFormat { path: path.to_owned(), found, known }) } else { Ok(()) }
     }
 
     pub(crate) fn io(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {

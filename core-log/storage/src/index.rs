@@ -18,6 +18,8 @@ use crate::producer::AbortedTransaction;
 const TAIL_ENTRIES: usize = 256;
 /// The largest entry of any index.
 const ENTRY_BYTES_MAX: usize = 34;
+/// The version of the entries of aborted transactions; offsets and times have none.
+const ABORTED_VERSION: [u8; 2] = 0i16.to_be_bytes();
 
 /// An entry of an index file. Offsets in files are relative to the segment's base.
 pub(crate) trait Entry: Copy {
@@ -77,13 +79,14 @@ impl Entry for TimeEntry {
 impl Entry for AbortedTransaction {
     const BYTES: usize = ENTRY_BYTES_MAX;
     fn encode(&self, _: Offset, out: &mut Vec<u8>) {
-        out.extend_from_slice(&0i16.to_be_bytes()); // version
+        out.extend_from_slice(&ABORTED_VERSION);
         for number in [self.producer_id.0, self.first_offset.0, self.last_offset.0, self.last_stable_offset.0]
         {
             out.extend_from_slice(&number.to_be_bytes());
         }
     }
     fn decode(bytes: &[u8], _: Offset) -> Option<Self> {
+        bytes.strip_prefix(&ABORTED_VERSION)?;
         let number =
             |at: usize| bytes.get(2 + 8 * at..)?.first_chunk().map(|bytes| i64::from_be_bytes(*bytes));
         Some(Self {
@@ -137,7 +140,10 @@ impl<E: Entry> Index<E> {
         let (raw, _) = raw.split_at_mut(E::BYTES);
         let last = match written.checked_sub(1) {
             Some(at) if handle.read_at(raw, u64::from(at) * E::BYTES as u64)? == E::BYTES => {
-                E::decode(raw, base)
+                match E::decode(raw, base) {
+                    Some(last) => Some(last),
+                    None => return Ok(None), // another version's
+                }
             }
             _ => None,
         };
@@ -243,10 +249,11 @@ impl<E: Entry> Index<E> {
             let mut cut = || {
                 let handle = self.file.handle(OpenMode::Write)?;
                 while let Some(at) = self.written.checked_sub(1) {
-                    if read_entry::<E>(&*handle, at, self.base, Access::Blocking)?
-                        .is_some_and(|entry| keep(&entry))
-                    {
-                        break;
+                    match read_entry::<E>(&*handle, at, self.base, Access::Blocking) {
+                        Ok(Some(entry)) if keep(&entry) => break,
+                        Ok(_) => {}
+                        Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
+                        Err(error) => return Err(error),
                     }
                     self.written = at;
                 }
@@ -292,7 +299,13 @@ fn read_entry<E: Entry>(file: &dyn DiskFile, at: u32, base: Offset, access: Acce
     let mut bytes = [0; ENTRY_BYTES_MAX];
     let (bytes, _) = bytes.split_at_mut(E::BYTES);
     let read = access.read(file, bytes, u64::from(at) * E::BYTES as u64)?;
-    Ok(if read == E::BYTES { E::decode(bytes, base) } else { None })
+    if read < E::BYTES {
+        return Ok(None);
+    }
+    let entry = E::decode(bytes, base);
+    entry.map(Some).ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidData, format!("entry {at} is of another version"))
+    })
 }
 
 /// What an index held when the view was taken.

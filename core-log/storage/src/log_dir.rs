@@ -18,6 +18,7 @@ use crate::retention;
 
 const LOCK_FILE: &str = ".lock";
 const CLEAN_SHUTDOWN_FILE: &str = ".kafka_cleanshutdown";
+const CLEAN_SHUTDOWN_VERSION: i64 = 0;
 const RECOVERY_POINTS_FILE: &str = "recovery-point-offset-checkpoint";
 const LOG_STARTS_FILE: &str = "log-start-offset-checkpoint";
 const HIGH_WATERMARKS_FILE: &str = "replication-offset-checkpoint";
@@ -62,9 +63,12 @@ impl LogDir {
             _ => StorageError::io(&lock_path)(error),
         })?;
         let clean_path = path.join(CLEAN_SHUTDOWN_FILE);
-        let clean = disk::read_file(&*disk, &clean_path).is_ok();
+        let clean = disk::read_file(&*disk, &clean_path).ok();
+        if let Some(version) = clean.as_deref().and_then(clean_shutdown_version) {
+            StorageError::refuse_newer(&clean_path, version, CLEAN_SHUTDOWN_VERSION)?;
+        }
         let dir = Self {
-            clean,
+            clean: clean.is_some(),
             recovery_points: checkpoint::read_offsets(&*disk, &path.join(RECOVERY_POINTS_FILE))?,
             log_starts: checkpoint::read_offsets(&*disk, &path.join(LOG_STARTS_FILE))?,
             high_watermarks: checkpoint::read_offsets(&*disk, &path.join(HIGH_WATERMARKS_FILE))?,
@@ -262,8 +266,8 @@ impl LogDir {
     pub fn mark_clean(&mut self) -> Result<()> {
         self.files.check_online()?;
         let path = self.path.join(CLEAN_SHUTDOWN_FILE);
-        let text = br#"{"version":0,"brokerEpoch":-1}"#;
-        disk::replace_file(&**self.disk(), &path, text).map_err(StorageError::io(&path))
+        let text = format!(r#"{{"version":{CLEAN_SHUTDOWN_VERSION},"brokerEpoch":-1}}"#);
+        disk::replace_file(&**self.disk(), &path, text.as_bytes()).map_err(StorageError::io(&path))
     }
 
     /// Forgets the checkpoints of a deleted partition and takes its directory out of sight, durably; its bytes go with
@@ -323,6 +327,15 @@ fn parse_partition(name: &str) -> Option<TopicPartition> {
     let (topic, index) = name.rsplit_once('-')?;
     let index: i32 = index.parse().ok().filter(|&index| index >= 0)?;
     (!topic.is_empty()).then(|| TopicPartition::new(topic, index))
+}
+
+/// The version that the mark of an orderly end names; Kafka's was empty once.
+fn clean_shutdown_version(text: &[u8]) -> Option<i64> {
+    let text = std::str::from_utf8(text).ok()?;
+    let (_, value) = text.split_once(r#""version""#)?;
+    let digits = value.trim_start().strip_prefix(':')?.trim_start();
+    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+    digits[..end].parse().ok()
 }
 
 /// Makes `path` and its missing parents, each with a durable name: a synced file in a folder whose own name is lost is lost

@@ -11,7 +11,9 @@ use crate::error::{Result, StorageError};
 const META_FILE: &str = "meta.properties";
 const PARTITION_FILE: &str = "partition.metadata";
 /// Version 1 of `meta.properties` is that of KRaft clusters.
-const META_VERSION: &str = "1";
+const META_VERSION: i64 = 1;
+/// The version of `partition.metadata`.
+const PARTITION_VERSION: i64 = 0;
 
 /// Whose a log directory is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +43,9 @@ impl DirIdentity {
         let wrong =
             |key: &str, found: &str| StorageError::corrupt(&path, 0, format!("`{key}={found}` is not valid"));
         let version = value("version")?;
-        if version != META_VERSION {
+        let known = version.parse::<i64>().map_err(|_| wrong("version", version))?;
+        StorageError::refuse_newer(&path, known, META_VERSION)?;
+        if known < META_VERSION {
             return Err(wrong("version", version));
         }
         let (node, directory) = (value("node.id")?, value("directory.id")?);
@@ -71,7 +75,7 @@ pub(crate) fn claim_partition(disk: &dyn Disk, dir: &Path, topic_id: TopicId) ->
         None => {
             disk.create_dir(dir).map_err(StorageError::io(dir))?;
             let path = dir.join(PARTITION_FILE);
-            let text = format!("version: 0\ntopic_id: {topic_id}");
+            let text = format!("version: {PARTITION_VERSION}\ntopic_id: {topic_id}");
             disk::replace_file(disk, &path, text.as_bytes()).map_err(StorageError::io(&path))?;
             dir.parent().map_or(Ok(()), |parent| disk.sync_dir(parent).map_err(StorageError::io(parent)))
         }
@@ -86,6 +90,10 @@ pub(crate) fn partition_topic_id(disk: &dyn Disk, dir: &Path) -> Result<Option<T
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(StorageError::io(&path)(error)),
     };
-    let id = text.lines().find_map(|line| Uuid::parse(line.strip_prefix("topic_id:")?.trim()));
+    let value = |key: &str| text.lines().find_map(|line| Some(line.strip_prefix(key)?.trim()));
+    if let Some(version) = value("version:").and_then(|version| version.parse::<i64>().ok()) {
+        StorageError::refuse_newer(&path, version, PARTITION_VERSION)?;
+    }
+    let id = value("topic_id:").and_then(Uuid::parse);
     id.map(Some).ok_or_else(|| StorageError::corrupt(&path, 0, "no `topic_id` that can be read"))
 }

@@ -22,7 +22,7 @@ use crate::producer::ProducerStates;
 use crate::retention;
 use crate::scan::Found;
 use crate::segment::Segment;
-use crate::{meta, snapshot};
+use crate::{checkpoint, meta, snapshot};
 
 /// How the process that wrote the log ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -221,7 +221,7 @@ impl Recovery {
         Ok(())
     }
 
-    /// Reads the epoch file. A missing or broken one is made anew from the batches.
+    /// Reads the epoch file. A missing or broken one is made anew from the batches; one of a newer build is not.
     fn load_epochs(&mut self) -> Result<()> {
         let path = self.log.dir.join(EPOCHS_FILE);
         let bytes = match disk::read_file(&**self.log.files.disk(), &path) {
@@ -229,7 +229,9 @@ impl Recovery {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(StorageError::io(&path)(error)),
         };
-        match LeaderEpochs::parse(&String::from_utf8_lossy(&bytes)) {
+        let text = String::from_utf8_lossy(&bytes);
+        checkpoint::refuse_newer(&path, &text)?;
+        match LeaderEpochs::parse(&text) {
             Ok(epochs) => self.log.epochs = epochs,
             Err(_) => self.scan_at_latest = 0,
         }
@@ -317,6 +319,7 @@ impl Recovery {
             }
             let path = Kind::Snapshot.path(&log.dir, offset);
             let bytes = disk::read_file(&**log.files.disk(), &path).map_err(StorageError::io(&path))?;
+            snapshot::refuse_newer(&path, &bytes)?;
             if let Ok(states) = snapshot::decode(&bytes) {
                 log.producers = states;
                 return Ok(offset.max(oldest));

@@ -7,6 +7,7 @@ use std::path::Path;
 use millstream_record::{Millis, Offset, ProducerEpoch, ProducerId};
 
 use crate::disk::{Disk, OpenMode};
+use crate::error::StorageError;
 use crate::producer::{NO_SEQUENCE, ProducedBatch, ProducerState, ProducerStates};
 
 const VERSION: i16 = 1;
@@ -36,6 +37,21 @@ pub(crate) fn write(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()
     let file = disk.open(path, OpenMode::Replace)?;
     file.write_at(&[IoSlice::new(bytes)], 0)?;
     file.sync()
+}
+
+/// Refuses a snapshot file that a newer build wrote; a torn or damaged one is for [`decode`] to judge.
+///
+/// # Errors
+/// [`StorageError::NewerFormat`]
+pub(crate) fn refuse_newer(path: &Path, bytes: &[u8]) -> Result<(), StorageError> {
+    let mut input = Input(bytes);
+    let head = input.take().map(i16::from_be_bytes).zip(input.take().map(u32::from_be_bytes));
+    match head {
+        Some((version, crc)) if crc32c::crc32c(input.0) == crc => {
+            StorageError::refuse_newer(path, version, VERSION)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Reads a snapshot file.

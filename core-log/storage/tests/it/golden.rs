@@ -181,3 +181,66 @@ fn a_directory_of_kafkas_goes_on_being_written() {
     assert_eq!(log.epoch_end_offset(LeaderEpoch(0)), Some((LeaderEpoch(0), Offset(100))));
     assert_eq!(values(&log).len(), 103);
 }
+
+/// What a later build wrote may not be taken for damaged and made anew, and says what to do.
+#[test]
+fn files_of_later_formats_are_refused_and_stay() {
+    type Later = Box<dyn Fn(&mut Vec<u8>)>;
+    let text = |from: &'static str, to: &'static str| {
+        move |bytes: &mut Vec<u8>| {
+            let old = String::from_utf8(bytes.clone()).unwrap();
+            assert!(old.contains(from), "{old}");
+            *bytes = old.replacen(from, to, 1).into_bytes();
+        }
+    };
+    let mut table: Vec<(&str, Later)> = vec![
+        (".kafka_cleanshutdown", Box::new(text("\"version\":0", "\"version\" : 1"))),
+        ("meta.properties", Box::new(text("version=1", "version=2"))),
+        ("txn-0/partition.metadata", Box::new(text("version: 0", "version: 1"))),
+    ];
+    for name in [
+        "recovery-point-offset-checkpoint",
+        "log-start-offset-checkpoint",
+        "replication-offset-checkpoint",
+        "txn-0/leader-epoch-checkpoint",
+    ] {
+        table.push((name, Box::new(text("0\n", "1\n"))));
+    }
+    let snapshot = |bytes: &mut Vec<u8>| bytes[..2].copy_from_slice(&2_i16.to_be_bytes());
+    table.push(("txn-0/00000000000000000085.snapshot", Box::new(snapshot)));
+    for (name, make_later) in table {
+        let disk = copy();
+        let path = Path::new(ROOT).join(name);
+        let mut bytes = get(&disk, &path);
+        make_later(&mut bytes);
+        put(&disk, &path, &bytes);
+        let opened = LogDir::open(Arc::new(disk.clone()), Path::new(ROOT), 16).and_then(|dir| {
+            dir.identity()?;
+            let at = TopicPartition::new("txn", 0);
+            let found = dir.partitions()?.into_iter().find(|found| found.partition == at).unwrap();
+            dir.open_log(&at, found.topic_id.unwrap(), LogConfig::default(), WRITTEN).map(drop)
+        });
+        let error = opened.expect_err(name).to_string();
+        let expected = format!("{} is of format version ", path.display());
+        assert!(
+            error.starts_with(&expected) && error.contains("a newer build wrote it; start that"),
+            "{error}"
+        );
+        assert_eq!(get(&disk, &path), bytes, "{name}");
+    }
+}
+
+/// An index is a hint: one whose entries are of another version is made anew.
+#[test]
+fn an_index_of_a_later_format_is_made_anew() {
+    let disk = copy();
+    let path = Path::new(ROOT).join("txn-0/00000000000000000000.txnindex");
+    let before = get(&disk, &path);
+    let mut bytes = before.clone();
+    bytes.chunks_mut(34).for_each(|entry| entry[1] = 1);
+    put(&disk, &path, &bytes);
+    let (_, log, report) = open(&disk, "txn");
+    assert_eq!(report.rebuilt_indexes, 2, "from that segment on");
+    let slices = log.read(ReadRequest { with_aborted: true, ..at(0) }).unwrap();
+    assert_eq!(slices.aborted.len(), 4);
+}
