@@ -11,7 +11,6 @@ use std::time::Duration;
 use bytestring::ByteString;
 use millstream_client::Links;
 use millstream_env::{Env, Pool, TaskGroup};
-use millstream_machine::metadata::Controller;
 use millstream_protocol::messages::BrokerRegistrationRequest;
 use millstream_protocol::messages::broker_registration::{Feature, Listener};
 use millstream_protocol::{CallError, Ctx, Dial, Receipt, Request, Response, Service};
@@ -23,7 +22,8 @@ use crate::api::Sessions;
 use crate::coordinator::{Groups, MarkerWriter, Markers, Premises, Transactions};
 use crate::flusher::Flusher;
 use crate::metadata::quorum::{
-    KEEP_BEFORE_SNAPSHOT, MemberId, QuorumLog, QuorumOptions, QuorumTiming, SNAPSHOT_AFTER,
+    Bounds, KEEP_BEFORE_SNAPSHOT, MemberId, QuorumError, QuorumLog, QuorumOptions, QuorumTiming,
+    SNAPSHOT_AFTER,
 };
 use crate::metadata::{CONTROLLER_TIMEOUT, LocalLog, Metadata, ObserverLog, OwnLog, compactor};
 use crate::partition::Context;
@@ -378,14 +378,15 @@ async fn open_metadata_log(
             let servers = quorum.as_ref().map(|quorum| &*quorum.bootstrap).unwrap_or_default();
             let name = format!("broker-{}-observer", config.node_id).into();
             let links = Links::new(env.clone(), dial, name, CONTROLLER_TIMEOUT);
-            let me = (member.node, member.directory);
-            return Ok(OwnLog::Observer(ObserverLog::new(env.clone(), me, links, servers)));
+            let observer = ObserverLog::new(env.clone(), config.node_id, identity, links, servers);
+            return Ok(OwnLog::Observer(observer));
         }
     };
     let founds = !joins || log.end_offset() > Offset(0);
     let founders = founds.then(|| (member, endpoint.clone())).into_iter().collect();
     let dir = Arc::clone(dir);
     let at = TopicPartition::new(CLUSTER_METADATA, 0);
+    let bytes = |name: &str| u64::try_from(config.number(name)).unwrap_or(u64::MAX); // -1 is no bound
     let options = QuorumOptions {
         member,
         founders,
@@ -393,13 +394,22 @@ async fn open_metadata_log(
         timing: QuorumTiming::watched(),
         snapshot_after: SNAPSHOT_AFTER,
         keep_before_snapshot: KEEP_BEFORE_SNAPSHOT,
+        bounds: Bounds {
+            between_snapshots: bytes("metadata.log.max.record.bytes.between.snapshots"),
+            retention: bytes("metadata.max.retention.bytes"),
+        },
         compactor: compactor(),
         lower_recovery_point: Arc::new(move |to| dir.write().lower_recovery_point(&at, to)),
     };
     let opened = QuorumLog::open(env.clone(), log, options).await;
-    Ok(OwnLog::Quorum(opened.map_err(|error| BrokerError::Refused {
-        what: error.to_string(),
-        mend: "look at the metadata log's directory, __cluster_metadata-0",
+    Ok(OwnLog::Quorum(opened.map_err(|error| match error {
+        // These say where, and how to mend it.
+        QuorumError::Storage(error) => BrokerError::Storage(error),
+        QuorumError::Record(error) => BrokerError::Machine(error),
+        other => BrokerError::Refused {
+            what: other.to_string(),
+            mend: "look at the metadata log's directory, __cluster_metadata-0",
+        },
     })?))
 }
 
@@ -420,6 +430,7 @@ async fn take_part(
     let me = MemberId { node: config.node_id, directory: identity.directory_id };
     if quorum.endpoint.is_some() {
         tasks.spawn("controller", Arc::clone(metadata).control());
+        tasks.spawn("controller registration", Arc::clone(metadata).register_controller());
         tasks.spawn("broker watches", Arc::clone(metadata).watch_brokers());
         tasks.spawn("leader watch", Arc::clone(metadata).watch_leader());
     }
@@ -449,7 +460,7 @@ fn registration(
     config: &BrokerConfig,
     identity: &DirIdentity,
 ) -> BrokerRegistrationRequest {
-    let features = Controller::supported_features().into_iter();
+    let features = config.supported_features.iter();
     BrokerRegistrationRequest {
         broker_id: config.node_id.0,
         cluster_id: ByteString::from(identity.cluster_id.as_str()),

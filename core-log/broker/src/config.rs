@@ -2,7 +2,7 @@
 
 use bytestring::ByteString;
 use millstream_machine::config::{Effective, Static};
-use millstream_machine::metadata::Image;
+use millstream_machine::metadata::{Image, SupportedFeatures};
 use millstream_protocol::Endpoint;
 use millstream_record::NodeId;
 
@@ -75,6 +75,8 @@ pub struct BrokerConfig {
     pub reads_from_nearest_rack: bool,
     /// `log.retention.check.interval.ms`.
     pub log_retention_check_interval_ms: i64,
+    /// What the node supports of each feature: no property, but what its build is. Tests of upgrades have it be another.
+    pub supported_features: SupportedFeatures,
     /// Every property that was given, as text; where a topic or a tool asks for more than the fields above, it is read here.
     pub properties: Static,
 }
@@ -119,6 +121,7 @@ impl BrokerConfig {
             reads_from_nearest_rack: read.broker_value("replica.selector.class").as_deref()
                 == Some(RACK_AWARE_SELECTOR),
             log_retention_check_interval_ms: long("log.retention.check.interval.ms"),
+            supported_features: SupportedFeatures::default(),
             properties,
         }
     }

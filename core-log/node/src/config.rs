@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use millstream_broker::{BrokerConfig, ListenerEndpoint, QuorumConfig};
 use millstream_machine::config::{Static, broker_definition, broker_definitions};
+use millstream_machine::metadata::SupportedFeatures;
 use millstream_net::NetConfig;
 use millstream_protocol::Endpoint;
 use millstream_protocol::versions::Audience;
@@ -27,6 +28,7 @@ pub struct NodeConfig {
     data_dir: PathBuf,
     listen: Vec<Listen>,
     properties: Static,
+    supported_features: SupportedFeatures,
 }
 
 /// An address that the node listens on.
@@ -42,7 +44,12 @@ impl NodeConfig {
     /// Kafka's defaults on `data_dir`, without a listener.
     #[must_use]
     pub fn new(data_dir: impl Into<PathBuf>) -> Self {
-        Self { data_dir: data_dir.into(), listen: Vec::new(), properties: Static::new() }
+        Self {
+            data_dir: data_dir.into(),
+            listen: Vec::new(),
+            properties: Static::new(),
+            supported_features: SupportedFeatures::default(),
+        }
     }
 
     /// Where everything is kept (`log.dirs`).
@@ -89,6 +96,12 @@ impl NodeConfig {
             }
         }
         if wrong.is_empty() { Ok(()) } else { Err(NodeError::Config(wrong)) }
+    }
+
+    /// Has the node support other levels of a feature than this build does, as an older or a newer build would: for tests of upgrades, so
+    /// there is no property for it.
+    pub fn support_feature(&mut self, name: &'static str, lowest: i16, highest: i16) {
+        self.supported_features = std::mem::take(&mut self.supported_features).with(name, lowest, highest);
     }
 
     /// The listeners that serve clients: all but those that `controller.listener.names` keeps for controllers.
@@ -146,7 +159,10 @@ impl NodeConfig {
         // Where only clients' addresses are advertised, controllers are reached where they listen.
         let bound_controllers = controllers.as_deref().and_then(of_bound).cloned().map(advertise);
         let quorum = self.quorum(of_controllers.into_iter().next().or(bound_controllers));
-        BrokerConfig::from_properties(self.properties.clone(), listeners, quorum)
+        BrokerConfig {
+            supported_features: self.supported_features.clone(),
+            ..BrokerConfig::from_properties(self.properties.clone(), listeners, quorum)
+        }
     }
 
     /// The node's place in a cluster; none for one that is alone.

@@ -21,13 +21,12 @@ pub enum NodeError {
     },
     /// The node has lost sight of the cluster's metadata, and serves nobody any more.
     #[error(
-        "node {node} cannot follow the cluster's metadata any more: {why}\n\
-         look at the disk of its log directory, and at __cluster_metadata-0 in it; then start the node again"
+        "node {node} cannot follow the cluster's metadata any more: {why}\nmend that, then start the node again"
     )]
     Lost {
         /// Which node.
         node: NodeId,
-        /// What the metadata log said.
+        /// What the metadata log said, and how to mend it.
         why: String,
     },
     /// The log directory has failed: a full disk, or a broken one. What was acknowledged is on it, or on the in-sync set.

@@ -80,6 +80,20 @@ pub enum CodecError {
         /// The version asked for.
         version: i16,
     },
+    /// A metadata record is of a type, or in a version of it, that is not known.
+    #[error("metadata record type {kind} version {version} is not known")]
+    UnknownRecord {
+        /// The type's number.
+        kind: i16,
+        /// The version.
+        version: i16,
+    },
+    /// A metadata record is wrapped in another way than is known.
+    #[error("metadata records of frame version {version} are not known")]
+    UnknownFrame {
+        /// The frame's version.
+        version: u32,
+    },
     /// There is no message with this key.
     #[error("{what} {key} is not known")]
     UnknownKey {

@@ -272,16 +272,22 @@ impl MetadataRecord {
     /// Reads a record's value.
     ///
     /// # Errors
-    /// When the bytes are no record of a type and version known here: an older node must stop, not skip (KIP-630).
+    /// [`CodecError::UnknownRecord`] when the bytes are no record of a type and version known here: an older node must stop, not skip
+    /// (KIP-630).
     pub fn decode(value: Bytes) -> Result<Self, CodecError> {
         let mut reader = Reader::new(value);
         let frame = reader.varint()?;
         if frame != METADATA_FRAME {
-            return Err(CodecError::UnknownKey { what: "metadata frame version", key: frame as i32 });
+            return Err(CodecError::UnknownFrame { version: frame });
         }
         let record_type = i16::try_from(reader.varint()?).map_err(|_| reader.malformed("a record type"))?;
         let version = i16::try_from(reader.varint()?).map_err(|_| reader.malformed("a record version"))?;
-        let record = Self::read(record_type, &mut reader, version)?;
+        let record = Self::read(record_type, &mut reader, version).map_err(|error| match error {
+            CodecError::UnknownKey { .. } | CodecError::Version { .. } => {
+                CodecError::UnknownRecord { kind: record_type, version }
+            }
+            other => other,
+        })?;
         reader.finish()?;
         Ok(record)
     }

@@ -1,7 +1,6 @@
 //! ApiVersions: what this broker speaks, and the features of the cluster (KIP-511, KIP-584).
 
 use bytestring::ByteString;
-use millstream_machine::metadata::Controller;
 use millstream_protocol::messages::api_versions::{FinalizedFeatureKey, SupportedFeatureKey};
 use millstream_protocol::messages::{ApiVersionsRequest, ApiVersionsResponse};
 use millstream_protocol::{Ctx, ErrorCode, versions};
@@ -23,7 +22,7 @@ pub(super) fn handle(shared: &Shared, ctx: &Ctx, request: &ApiVersionsRequest) -
         };
     }
     let image = shared.image.load();
-    let supported = Controller::supported_features().into_iter();
+    let supported = shared.config.supported_features.iter();
     let finalized = image.features().map(|(name, level)| FinalizedFeatureKey {
         name: ByteString::from(&**name),
         max_version_level: level,

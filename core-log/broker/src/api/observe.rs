@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytestring::ByteString;
 use millstream_machine::metadata::MetadataLog;
 use millstream_protocol::messages::fetch::{
     FetchPartition, FetchableTopicResponse, LeaderIdAndEpoch, PartitionData, SnapshotId,
@@ -14,7 +15,7 @@ use millstream_protocol::messages::{
     FetchRequest, FetchResponse, FetchSnapshotRequest, FetchSnapshotResponse, fetch_snapshot,
 };
 use millstream_protocol::{ErrorCode, Receipt};
-use millstream_record::Offset;
+use millstream_record::{LeaderEpoch, Offset};
 
 use crate::Broker;
 use crate::metadata::quorum::{Kept, QuorumLog};
@@ -28,6 +29,9 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 pub(super) fn fetch(broker: &Broker, request: FetchRequest) -> Receipt {
     let shared = Arc::clone(&broker.shared);
     broker.answer("observer", async move {
+        if let Err(code) = same_cluster(&shared, request.cluster_id.as_ref()) {
+            return FetchResponse { error_code: code.code(), ..FetchResponse::default() };
+        }
         let mut topics = Vec::with_capacity(request.topics.len());
         let wait = Duration::from_millis(u64::try_from(request.max_wait_ms).unwrap_or(0)).min(WAIT_MAX);
         for topic in &request.topics {
@@ -50,6 +54,15 @@ pub(super) fn fetch(broker: &Broker, request: FetchRequest) -> Receipt {
         }
         FetchResponse { responses: topics, ..FetchResponse::default() }
     })
+}
+
+/// Refuses who belongs to another cluster: a node that is told wrong addresses would take up what is none of its own.
+fn same_cluster(shared: &Shared, named: Option<&ByteString>) -> Result<(), ErrorCode> {
+    if named.is_none_or(|named| *named == shared.cluster_id) {
+        Ok(())
+    } else {
+        Err(ErrorCode::InconsistentClusterId)
+    }
 }
 
 /// The quorum's log, where this node leads it.
@@ -94,12 +107,17 @@ async fn one(
     }
 }
 
+/// Who leads the log, or -1, and in which epoch.
+fn seen_leader(shared: &Shared) -> (i32, i32) {
+    let (epoch, leader) = shared.metadata.log().seen();
+    (leader.map_or(-1, |(member, _)| member.node.0), epoch.0)
+}
+
 fn refused(shared: &Shared, code: ErrorCode) -> PartitionData {
-    let leader = shared.metadata.log().leader().map_or(-1, |(member, _)| member.node.0);
-    let (epoch, _) = shared.metadata.log().leadership();
+    let (leader_id, leader_epoch) = seen_leader(shared);
     PartitionData {
         error_code: code.code(),
-        current_leader: LeaderIdAndEpoch { leader_id: leader, leader_epoch: epoch.0 },
+        current_leader: LeaderIdAndEpoch { leader_id, leader_epoch },
         high_watermark: -1,
         records: Some(bytes::Bytes::new()),
         aborted_transactions: None,
@@ -110,6 +128,9 @@ fn refused(shared: &Shared, code: ErrorCode) -> PartitionData {
 pub(super) fn snapshot(broker: &Broker, request: FetchSnapshotRequest) -> Receipt {
     let shared = Arc::clone(&broker.shared);
     broker.answer("snapshot", async move {
+        if let Err(code) = same_cluster(&shared, request.cluster_id.as_ref()) {
+            return FetchSnapshotResponse { error_code: code.code(), ..FetchSnapshotResponse::default() };
+        }
         let mut topics = Vec::with_capacity(request.topics.len());
         for topic in &request.topics {
             let mut partitions = Vec::with_capacity(topic.partitions.len());
@@ -119,9 +140,13 @@ pub(super) fn snapshot(broker: &Broker, request: FetchSnapshotRequest) -> Receip
                     true => chunk(&shared, asked, request.max_bytes).await,
                     false => Err(ErrorCode::UnknownTopicOrPartition.into()),
                 };
-                let refused = |refusal: Refusal| FetchSnapshotResponsePartitionSnapshot {
-                    error_code: refusal.code.code(),
-                    ..Default::default()
+                let refused = |refusal: Refusal| {
+                    let (leader_id, leader_epoch) = seen_leader(&shared);
+                    FetchSnapshotResponsePartitionSnapshot {
+                        error_code: refusal.code.code(),
+                        current_leader: fetch_snapshot::LeaderIdAndEpoch { leader_id, leader_epoch },
+                        ..Default::default()
+                    }
                 };
                 partitions.push(FetchSnapshotResponsePartitionSnapshot {
                     index: asked.partition,
@@ -143,12 +168,21 @@ async fn chunk(
     let position = u64::try_from(asked.position).map_err(|_| ErrorCode::PositionOutOfRange)?;
     let max_bytes = usize::try_from(max_bytes).unwrap_or(0);
     let id = asked.snapshot_id.clone();
-    let chunk = quorum.snapshot_chunk(Offset(id.end_offset), position, max_bytes).await;
-    let chunk = chunk.map_err(|error| Refusal::new(ErrorCode::KafkaStorageError, error.to_string()))?;
-    let (size, bytes) = chunk.ok_or(ErrorCode::SnapshotNotFound)?;
-    if position > size {
+    let (epoch, _) = shared.metadata.log().leadership();
+    match LeaderEpoch(asked.current_leader_epoch) {
+        LeaderEpoch(..=0) => {} // not said
+        older if older < epoch => return Err(ErrorCode::FencedLeaderEpoch.into()),
+        newer if newer > epoch => return Err(ErrorCode::UnknownLeaderEpoch.into()),
+        _ => {}
+    }
+    let covers = (Offset(id.end_offset), LeaderEpoch(id.epoch));
+    let snapshot = quorum.snapshot(covers).ok_or(ErrorCode::SnapshotNotFound)?;
+    let size = snapshot.size();
+    if position >= size {
         return Err(ErrorCode::PositionOutOfRange.into());
     }
+    let bytes = quorum.chunk(snapshot, position, max_bytes).await;
+    let bytes = bytes.map_err(|error| Refusal::new(ErrorCode::KafkaStorageError, error.to_string()))?;
     Ok(FetchSnapshotResponsePartitionSnapshot {
         snapshot_id: fetch_snapshot::FetchSnapshotResponseSnapshotId {
             end_offset: id.end_offset,

@@ -38,7 +38,12 @@ impl Metadata {
             Request::AlterPartitionReassignments(r) => {
                 self.decide(|c, i, _| c.alter_reassignments(i, &r)).await?.into()
             }
-            Request::UpdateFeatures(r) => self.decide(|c, i, _| c.update_features(i, &r)).await?.into(),
+            Request::UpdateFeatures(r) => {
+                self.decide(|c, i, _| c.update_features(i, &self.controllers(), &r)).await?.into()
+            }
+            Request::ControllerRegistration(r) => {
+                self.decide(|c, i, _| c.register_controller(i, &r)).await?.into()
+            }
             Request::UnregisterBroker(r) => self.unregister_broker(&r).await?.into(),
             Request::DescribeQuorum(r) => self.describe_quorum(&r)?.into(),
             Request::AddRaftVoter(r) => self.add_voter(&r).await?.into(),

@@ -10,7 +10,7 @@ use millstream_protocol::Endpoint;
 use millstream_protocol::ErrorCode;
 use millstream_protocol::messages::{
     AddRaftVoterRequest, BrokerHeartbeatRequest, BrokerHeartbeatResponse, BrokerRegistrationRequest,
-    DescribeClusterRequest, add_raft_voter,
+    ControllerRegistrationRequest, DescribeClusterRequest, add_raft_voter, controller_registration,
 };
 use millstream_record::Offset;
 use millstream_record::Uuid;
@@ -85,6 +85,9 @@ impl Metadata {
                     ..AddRaftVoterRequest::default()
                 };
                 let Some(active) = self.active_controller(server).await else { continue };
+                if let Err(why) = self.register_before_joining(&active).await {
+                    return self.give_up(why);
+                }
                 let asking = std::pin::pin!(self.links.call_within(&active, JOIN_PATIENCE, asked));
                 let deposed = std::pin::pin!(self.another_is_active(&settings.bootstrap, &active));
                 let Either::Left((answer, _)) = select(asking, deposed).await else { continue };
@@ -127,6 +130,74 @@ impl Metadata {
         self.log.quorum().is_some_and(|quorum| {
             quorum.status().members.iter().any(|member| member.member == me && member.votes)
         })
+    }
+
+    /// Says what this controller supports, and where it is, whenever the metadata does not have it: no level of a feature is raised
+    /// beyond it then.
+    pub(crate) async fn register_controller(self: Arc<Self>) {
+        let Some(request) = self.controller_registration() else { return };
+        loop {
+            let image = self.image.load_full();
+            if image.controllers().any(|controller| controller.incarnation == self.incarnation) {
+                if !self.changed(image.end()).await {
+                    return;
+                }
+                continue;
+            }
+            match self.ask(request.clone()).await {
+                Ok(answer) if answer.error_code == 0 => {}
+                Ok(answer) => {
+                    let code = ErrorCode::from_code(answer.error_code);
+                    let why = answer.error_message.unwrap_or_default();
+                    if code == ErrorCode::UnsupportedVersion {
+                        return self.give_up(too_old("the active controller", &why));
+                    }
+                    tracing::warn!(%code, %why, "the cluster does not register this controller");
+                }
+                Err(refusal) => tracing::debug!(?refusal, "nobody registers this controller yet"),
+            }
+            self.env.sleep(RETRY).await;
+        }
+    }
+
+    fn controller_registration(&self) -> Option<ControllerRegistrationRequest> {
+        let settings = self.config.quorum.as_ref()?;
+        let endpoint = settings.endpoint.as_ref()?;
+        let feature = |(name, min_supported_version, max_supported_version): (&'static str, i16, i16)| {
+            controller_registration::Feature {
+                name: name.into(),
+                min_supported_version,
+                max_supported_version,
+            }
+        };
+        Some(ControllerRegistrationRequest {
+            controller_id: self.config.node_id.0,
+            incarnation_id: self.incarnation,
+            listeners: vec![controller_registration::Listener {
+                name: settings.listener.as_str().into(),
+                host: endpoint.host.clone(),
+                port: endpoint.port,
+                security_protocol: 0,
+            }],
+            features: self.config.supported_features.iter().map(feature).collect(),
+            ..ControllerRegistrationRequest::default()
+        })
+    }
+
+    /// Tells the active controller what this one supports before it gets a vote: one that supports too little would take its part in
+    /// majorities along when it stops.
+    ///
+    /// # Errors
+    /// Why it cannot be taken in.
+    async fn register_before_joining(&self, active: &Endpoint) -> Result<(), String> {
+        let Some(request) = self.controller_registration() else { return Ok(()) };
+        match self.links.call(active, request).await {
+            Ok(answer) if answer.error_code == ErrorCode::UnsupportedVersion.code() => {
+                let why = answer.error_message.unwrap_or_default();
+                Err(too_old(&format!("the controller at {active}"), &why))
+            }
+            _ => Ok(()), // an older build does not know the request; who is asked to take this node in says the rest
+        }
     }
 
     async fn register_with_retries(&self, registration: &BrokerRegistrationRequest) -> i64 {
@@ -286,6 +357,10 @@ impl Metadata {
             }
         }
     }
+}
+
+fn too_old(who: &str, why: &str) -> String {
+    format!("{who} does not take this node in: {why} Start a build on it that does.")
 }
 
 /// Why the members are as they were.

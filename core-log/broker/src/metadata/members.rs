@@ -1,5 +1,7 @@
 //! The quorum as operators and new nodes see it: who votes, how far each is, taking one in and taking one out.
 
+use std::collections::BTreeSet;
+
 use millstream_machine::metadata::{Controller, Decision, Image, MetadataLog, NewIds};
 use millstream_protocol::messages::describe_quorum::{
     DescribeQuorumResponsePartitionData, DescribeQuorumResponseTopicData, Listener, Node, ReplicaState,
@@ -59,6 +61,12 @@ impl Metadata {
             nodes: voters.map(|voter| node((voter.member.node, voter.endpoint))).collect(),
             ..DescribeQuorumResponse::default()
         })
+    }
+
+    /// The nodes that keep the metadata log, with a vote or without.
+    pub(super) fn controllers(&self) -> BTreeSet<NodeId> {
+        let members = self.log.quorum().map(|quorum| quorum.status().members).unwrap_or_default();
+        members.into_iter().map(|member| member.member.node).collect()
     }
 
     fn quorum_state(&self) -> DescribeQuorumResponsePartitionData {
@@ -176,6 +184,11 @@ impl Metadata {
         let known = quorum.status().members;
         if known.iter().any(|known| known.member == member && known.votes) {
             return Ok(());
+        }
+        let image = self.image.load_full();
+        if let Some(behind) = image.controllers().find(|known| known.id == node) {
+            Controller::check_levels(&image, &behind.features)
+                .map_err(|why| Refusal::new(ErrorCode::UnsupportedVersion, why))?;
         }
         tracing::info!(%member, %endpoint, "takes a member into the quorum");
         for old in known.iter().filter(|old| old.member.node == node && old.member != member) {

@@ -134,7 +134,9 @@ impl Metadata {
         let log_is_alone = log.is_alone();
         let metadata = Self {
             image: Arc::new(ArcSwap::from_pointee(Image::default())),
-            controller: Controller::new(Arc::clone(&statics)).of_cluster(cluster_id),
+            controller: Controller::new(Arc::clone(&statics))
+                .of_cluster(cluster_id)
+                .supporting(config.supported_features.clone()),
             liveness: Mutex::new(Liveness::new(config.number("broker.session.timeout.ms"))),
             config: config.clone(),
             cluster_id: ByteString::from(cluster_id),
@@ -166,6 +168,7 @@ impl Metadata {
                 image.apply_batch(&batch)?;
             }
         }
+        config.supported_features.check(&image)?;
         metadata.image.store(Arc::new(image));
         Ok(Arc::new(metadata))
     }
@@ -210,9 +213,12 @@ impl Metadata {
 
     async fn read(&self, from: Offset) -> Result<Vec<Committed>> {
         let read = self.log.read(from, BATCHES_PER_READ).await;
-        read.map_err(|error| BrokerError::Refused {
-            what: error.to_string(),
-            mend: "look at the metadata log's directory, __cluster_metadata-0",
+        read.map_err(|error| match error {
+            ProposeError::Unreadable(error) => BrokerError::Machine(error),
+            other => BrokerError::Refused {
+                what: other.to_string(),
+                mend: "look at the metadata log's directory, __cluster_metadata-0",
+            },
         })
     }
 
@@ -228,11 +234,15 @@ impl Metadata {
                 if self.log.committed_end() > self.image.load().end() {
                     tracing::error!(%error, "this node cannot follow the cluster's metadata any more");
                 }
-                *self.lost.lock() = Some(error.to_string());
-                self.moved.notify_waiters();
-                return;
+                return self.give_up(error.to_string());
             }
         }
+    }
+
+    /// This node takes up nothing any more.
+    fn give_up(&self, why: String) {
+        *self.lost.lock() = Some(why);
+        self.moved.notify_waiters();
     }
 
     async fn take_up(&self, before: Arc<Image>, batches: &[Committed]) -> Result<()> {
@@ -240,6 +250,7 @@ impl Metadata {
         for batch in batches {
             next.apply_batch(batch)?;
         }
+        self.config.supported_features.check(&next)?;
         let next = Arc::new(next);
         let is_mine = next.broker(self.config.node_id).is_some_and(|me| me.incarnation == self.incarnation);
         if is_mine {

@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use bytestring::ByteString;
 use futures::FutureExt;
 use futures::future::{Either, select};
 use millstream_client::Links;
@@ -17,12 +18,13 @@ use millstream_protocol::messages::fetch_snapshot::{
 };
 use millstream_protocol::messages::{DescribeClusterRequest, FetchRequest, FetchSnapshotRequest};
 use millstream_protocol::{Endpoint, ErrorCode};
-use millstream_record::{Batches, LeaderEpoch, NodeId, Offset, Uuid};
+use millstream_record::{Batch, Batches, LeaderEpoch, NodeId, Offset, RecordError, Uuid};
+use millstream_storage::DirIdentity;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::lifecycle::CONTROLLERS;
-use super::quorum::{MemberId, read_snapshot};
+use super::quorum::{MemberId, QuorumError, read_snapshot};
 use super::{CONTROLLER_TIMEOUT, codec};
 use crate::partitions::{CLUSTER_METADATA, METADATA_TOPIC_ID};
 
@@ -43,6 +45,7 @@ pub(crate) struct ObserverLog {
     env: Env,
     node: NodeId,
     directory: Uuid,
+    cluster_id: ByteString,
     links: Links,
     /// Controllers: those that the node was told, and those that they told of.
     servers: Mutex<BTreeSet<Endpoint>>,
@@ -56,6 +59,8 @@ struct State {
     seen: Seen,
     /// The end of what was read.
     end: Offset,
+    /// Servers of other clusters, of which the log has been told.
+    strangers: BTreeSet<Endpoint>,
     closed: bool,
 }
 
@@ -66,19 +71,46 @@ enum Given {
     Snapshot(FetchSnapshotRequestSnapshotId),
 }
 
+/// Why there is nothing to take up.
+enum Trouble {
+    /// A controller does not give it; another may.
+    Elsewhere(String),
+    /// No controller gives anything else, and this build cannot read it.
+    Unreadable(millstream_machine::Error),
+}
+
+impl From<String> for Trouble {
+    fn from(reason: String) -> Self {
+        Self::Elsewhere(reason)
+    }
+}
+
+impl From<&str> for Trouble {
+    fn from(reason: &str) -> Self {
+        Self::Elsewhere(reason.to_owned())
+    }
+}
+
 impl ObserverLog {
     /// Nothing is read yet. `links` is for this log alone: a fetch waits long.
     pub(crate) fn new(
         env: Env,
-        (node, directory): (NodeId, Uuid),
+        node: NodeId,
+        identity: &DirIdentity,
         links: Links,
         servers: &[Endpoint],
     ) -> Arc<Self> {
-        let state = State { seen: (LeaderEpoch::NONE, None), end: Offset(0), closed: false };
+        let state = State {
+            seen: (LeaderEpoch::NONE, None),
+            end: Offset(0),
+            strangers: BTreeSet::new(),
+            closed: false,
+        };
         Arc::new_cyclic(|me| Self {
             env,
             node,
-            directory,
+            directory: identity.directory_id,
+            cluster_id: ByteString::from(identity.cluster_id.as_str()),
             links,
             servers: Mutex::new(servers.iter().cloned().collect()),
             state: Mutex::new(state),
@@ -123,6 +155,13 @@ impl ObserverLog {
         for server in servers {
             let asked = DescribeClusterRequest { endpoint_type: CONTROLLERS, ..Default::default() };
             let Ok(told) = self.links.call(&server, asked).await else { continue };
+            if told.cluster_id != self.cluster_id {
+                if self.state.lock().strangers.insert(server.clone()) {
+                    let (own, theirs) = (&self.cluster_id, &told.cluster_id);
+                    tracing::warn!(%server, %own, %theirs, "another cluster's; correct controller.quorum.bootstrap.servers");
+                }
+                continue;
+            }
             let controllers = told.brokers.iter().filter_map(|controller| {
                 let port = u16::try_from(controller.port).ok()?;
                 Some((controller.broker_id, Endpoint::new(&*controller.host, port)))
@@ -147,6 +186,7 @@ impl ObserverLog {
             ..FetchPartition::default()
         };
         let request = FetchRequest {
+            cluster_id: Some(self.cluster_id.clone()),
             replica_state: ReplicaState { replica_id: self.node.0, replica_epoch: -1 },
             max_wait_ms: i32::try_from(LONG_POLL.as_millis()).unwrap_or(i32::MAX),
             min_bytes: 1,
@@ -161,6 +201,7 @@ impl ObserverLog {
         };
         let answer = self.links.call_within(active, LONG_POLL + CONTROLLER_TIMEOUT, request).await;
         let answer = answer.map_err(|error| error.to_string())?;
+        accepted(answer.error_code)?;
         let data: Option<PartitionData> =
             answer.responses.into_iter().flat_map(|topic| topic.partitions).next();
         let data = data.ok_or("an answer without the metadata log")?;
@@ -178,7 +219,7 @@ impl ObserverLog {
         &self,
         active: &Endpoint,
         id: FetchSnapshotRequestSnapshotId,
-    ) -> Result<Committed, String> {
+    ) -> Result<Committed, Trouble> {
         let mut whole = BytesMut::new();
         loop {
             let partition = FetchSnapshotRequestPartitionSnapshot {
@@ -188,32 +229,37 @@ impl ObserverLog {
                 ..FetchSnapshotRequestPartitionSnapshot::default()
             };
             let request = FetchSnapshotRequest {
+                cluster_id: Some(self.cluster_id.clone()),
                 replica_id: self.node.0,
                 max_bytes: FETCH_BYTES,
                 topics: vec![FetchSnapshotRequestTopicSnapshot {
                     name: CLUSTER_METADATA.into(),
                     partitions: vec![partition],
                 }],
-                ..FetchSnapshotRequest::default()
             };
             let answer = self.links.call(active, request).await.map_err(|error| error.to_string())?;
+            accepted(answer.error_code)?;
             let data = answer.topics.into_iter().flat_map(|topic| topic.partitions).next();
             let data = data.ok_or("an answer without the snapshot")?;
             match ErrorCode::from_code(data.error_code) {
                 ErrorCode::None if data.size <= SNAPSHOT_BYTES_MAX => {}
-                ErrorCode::None => return Err(format!("a snapshot of {} bytes", data.size)),
-                code => return Err(code.to_string()),
+                ErrorCode::None => return Err(format!("a snapshot of {} bytes", data.size).into()),
+                code => return Err(code.to_string().into()),
             }
             whole.extend_from_slice(&data.unaligned_records);
             if whole.len() as u64 >= u64::try_from(data.size).unwrap_or(0) {
                 break;
             }
             if data.unaligned_records.is_empty() {
-                return Err(format!("a snapshot that ends after {} of {} bytes", whole.len(), data.size));
+                let size = data.size;
+                return Err(format!("a snapshot that ends after {} of {size} bytes", whole.len()).into());
             }
         }
         let (end, epoch) = (Offset(id.end_offset), LeaderEpoch(id.epoch));
-        read_snapshot(whole.freeze(), end, epoch).map_err(|error| error.to_string())
+        read_snapshot(whole.freeze(), end, epoch).map_err(|error| match error {
+            QuorumError::Record(error) => Trouble::Unreadable(error),
+            other => Trouble::Elsewhere(other.to_string()),
+        })
     }
 
     /// One try at what comes next; nothing when there is nothing new.
@@ -222,20 +268,23 @@ impl ObserverLog {
         active: &Endpoint,
         from: Offset,
         max_batches: usize,
-    ) -> Result<Vec<Committed>, String> {
+    ) -> Result<Vec<Committed>, Trouble> {
         let bytes = match self.fetch(active, from).await? {
             Given::Snapshot(id) => return Ok(vec![self.snapshot(active, id).await?]),
             Given::Batches(bytes) => bytes,
         };
-        let batches = Batches::new(bytes).take(max_batches).map(|batch| {
-            let batch = batch.map_err(|error| error.to_string())?;
-            batch.check_crc().map_err(|error| error.to_string())?;
-            codec::decode(&batch).map_err(|error| error.to_string())
-        });
-        batches.collect()
+        let mut committed = Vec::new();
+        for batch in Batches::new(bytes).take(max_batches) {
+            match read_batch(batch) {
+                Ok(batch) => committed.push(batch),
+                Err(_) if !committed.is_empty() => break, // first what can be read
+                Err(trouble) => return Err(trouble),
+            }
+        }
+        Ok(committed)
     }
 
-    async fn read_on(&self, from: Offset, max_batches: usize) -> Vec<Committed> {
+    async fn read_on(&self, from: Offset, max_batches: usize) -> Result<Vec<Committed>, ProposeError> {
         loop {
             let Some(active) = self.active().await else {
                 self.env.sleep(RETRY).await;
@@ -247,9 +296,10 @@ impl ObserverLog {
                     let mut state = self.state.lock();
                     state.end = last.end;
                     state.seen.0 = state.seen.0.max(last.epoch);
-                    return batches;
+                    return Ok(batches);
                 }
-                Err(reason) => {
+                Err(Trouble::Unreadable(error)) => return Err(ProposeError::Unreadable(error)),
+                Err(Trouble::Elsewhere(reason)) => {
                     tracing::debug!(%active, reason, "a controller does not give the metadata; another is looked for");
                     self.set_leader(None);
                     self.env.sleep(RETRY).await;
@@ -268,6 +318,20 @@ impl ObserverLog {
             moved.await;
         }
     }
+}
+
+fn read_batch(batch: Result<Batch, RecordError>) -> Result<Committed, Trouble> {
+    let batch = batch.map_err(|error| error.to_string())?;
+    batch.check_crc().map_err(|error| error.to_string())?;
+    codec::decode(&batch).map_err(|error| match error {
+        ProposeError::Unreadable(error) => Trouble::Unreadable(error),
+        other => Trouble::Elsewhere(other.to_string()),
+    })
+}
+
+/// Whether the request as a whole was taken.
+fn accepted(code: i16) -> Result<(), String> {
+    ErrorCode::from_code(code).ok().map_err(|code| code.to_string())
 }
 
 impl MetadataLog for ObserverLog {
@@ -293,7 +357,7 @@ impl MetadataLog for ObserverLog {
         async move {
             let reading = std::pin::pin!(log.read_on(from, max_batches));
             match select(reading, std::pin::pin!(log.closed())).await {
-                Either::Left((batches, _)) => Ok(batches),
+                Either::Left((read, _)) => read,
                 Either::Right(_) => Err(ProposeError::Closed),
             }
         }

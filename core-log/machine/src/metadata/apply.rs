@@ -88,10 +88,7 @@ impl Image {
             Record::FeatureLevel(record) => self.apply_feature(record),
             Record::ProducerIds(record) => self.next_producer_id = record.next_producer_id,
             Record::NoOp(_) => {}
-            other => {
-                let kind = u32::try_from(other.record_type()).unwrap_or(u32::MAX);
-                return Err(Error::UnknownRecord { kind, version: 0 });
-            }
+            other => return Err(Error::UnknownRecord { kind: other.record_type(), version: 0 }),
         }
         self.end = self.end.plus(1);
         Ok(())

@@ -1,5 +1,7 @@
 //! Deciding who belongs to the cluster: brokers, controllers, and the producer ids that brokers hand out.
 
+use std::sync::Arc;
+
 use millstream_protocol::ErrorCode;
 use millstream_protocol::messages::metadata_records::{
     BrokerEndpoint, BrokerFeature, ControllerEndpoint, ControllerFeature,
@@ -176,17 +178,15 @@ impl Controller {
         image: &Image,
         request: &ControllerRegistrationRequest,
     ) -> Decision<ControllerRegistrationResponse> {
-        let range = |name: &str| {
-            let feature = request.features.iter().find(|feature| &*feature.name == name);
-            feature.map(|feature| (feature.min_supported_version, feature.max_supported_version))
-        };
-        if let Some((name, level)) =
-            image.features().find(|(name, level)| !features::is_within(*level, range(name)))
-        {
-            let message = format!("The controller does not support level {level} of {name}.");
+        let supported = request.features.iter();
+        let supported = supported.map(|feature| {
+            let range = (feature.min_supported_version, feature.max_supported_version);
+            (Arc::<str>::from(&*feature.name), range)
+        });
+        if let Err(why) = Self::check_levels(image, &supported.collect()) {
             let response = ControllerRegistrationResponse {
                 error_code: ErrorCode::UnsupportedVersion.code(),
-                error_message: Some(message.into()),
+                error_message: Some(why.into()),
                 ..ControllerRegistrationResponse::default()
             };
             return Decision { records: Vec::new(), response };

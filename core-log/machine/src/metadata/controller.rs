@@ -6,6 +6,7 @@ use millstream_protocol::ErrorCode;
 use millstream_record::Uuid;
 
 use super::Record;
+use super::features::SupportedFeatures;
 use super::image::Image;
 use crate::config::Static;
 
@@ -30,6 +31,7 @@ pub type NewIds<'a> = &'a mut dyn FnMut() -> Uuid;
 pub struct Controller {
     pub(super) statics: Arc<Static>,
     pub(super) cluster_id: Option<Arc<str>>,
+    pub(super) supported: SupportedFeatures,
 }
 
 /// Why a part of a request was refused: the code, and a sentence for the user.
@@ -49,13 +51,19 @@ impl Controller {
     /// A controller that takes defaults (`num.partitions`, ...) from `statics`, its node's file.
     #[must_use]
     pub fn new(statics: Arc<Static>) -> Self {
-        Self { statics, cluster_id: None }
+        Self { statics, ..Self::default() }
     }
 
     /// The same, for the cluster with this id: brokers of other clusters are refused.
     #[must_use]
     pub fn of_cluster(self, cluster_id: &str) -> Self {
         Self { cluster_id: Some(cluster_id.into()), ..self }
+    }
+
+    /// The same, on a node that supports other features than this build does.
+    #[must_use]
+    pub fn supporting(self, supported: SupportedFeatures) -> Self {
+        Self { supported, ..self }
     }
 }
 

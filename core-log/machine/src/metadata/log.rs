@@ -57,6 +57,9 @@ pub enum ProposeError {
         /// Who leads now, as far as is known.
         leader: Option<NodeId>,
     },
+    /// The log has a record that this build does not know. Nothing was proposed; it is what reading gives.
+    #[error(transparent)]
+    Unreadable(#[from] crate::Error),
     /// The disk failed.
     #[error("the metadata log cannot be written: {0}")]
     Storage(String),

@@ -59,6 +59,7 @@ mod topics;
 pub use brokers::WHATEVER_EPOCH;
 pub use controller::{Controller, Decision, MAX_PARTITIONS_PER_REQUEST, NewIds};
 pub use elections::MAX_ELECTIONS_PER_BALANCE;
+pub use features::SupportedFeatures;
 pub use image::{Broker, ConfigScope, ControllerNode, Image, Listener, Partition, Topic};
 pub use internal_topic::InternalTopic;
 pub use liveness::Liveness;

@@ -8,7 +8,7 @@ use millstream_env::{Env, HostRuntime};
 use millstream_node::{Node, NodeConfig, serve};
 use tempfile::TempDir;
 
-use crate::nodes::{PATIENCE, outside};
+use crate::nodes::{PATIENCE, THIS_BUILD, failure, outside};
 
 /// How often a condition is looked at.
 const LOOK: Duration = Duration::from_millis(20);
@@ -20,18 +20,36 @@ pub(crate) struct Lone {
     pub(crate) clients: u16,
     /// For controllers, where it is one.
     pub(crate) controllers: u16,
-    dir: TempDir,
+    pub(crate) dir: TempDir,
+    /// The highest `metadata.version` that its build supports.
+    pub(crate) supports: i16,
     life: Option<(tokio::runtime::Runtime, Node)>,
 }
 
 impl Lone {
     pub(crate) fn new(id: i32) -> Self {
         let port = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Self { id, clients: port(), controllers: port(), dir: TempDir::new().unwrap(), life: None }
+        let (clients, controllers, dir) = (port(), port(), TempDir::new().unwrap());
+        Self { id, clients, controllers, dir, supports: THIS_BUILD, life: None }
     }
 
     /// Starts it with `properties`, in which `CLIENTS` and `CONTROLLERS` stand for its addresses.
     pub(crate) fn start(&mut self, properties: &[(&str, String)]) {
+        self.try_start(properties).unwrap();
+    }
+
+    /// Starts it where it cannot go on; gives the reason with which it ends, sooner or later.
+    pub(crate) fn fails(&mut self, properties: &[(&str, String)]) -> String {
+        match self.try_start(properties) {
+            Err(error) => error.to_string(),
+            Ok(()) => {
+                let (runtime, node) = self.life.as_ref().unwrap();
+                failure(runtime, node)
+            }
+        }
+    }
+
+    fn try_start(&mut self, properties: &[(&str, String)]) -> millstream_node::Result<()> {
         let mut config = NodeConfig::new(self.dir.path());
         config.set("node.id", &self.id.to_string()).unwrap();
         config.set("broker.session.timeout.ms", "600000").unwrap();
@@ -40,9 +58,16 @@ impl Lone {
             let value = value.replace("CONTROLLERS", &format!("CONTROLLER://127.0.0.1:{}", self.controllers));
             config.set(key, &value).unwrap();
         }
+        config.support_feature("metadata.version", 7, self.supports);
         let (runtime, env) = HostRuntime::start("node", 2).unwrap();
-        let node = runtime.block_on(serve(env, config)).unwrap();
-        self.life = Some((runtime, node));
+        match runtime.block_on(serve(env, config)) {
+            Ok(node) => self.life = Some((runtime, node)),
+            Err(error) => {
+                runtime.shutdown_timeout(PATIENCE);
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// As kill -9 does: the threads end where they are.
@@ -57,6 +82,17 @@ impl Lone {
         let (runtime, node) = self.life.take().expect("it runs");
         runtime.block_on(node.shutdown()).unwrap();
         runtime.shutdown_timeout(PATIENCE);
+    }
+
+    /// The names of the files in a folder of its disk; none where there is no such folder.
+    pub(crate) fn files(&self, folder: &str) -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(self.dir.path().join(folder)) else { return Vec::new() };
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    /// What is in a file of its disk.
+    pub(crate) fn read(&self, file: &str) -> Vec<u8> {
+        std::fs::read(self.dir.path().join(file)).unwrap()
     }
 
     /// The disk is lost: the node comes back with an empty one.
@@ -82,13 +118,18 @@ impl Drop for Lone {
 pub(crate) type Lones = BTreeMap<i32, Lone>;
 
 /// Does something to a node on a thread that no runtime has entered.
-pub(crate) fn with(nodes: &mut Lones, id: i32, work: impl FnOnce(&mut Lone) + Send + 'static) {
+pub(crate) fn with<T: Send + 'static>(
+    nodes: &mut Lones,
+    id: i32,
+    work: impl FnOnce(&mut Lone) -> T + Send + 'static,
+) -> T {
     let mut node = nodes.remove(&id).unwrap();
-    let node = outside(move || {
-        work(&mut node);
-        node
+    let (node, done) = outside(move || {
+        let done = work(&mut node);
+        (node, done)
     });
     nodes.insert(id, node);
+    done
 }
 
 pub(crate) async fn until<F: Future<Output = bool>>(env: &Env, what: &str, mut holds: impl FnMut() -> F) {

@@ -8,4 +8,7 @@ mod moves;
 mod nodes;
 mod racks;
 mod roles;
+mod snapshots;
 mod transactions;
+mod unknown;
+mod upgrade;

@@ -23,6 +23,8 @@ use tempfile::TempDir;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 /// How often a condition is looked at.
 const LOOK: Duration = Duration::from_millis(20);
+/// The `metadata.version` at which this build's clusters run.
+pub(crate) const THIS_BUILD: i16 = 30;
 /// Partitions of every topic, the internal ones too, each on all nodes.
 pub(crate) const PARTITIONS: i32 = 3;
 
@@ -33,14 +35,25 @@ struct Place {
     disk: FaultyDisk,
     clients: u16,
     controllers: u16,
+    /// The highest `metadata.version` that its build supports.
+    supports: i16,
     life: Option<(tokio::runtime::Runtime, Node)>,
 }
 
 impl Place {
     fn new(id: i32) -> Self {
         let port = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let (clients, controllers) = (port(), port());
         let disk = FaultyDisk::new(Arc::new(RealDisk));
-        Self { id, dir: TempDir::new().unwrap(), disk, clients: port(), controllers: port(), life: None }
+        Self {
+            id,
+            dir: TempDir::new().unwrap(),
+            disk,
+            clients,
+            controllers,
+            supports: THIS_BUILD,
+            life: None,
+        }
     }
 
     fn config(&self, bootstrap: u16) -> NodeConfig {
@@ -67,6 +80,7 @@ impl Place {
         ] {
             config.set(key, value).unwrap();
         }
+        config.support_feature("metadata.version", 7, self.supports);
         config
     }
 
@@ -75,6 +89,20 @@ impl Place {
         let config = self.config(bootstrap);
         let node = runtime.block_on(Node::start(env, Arc::new(self.disk.clone()), config)).unwrap();
         self.life = Some((runtime, node));
+    }
+
+    /// Starts where it cannot go on, and ends again; gives the reason.
+    fn fails(&mut self, bootstrap: u16) -> String {
+        let (runtime, env) = HostRuntime::start("node", 2).unwrap();
+        match runtime.block_on(Node::start(env, Arc::new(self.disk.clone()), self.config(bootstrap))) {
+            Err(error) => error.to_string(),
+            Ok(node) => {
+                let why = failure(&runtime, &node);
+                self.life = Some((runtime, node));
+                self.crash();
+                why
+            }
+        }
     }
 
     /// As kill -9 does: the threads end where they are.
@@ -92,6 +120,12 @@ impl Place {
     }
 }
 
+/// Why a node that was started cannot go on, once it has found that out.
+pub(crate) fn failure(runtime: &tokio::runtime::Runtime, node: &Node) -> String {
+    let failed = node.broker().env().timeout(PATIENCE, node.failed());
+    runtime.block_on(failed).expect("it fails in time").to_string()
+}
+
 /// The rack of a node: each has its own.
 pub(crate) fn rack(node: NodeId) -> String {
     format!("rack-{node}")
@@ -102,7 +136,7 @@ pub(crate) struct Cluster {
     places: Vec<Place>,
     pub(crate) env: Env,
     pub(crate) client: Client,
-    links: Links,
+    pub(crate) links: Links,
 }
 
 impl Cluster {
@@ -144,13 +178,33 @@ impl Cluster {
     }
 
     pub(crate) fn restart(&mut self, node: NodeId) {
-        let others = self.places.iter().find(|place| place.id != node.0).unwrap().controllers;
+        let others = self.controllers_but(node);
         self.outside(node, |place| place.start(others));
     }
 
-    fn outside(&mut self, node: NodeId, work: impl FnOnce(&mut Place) + Send) {
+    /// Starts a node that was stopped, as a build that supports `metadata.version` up to `highest`.
+    pub(crate) fn restart_as(&mut self, node: NodeId, highest: i16) {
+        self.outside(node, |place| place.supports = highest);
+        self.restart(node);
+    }
+
+    /// The same where the node cannot go on with that build; gives the reason with which it ends.
+    pub(crate) fn fails_as(&mut self, node: NodeId, highest: i16) -> String {
+        let others = self.controllers_but(node);
+        self.outside(node, |place| {
+            place.supports = highest;
+            place.fails(others)
+        })
+    }
+
+    /// Where a controller is that is not this node.
+    pub(crate) fn controllers_but(&self, node: NodeId) -> u16 {
+        self.places.iter().find(|place| place.id != node.0).unwrap().controllers
+    }
+
+    fn outside<T: Send>(&mut self, node: NodeId, work: impl FnOnce(&mut Place) -> T + Send) -> T {
         let place = self.places.iter_mut().find(|place| place.id == node.0).unwrap();
-        std::thread::scope(|scope| scope.spawn(|| work(place)).join().unwrap());
+        std::thread::scope(|scope| scope.spawn(|| work(place)).join().unwrap())
     }
 
     /// The next write of `node` to a file whose path ends in `suffix` finds the disk full.
@@ -197,10 +251,14 @@ impl Cluster {
         self.leader("__transaction_state", partition_for(transactional_id, PARTITIONS)).await
     }
 
+    /// Where a node serves clients.
+    pub(crate) fn clients(&self, node: NodeId) -> Endpoint {
+        Endpoint::new("127.0.0.1", self.place(node).clients)
+    }
+
     /// Asks one node directly.
     pub(crate) async fn ask<R: Rpc>(&self, node: NodeId, request: R) -> R::Response {
-        let place = self.place(node);
-        self.links.call(&Endpoint::new("127.0.0.1", place.clients), request).await.unwrap()
+        self.links.call(&self.clients(node), request).await.unwrap()
     }
 
     pub(crate) async fn transactional(&self, id: &str) -> Producer {

@@ -10,7 +10,7 @@ use millstream_protocol::Endpoint;
 use crate::lone::{Lone, Lones, until, with};
 
 /// What a node is told that has one role.
-fn properties(role: &str, controllers: &str) -> Vec<(&'static str, String)> {
+pub(crate) fn properties(role: &str, controllers: &str) -> Vec<(&'static str, String)> {
     let listeners = if role == "controller" { "CONTROLLERS" } else { "CLIENTS" };
     vec![
         ("process.roles", role.to_owned()),

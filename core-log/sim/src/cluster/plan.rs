@@ -142,6 +142,8 @@ pub struct Plan {
     pub leaders_s: u64,
     /// A node that comes later, and may go.
     pub guest: Option<Guest>,
+    /// `metadata.log.max.record.bytes.between.snapshots` and `metadata.max.retention.bytes`, where they are so small that they matter.
+    pub metadata_bytes: Option<(u64, u64)>,
     /// Whether the last node is a broker only, and reads the metadata from afar.
     pub observed: bool,
     /// How far each node's wall clock is ahead of the clients' at first.
@@ -191,6 +193,7 @@ impl Plan {
             operated: random.one_in(3),
             leaders_s: 1 + random.below(12),
             guest: None,
+            metadata_bytes: None,
             observed: false,
             skews_ms: [0; NODES as usize],
         };
@@ -227,6 +230,9 @@ impl Plan {
             plan.strikes[at].fault = Fault::Rot(who(random), random.one_in(2));
             plan.operated = false; // as with a disk that is lost
             plan.observed = false;
+        }
+        if random.one_in(3) {
+            plan.metadata_bytes = Some((512 + random.below(8_192), random.below(32_768)));
         }
         plan
     }

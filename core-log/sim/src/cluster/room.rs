@@ -380,5 +380,9 @@ fn config(
     ] {
         config.set(key, &value)?;
     }
+    if let Some((between_snapshots, retention)) = plan.metadata_bytes {
+        config.set("metadata.log.max.record.bytes.between.snapshots", &between_snapshots.to_string())?;
+        config.set("metadata.max.retention.bytes", &retention.to_string())?;
+    }
     Ok(config)
 }

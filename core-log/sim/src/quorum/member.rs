@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_broker::quorum::{Compactor, MemberId, QuorumLog, QuorumOptions, QuorumTiming};
+use millstream_broker::quorum::{Bounds, Compactor, MemberId, QuorumLog, QuorumOptions, QuorumTiming};
 use millstream_env::Env;
 use millstream_machine::metadata::{Committed, ConfigScope, Image, MetadataLog, Record};
 use millstream_protocol::Endpoint;
@@ -32,13 +32,15 @@ pub struct Setup {
     pub snapshot_after: u64,
     /// Entries that stay before one.
     pub keep: u64,
+    /// The same in bytes.
+    pub bounds: Bounds,
     /// Elections and heartbeats.
     pub timing: QuorumTiming,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { snapshot_after: 5_000, keep: 10, timing: QuorumTiming::default() }
+        Self { snapshot_after: 5_000, keep: 10, bounds: Bounds::NONE, timing: QuorumTiming::default() }
     }
 }
 
@@ -168,6 +170,7 @@ impl Member {
             timing: self.setup.timing,
             snapshot_after: self.setup.snapshot_after,
             keep_before_snapshot: self.setup.keep,
+            bounds: self.setup.bounds,
             compactor: Arc::new(|| Box::new(Configs::default())),
             lower_recovery_point: Arc::new(move |to| lowering.lock().lower_recovery_point(&lowered, to)),
         };

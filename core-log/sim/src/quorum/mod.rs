@@ -14,6 +14,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use millstream_broker::quorum::Bounds;
 use millstream_env::Env;
 use millstream_machine::metadata::{MetadataLog, ProposeError, Record};
 use millstream_protocol::messages::ConfigRecord;
@@ -265,7 +266,12 @@ impl QuorumWorld {
     /// A quorum of three under proposals and faults, all from `seed`.
     pub fn chaos(seed: u64, trace: bool) -> Verdict {
         let sim = Sim::new(seed, trace);
-        let setup = Setup { snapshot_after: 40 + sim.below(80), keep: sim.below(20), ..Setup::default() };
+        let bounds = match sim.below(2) {
+            0 => Bounds::NONE,
+            _ => Bounds { between_snapshots: 512 + sim.below(4_096), retention: sim.below(16_384) },
+        };
+        let (snapshot_after, keep) = (40 + sim.below(80), sim.below(20));
+        let setup = Setup { snapshot_after, keep, bounds, ..Setup::default() };
         let world = Self::new(&sim, 3, setup);
         world.found(1..=3);
         let story = world.clone();

@@ -71,10 +71,26 @@ pub struct QuorumOptions {
     pub snapshot_after: u64,
     /// Entries before a snapshot that stay, so that a member that lags a little needs no snapshot.
     pub keep_before_snapshot: u64,
+    /// The same in bytes, whichever is reached first.
+    pub bounds: Bounds,
     /// Makes what a snapshot holds.
     pub compactor: NewCompactor,
     /// Called before the log is cut.
     pub lower_recovery_point: LowerRecoveryPoint,
+}
+
+/// How large a member's part of the log may become, however few entries that is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Bytes of entries after which a snapshot is made (`metadata.log.max.record.bytes.between.snapshots`).
+    pub between_snapshots: u64,
+    /// Bytes of log and snapshot together above which nothing stays before the snapshot (`metadata.max.retention.bytes`).
+    pub retention: u64,
+}
+
+impl Bounds {
+    /// Entries alone are counted.
+    pub const NONE: Self = Self { between_snapshots: u64::MAX, retention: u64::MAX };
 }
 
 /// The default of [`QuorumOptions::snapshot_after`].
@@ -95,7 +111,7 @@ impl QuorumOptions {
             notification_channel_size: Some(QUEUE),
             snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_after),
             replication_lag_threshold: self.keep_before_snapshot.max(self.snapshot_after),
-            max_in_snapshot_log_to_keep: self.keep_before_snapshot,
+            max_in_snapshot_log_to_keep: u64::MAX, // `compaction` has what is before a snapshot go
             backoff: BACKOFF.to_owned(),
             enable_pre_vote: Some(true),
             // A leader that comes back without the entries that it had not synced must not go on in the term in which it

@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::io;
 
+use millstream_machine::metadata::ProposeError;
 use millstream_storage::StorageError;
 
 use super::types::{MemberId, Types};
@@ -20,6 +21,9 @@ pub enum QuorumError {
         /// What is wrong.
         what: String,
     },
+    /// A record is not one that this build knows.
+    #[error(transparent)]
+    Record(#[from] millstream_machine::Error),
     /// The log belongs to a cluster already, and another one was to be founded on it.
     #[error(
         "the metadata log has {end} offsets already, but {voters} voters were to found a cluster on it; \
@@ -58,6 +62,16 @@ impl QuorumError {
 
     pub(super) fn stopped(reason: impl Display) -> Self {
         Self::Stopped { reason: reason.to_string() }
+    }
+}
+
+impl From<ProposeError> for QuorumError {
+    /// What reading a batch can say.
+    fn from(error: ProposeError) -> Self {
+        match error {
+            ProposeError::Unreadable(error) => Self::Record(error),
+            other => Self::format(other),
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! See decision 5 in `docs/decisions`.
 //!
 //! - `quorum_log`: opening it, proposing, reading. `members`: changing who the members are. `server`: what they ask.
+//! - `compaction`: when a snapshot is made, and what of the log goes then.
 //! - `store`: log, vote and snapshot on disk; `places` keeps which entry lies where; `batches` is an entry's form.
 //! - `log_store`, `state_machine`, `network`, `wire`, `runtime`: what openraft asks for.
 //!
@@ -27,6 +28,7 @@
 //! linearizable reads (who decides does so against an image that has all of its epoch, and its proposal is void in another).
 
 mod batches;
+mod compaction;
 mod config;
 mod error;
 mod log_store;
@@ -44,7 +46,7 @@ mod types;
 mod vote;
 mod wire;
 
-pub use config::{KEEP_BEFORE_SNAPSHOT, QuorumOptions, QuorumTiming, SNAPSHOT_AFTER};
+pub use config::{Bounds, KEEP_BEFORE_SNAPSHOT, QuorumOptions, QuorumTiming, SNAPSHOT_AFTER};
 pub use error::QuorumError;
 pub use members::{MemberStatus, QuorumStatus};
 pub use quorum_log::QuorumLog;

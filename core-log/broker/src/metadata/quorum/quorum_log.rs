@@ -26,7 +26,7 @@ use super::server::Receiving;
 use super::state_machine::StateMachine;
 use super::store::{Progress, Store, StoreOptions};
 use super::types::{Group, MemberId, Raft, Types, epoch_of, log_id, term_of};
-use super::{batches, codec};
+use super::{batches, codec, compaction};
 
 pub(super) type Metrics =
     <<EnvRuntime as openraft::AsyncRuntime>::Watch as Watch>::Receiver<RaftMetrics<Types>>;
@@ -56,7 +56,9 @@ impl QuorumLog {
     /// [`QuorumError::NotEmpty`] when several founders are named for a log that has records already.
     pub async fn open(env: Env, log: Log, options: QuorumOptions) -> Result<Arc<Self>, QuorumError> {
         let config = Arc::new(options.raft_config()?);
-        let QuorumOptions { member, founders, dial, timing, compactor, lower_recovery_point, .. } = options;
+        let keep = options.keep_before_snapshot;
+        let QuorumOptions { member, founders, dial, timing, bounds, compactor, lower_recovery_point, .. } =
+            options;
         let store_options = StoreOptions { me: member, founders, compactor, lower_recovery_point };
         let inside = env.clone();
         let opened = env.blocking(Pool::General, move || Store::open(inside, log, store_options)).await;
@@ -79,7 +81,10 @@ impl QuorumLog {
         let (raft, metrics, server) = Inside::new(&env, starting).await?;
         let watching = notice_the_end(Arc::clone(&store), metrics.clone());
         env.spawn("quorum-watch", Inside::new(&env, watching));
-        Ok(Arc::new(Self { env, store, raft, metrics, server, receiving: Arc::default() }))
+        let quorum = Arc::new(Self { env, store, raft, metrics, server, receiving: Arc::default() });
+        let compacting = compaction::run(Arc::downgrade(&quorum), quorum.metrics.clone(), keep, bounds);
+        quorum.env.spawn("quorum-compaction", Inside::new(&quorum.env, compacting));
+        Ok(quorum)
     }
 
     /// Who this node is among the members.
@@ -272,6 +277,7 @@ impl MetadataLog for QuorumLog {
                         Err(QuorumError::Storage(
                             StorageError::Changed | StorageError::OffsetOutOfRange { .. },
                         )) => continue,
+                        Err(QuorumError::Record(error)) => return Err(ProposeError::Unreadable(error)),
                         Err(error) => return Err(codec::failed(error)),
                     }
                 }

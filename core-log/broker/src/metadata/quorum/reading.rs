@@ -10,6 +10,7 @@ use millstream_storage::StorageError;
 
 use super::error::QuorumError;
 use super::quorum_log::QuorumLog;
+use super::snapshot::SnapshotFile;
 use super::types::epoch_of;
 
 /// What there is of the log from some offset on.
@@ -61,21 +62,26 @@ impl QuorumLog {
         }
     }
 
-    /// A part of the snapshot that ends at `end`, and the size of the whole; none when there is another by now.
+    /// The snapshot that ends at `end`, whose last record is of `epoch`; none when there is another by now.
+    #[must_use]
+    pub(crate) fn snapshot(&self, (end, epoch): (Offset, LeaderEpoch)) -> Option<Arc<SnapshotFile>> {
+        self.store.progress().snapshot.filter(|file| {
+            let covers = file.covers();
+            covers.end == end && epoch_of(covers.last.leader_id.term) == epoch
+        })
+    }
+
+    /// A part of a snapshot.
     ///
     /// # Errors
     /// [`QuorumError::Storage`].
-    pub async fn snapshot_chunk(
+    pub(crate) async fn chunk(
         &self,
-        end: Offset,
+        snapshot: Arc<SnapshotFile>,
         position: u64,
         max_bytes: usize,
-    ) -> Result<Option<(u64, Bytes)>, QuorumError> {
-        let Some(file) = self.store.progress().snapshot.filter(|file| file.covers().end == end) else {
-            return Ok(None);
-        };
-        let reading = Arc::clone(&file);
-        let chunk = self.env.blocking(Pool::Read, move || reading.chunk(position, max_bytes)).await;
-        Ok(Some((file.size(), chunk.map_err(QuorumError::stopped)??)))
+    ) -> Result<Bytes, QuorumError> {
+        let chunk = self.env.blocking(Pool::Read, move || snapshot.chunk(position, max_bytes)).await;
+        chunk.map_err(QuorumError::stopped)?
     }
 }

@@ -15,14 +15,15 @@ use std::io::IoSlice;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
+use millstream_machine::Error;
 use millstream_machine::metadata::{Committed, Record};
 use millstream_protocol::messages::{
     RaftMembershipRecord, RaftSnapshotRecord, SnapshotFooterRecord, SnapshotHeaderRecord,
 };
 use millstream_protocol::wire::Message;
 use millstream_record::{Batch, BatchHeader, Batches, HEADER_BYTES, LeaderEpoch, Millis, Offset, patch};
-use millstream_storage::{DiskFile, OpenFiles, OpenMode};
+use millstream_storage::{DiskFile, OpenFiles, OpenMode, StorageError};
 use parking_lot::Mutex;
 
 use super::batches;
@@ -38,6 +39,8 @@ const UNFINISHED: &str = ".tmp";
 const RECORDS_PER_BATCH: usize = 1024;
 /// Largest batch that is read from a snapshot.
 const BATCH_BYTES_MAX: usize = 64 << 20;
+/// The version that the header names: of how the file is made up, not of the records in it.
+const VERSION: i16 = 0;
 /// Kafka's numbers for the first and the last control record.
 const HEADER: i16 = 3;
 const FOOTER: i16 = 4;
@@ -83,7 +86,7 @@ impl Covers {
 }
 
 /// A whole snapshot, open for reading.
-pub(super) struct SnapshotFile {
+pub(crate) struct SnapshotFile {
     files: Arc<OpenFiles>,
     /// Another one before it is published.
     path: Mutex<PathBuf>,
@@ -106,7 +109,7 @@ impl SnapshotFile {
         &self.covers
     }
 
-    pub(super) fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         self.size
     }
 
@@ -129,7 +132,7 @@ impl SnapshotFile {
             records: Vec::new(),
         };
         self.each_batch(|batch| {
-            whole.records.extend(codec::decode(&batch).map_err(QuorumError::format)?.records);
+            whole.records.extend(codec::decode(&batch)?.records);
             Ok(())
         })?;
         Ok(whole)
@@ -159,7 +162,8 @@ impl SnapshotFile {
         let handle = files.disk().open(path, OpenMode::Read).map_err(QuorumError::format)?;
         let size = handle.len().map_err(QuorumError::format)?;
         let mut position = 0;
-        read_control(&*handle, size, &mut position, HEADER)?;
+        let header = read_control(&*handle, size, &mut position, HEADER)?;
+        StorageError::refuse_newer(path, header_version(header)?, VERSION)?;
         let covers = read_control(&*handle, size, &mut position, COVERS)?;
         let covers = RaftSnapshotRecord::decode(covers, 0).map_err(QuorumError::format)?;
         let members = read_control(&*handle, size, &mut position, MEMBERSHIP)?;
@@ -207,10 +211,15 @@ impl SnapshotFile {
     }
 }
 
+/// Which form the snapshot is of that begins with this.
+fn header_version(mut header: Bytes) -> Result<i16, QuorumError> {
+    header.try_get_i16().map_err(QuorumError::format)
+}
+
 /// The records of a snapshot that another node sent as a whole, as one batch that replaces what was there.
 ///
 /// # Errors
-/// [`QuorumError::Format`] for bytes that are no snapshot.
+/// [`QuorumError::Format`] for bytes that are no snapshot, [`QuorumError::Record`] for a record in it that is not known.
 pub(crate) fn read_whole(bytes: Bytes, end: Offset, epoch: LeaderEpoch) -> Result<Committed, QuorumError> {
     let mut whole = Committed { base: Offset(0), end, epoch, snapshot: true, records: Vec::new() };
     let mut last_kind = None;
@@ -218,9 +227,14 @@ pub(crate) fn read_whole(bytes: Bytes, end: Offset, epoch: LeaderEpoch) -> Resul
         let batch = batch.map_err(QuorumError::format)?;
         batch.check_crc().map_err(QuorumError::format)?;
         if batch.header().attributes.is_control() {
-            last_kind = Some(batches::read_control(&batch)?.0);
+            let (kind, value) = batches::read_control(&batch)?;
+            let version = if kind == HEADER { header_version(value)? } else { VERSION };
+            if version > VERSION {
+                return Err(Error::UnknownSnapshot { version }.into());
+            }
+            last_kind = Some(kind);
         } else {
-            whole.records.extend(codec::decode(&batch).map_err(QuorumError::format)?.records);
+            whole.records.extend(codec::decode(&batch)?.records);
         }
     }
     if last_kind == Some(FOOTER) {
@@ -236,11 +250,11 @@ pub(super) fn newest(files: &Arc<OpenFiles>, dir: &Path) -> Result<Option<Snapsh
     let mut names: Vec<String> = names.filter(|name| name.ends_with(SUFFIX)).collect();
     names.sort_unstable();
     let Some(newest) = names.pop() else { return Ok(None) };
+    let file = SnapshotFile::open(files, &dir.join(newest))?;
+    file.verify()?;
     for old in names {
         files.disk().remove(&dir.join(old)).map_err(QuorumError::format)?;
     }
-    let file = SnapshotFile::open(files, &dir.join(newest))?;
-    file.verify()?;
     Ok(Some(file))
 }
 
@@ -261,7 +275,8 @@ pub(super) fn write(
         offset = BatchHeader::peek(&placed).map_err(QuorumError::format)?.next_offset();
         writer.write(writer.written, &placed)
     };
-    put(&mut writer, batches::control(HEADER, &SnapshotHeaderRecord::default(), now)?)?;
+    let header = SnapshotHeaderRecord { version: VERSION, ..SnapshotHeaderRecord::default() };
+    put(&mut writer, batches::control(HEADER, &header, now)?)?;
     put(&mut writer, batches::control(COVERS, &covers_record(covers), now)?)?;
     let members = batches::membership_record(covers.membership.membership());
     put(&mut writer, batches::control(MEMBERSHIP, &members, now)?)?;

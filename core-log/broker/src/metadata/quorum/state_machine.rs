@@ -72,9 +72,11 @@ impl RaftStateMachine<Types> for StateMachine {
             let end =
                 end.ok_or_else(|| QuorumError::format(format!("entry {id} is committed but not there")))?;
             let membership = entry.payload.get_membership();
+            let bytes = entry.payload.stored.as_ref().map_or(0, |stored| stored.len() as u64);
             self.0.advance(|progress| {
                 progress.applied = Some(id);
                 progress.end = end;
+                progress.since_snapshot = progress.since_snapshot.saturating_add(bytes);
                 if let Some(membership) = membership {
                     progress.membership = StoredMembership::new(Some(id), membership);
                 }
@@ -88,6 +90,7 @@ impl RaftStateMachine<Types> for StateMachine {
 
     async fn get_snapshot_builder(&mut self) -> Builder {
         let progress = self.0.progress();
+        self.0.advance(|progress| progress.since_snapshot = 0);
         let covers =
             progress.applied.map(|last| Covers { last, end: progress.end, membership: progress.membership });
         Builder { store: Arc::clone(&self.0), covers }

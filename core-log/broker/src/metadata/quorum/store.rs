@@ -58,6 +58,8 @@ pub(super) struct Progress {
     pub(super) installed: Offset,
     pub(super) membership: StoredMembership,
     pub(super) snapshot: Option<Arc<SnapshotFile>>,
+    /// Bytes that were applied since the last snapshot was asked for or begun.
+    pub(super) since_snapshot: u64,
     /// Why the quorum stopped, once it has.
     pub(super) stopped: Option<String>,
 }
@@ -69,6 +71,7 @@ impl Progress {
         self.end = covers.end;
         self.installed = covers.end;
         self.membership = covers.membership.clone();
+        self.since_snapshot = 0;
     }
 }
 
@@ -109,6 +112,7 @@ impl Store {
             installed: places.start(),
             membership: covers.map(|covers| covers.membership).unwrap_or_default(),
             snapshot,
+            since_snapshot: 0,
             stopped: None,
         };
         let StoreOptions { me, founders, compactor, lower_recovery_point } = options;
@@ -196,6 +200,16 @@ impl Store {
 
     pub(super) fn progress(&self) -> Progress {
         self.progress.lock().clone()
+    }
+
+    /// Whether at least so many bytes were applied since this was true last, or a snapshot was begun.
+    pub(super) fn take_since_snapshot(&self, bytes: u64) -> bool {
+        let mut progress = self.progress.lock();
+        let is_due = progress.since_snapshot >= bytes.max(1);
+        if is_due {
+            progress.since_snapshot = 0;
+        }
+        is_due
     }
 
     /// Changes what is known to be committed, and tells those who wait for it.
@@ -441,9 +455,7 @@ fn continues(log: &Log, covers: Option<&Covers>) -> Result<bool, QuorumError> {
 }
 
 fn decode_all(bytes: Bytes, max_batches: usize) -> Result<Vec<Committed>, QuorumError> {
-    let decode = |batch: Result<Batch, _>| {
-        codec::decode(&batch.map_err(QuorumError::format)?).map_err(QuorumError::format)
-    };
+    let decode = |batch: Result<Batch, _>| Ok(codec::decode(&batch.map_err(QuorumError::format)?)?);
     Batches::new(bytes).take(max_batches).map(decode).collect()
 }
 

@@ -4,7 +4,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use millstream_protocol::messages::RaftVoteData;
 use millstream_protocol::wire::Message;
 use millstream_record::NodeId;
-use millstream_storage::{Log, SideFile};
+use millstream_storage::{Log, SideFile, StorageError};
 
 use super::error::QuorumError;
 use super::types::{MemberId, Vote};
@@ -26,9 +26,11 @@ impl VoteFile {
     /// Blocks.
     pub(super) fn read(&self) -> Result<Option<Vote>, QuorumError> {
         let Some(mut bytes) = self.0.read()? else { return Ok(None) };
-        let known = bytes.len() >= 2 && bytes.get_i16() == VERSION;
-        if !known {
-            return Err(QuorumError::format(format!("{} is of another version", self.0.path().display())));
+        let path = self.0.path();
+        let version = bytes.try_get_i16().unwrap_or(-1);
+        StorageError::refuse_newer(path, version, VERSION)?;
+        if version != VERSION {
+            return Err(QuorumError::format(format!("{} is of another version", path.display())));
         }
         let data = RaftVoteData::decode(bytes, VERSION).map_err(QuorumError::format)?;
         Ok(Some(from_data(&data)))

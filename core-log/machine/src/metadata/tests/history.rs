@@ -228,7 +228,8 @@ fn decide(stage: &mut Stage, act: &Act, step: u64) -> Vec<Record> {
             };
             let request =
                 UpdateFeaturesRequest { feature_updates: vec![update], ..UpdateFeaturesRequest::default() };
-            controller().update_features(image, &request).records
+            let members = image.brokers().map(|broker| broker.id).collect();
+            controller().update_features(image, &members, &request).records
         }
         Act::ProducerIds(broker_id) => {
             let broker_epoch = image.broker(NodeId(*broker_id)).map_or(-1, |known| known.epoch);

@@ -24,7 +24,7 @@ use millstream_protocol::messages::{
 use millstream_record::{LeaderEpoch, Millis, NodeId, Uuid};
 
 use super::partition_change::ELR_FEATURE;
-use super::{Committed, Controller, Image, Liveness, Partition, Record, invariant};
+use super::{Committed, Controller, Image, Liveness, Partition, Record, SupportedFeatures, invariant};
 
 const SESSION_MS: i64 = 9_000;
 
@@ -46,7 +46,7 @@ fn registration(broker: i32, incarnation: u64) -> BrokerRegistrationRequest {
         broker_id: broker,
         incarnation_id: Uuid::from_random(incarnation, 1),
         log_dirs: vec![directory(broker)],
-        features: Controller::supported_features().into_iter().map(feature).collect(),
+        features: SupportedFeatures::default().iter().map(feature).collect(),
         rack: None,
         ..BrokerRegistrationRequest::default()
     }
