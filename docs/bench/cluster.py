@@ -1,7 +1,7 @@
 """Three `millstream broker` processes on this machine, or three of Apache Kafka, and a load of librdkafka producers: for failover.py,
 faults.py and throughput.py."""
 
-import base64, os, shutil, signal, socket, struct, subprocess, sys, tempfile, time, uuid
+import base64, os, random, shutil, signal, socket, struct, subprocess, sys, tempfile, time, uuid
 
 try:
     from confluent_kafka import KafkaError, KafkaException, Producer
@@ -22,10 +22,17 @@ def default_binary():
     return os.path.join(ROOT, "target/debug/millstream")
 
 
-def free_port():
+def free_ports():
+    """Ports that nobody listens on and that the kernel gives to nobody who dials: a node that is down must find its own free when it comes
+    back."""
+    with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
+        dialers = int(file.read().split()[0])
+    return filter(is_free, random.SystemRandom().sample(range(10_000, dialers), 1000))
+
+
+def is_free(port):
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 def until(what, holds, patience_s=PATIENCE_S, look_s=0.05):
@@ -50,7 +57,7 @@ class Node:
         self.cluster, self.id = cluster, id
         self.data = os.path.join(cluster.folder, f"node-{id}")
         self.log_path = os.path.join(cluster.folder, f"node-{id}.log")
-        self.clients, self.controllers = free_port(), free_port()
+        self.clients, self.controllers = next(cluster.ports), next(cluster.ports)
         self.advertised = (self.clients, self.controllers)
         self.process = None
 
@@ -148,6 +155,7 @@ class Cluster:
         if folder:
             os.makedirs(folder)
         self.folder = folder or tempfile.mkdtemp(prefix="millstream-cluster-")
+        self.ports = free_ports()
         self.nodes = [self.node_kind(self, id) for id in range(1, size + 1)]
 
     def node(self, id):

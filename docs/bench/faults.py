@@ -25,7 +25,7 @@ It is read again after each of the nodes was stopped, and at last the logs of al
 1 says that something is wrong, and keeps the directories.
 """
 
-import argparse, collections, glob, hashlib, os, random, shutil, signal, socket, subprocess, sys, time
+import argparse, collections, glob, hashlib, os, random, shutil, signal, subprocess, sys, time
 
 from cluster import PATIENCE_S, Cluster, default_binary
 from load import JavaLoad, TransactionalWriter, Writer, judge_records, judge_transactions, read, self_test
@@ -81,20 +81,6 @@ class Disks:
             if keep:
                 os.rmdir(node.data)
                 os.rename(aside, node.data)
-
-
-def settle_ports(cluster):
-    """Gives the nodes ports that the kernel gives to nobody who dials: one that is down must find its own free when it comes back."""
-    with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
-        dialers = int(file.read().split()[0])
-    free = filter(is_free, random.SystemRandom().sample(range(10_000, dialers), 1000))
-    for node in cluster.nodes:
-        node.advertised = node.clients, node.controllers = next(free), next(free)
-
-
-def is_free(port):
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) != 0
 
 
 class Faults:
@@ -335,7 +321,6 @@ def main():
     load = disks = proxies = None
     wrong = ["the run did not end"]
     try:
-        settle_ports(cluster)
         proxies = Proxies(cluster) if args.cuts else None
         disks = Disks(cluster, args.disk_mib) if args.small_disks else None
         cluster.start()
