@@ -103,6 +103,30 @@ fn text(error: QuorumError) -> String {
     error.to_string()
 }
 
+/// openraft does not wait for the sync that it ordered last.
+#[test]
+fn a_member_that_closes_waits_for_the_sync_that_is_under_way() {
+    for seed in 0..40 {
+        holds(&story(seed, 1, 1, Setup::default(), |world| async move {
+            let member = world.wait_for_leader().await?;
+            world.propose_many(1).await?;
+            member.slow_disk(Duration::from_millis(50));
+            let quorum = member.quorum().ok_or("it is gone")?;
+            let (proposing, env) = (world.clone(), world.env());
+            let proposer = env.spawn("proposer", async move {
+                let _ = proposing.propose().await; // whether it is told depends on the seed
+            });
+            env.sleep(Duration::from_millis(world.sim.below(60))).await;
+            quorum.close().await.map_err(text)?;
+            drop((proposer, quorum));
+            member.stop(false);
+            member.boot(BTreeMap::new());
+            world.wait_for_leader().await?;
+            world.agree().await
+        }));
+    }
+}
+
 /// Makes `member` a voter.
 async fn grow(world: &QuorumWorld, member: u16) -> Result<(), String> {
     world.member(member).boot(BTreeMap::new());

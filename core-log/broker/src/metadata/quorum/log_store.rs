@@ -141,6 +141,7 @@ async fn flush_as_ordered(store: Arc<Store>, mut waiting: mpsc::Receiver<Order>)
 }
 
 async fn flush(store: &Arc<Store>) -> Result<(), QuorumError> {
+    let _turn = store.flushing.lock().await;
     let Some(job) = store.with_log(millstream_storage::Log::flush_begin) else {
         return Ok(store.with_log(|log| log.files().check_online())?);
     };

@@ -105,6 +105,7 @@ impl QuorumLog {
         let stopped = Inside::new(&self.env, self.raft.shutdown()).await;
         stopped.map_err(QuorumError::stopped)?;
         let store = Arc::clone(&self.store);
+        let _turn = self.store.flushing.lock().await; // openraft does not wait for the sync that it ordered last
         let closed = self.env.blocking(Pool::General, move || store.with_log(Log::close)).await;
         Ok(closed.map_err(QuorumError::stopped)??)
     }

@@ -41,6 +41,8 @@ pub(super) struct Store {
     lower_recovery_point: LowerRecoveryPoint,
     /// Held, on threads that may block, while files of snapshots change their names.
     naming: Mutex<()>,
+    /// Held while a sync of the log is under way.
+    pub(super) flushing: tokio::sync::Mutex<()>,
 }
 
 /// Behind a short lock. A cut is the exception: it is rare, and nobody may see the log while it happens.
@@ -127,6 +129,7 @@ impl Store {
             compactor,
             lower_recovery_point,
             naming: Mutex::new(()),
+            flushing: tokio::sync::Mutex::new(()),
         };
         let has_members = store.scan()?;
         if !has_members && !founders.is_empty() {
