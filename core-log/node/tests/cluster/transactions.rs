@@ -222,6 +222,8 @@ fn a_batch_outside_of_its_transaction_is_refused_wherever_the_coordinator_is() {
         producer.begin_transaction().unwrap();
         send(&producer, TOPIC, 1).await;
         producer.commit_transaction().await.unwrap();
+        // A commit is answered once it is decided. Until its marker is in a partition, the transaction is open there.
+        assert_eq!(cluster.read(TOPIC, IsolationLevel::ReadCommitted, 3).await, in_every_partition(&[1]));
         let id = producer.producer_id().unwrap();
         let late = |index: i32, producer_id: ProducerId| {
             let options = BatchOptions {
