@@ -79,22 +79,48 @@ pub(crate) struct Slot {
 impl StateDir {
     /// Opens, or creates, the state under `path`.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let fail = |reason: String| AppError::State { path: path.to_owned(), reason };
-        let opened = Database::builder(path)
+        let fail = |error: fjall::Error| {
+            let reason = match error {
+                fjall::Error::Locked => {
+                    "another process uses it; give each process its own state_dir".to_owned()
+                }
+                other => other.to_string(),
+            };
+            AppError::State { path: path.to_owned(), reason }
+        };
+        if is_empty(path) {
+            Self::create_at(path).map_err(fail)?;
+        }
+        let (database, keyspace) = Self::open_at(path).map_err(fail)?;
+        let inner = Inner { path: path.to_owned(), database, keyspace, slots: Mutex::new(()) };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// A process that is killed while fjall makes a database leaves files that fjall can neither open nor make anew, so it is made
+    /// beside its place, and what a killed one left there goes first.
+    fn create_at(path: &Path) -> fjall::Result<()> {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".new");
+        let beside = PathBuf::from(beside);
+        let made = match Self::open_at(&beside) {
+            Err(error) if !matches!(error, fjall::Error::Locked) => {
+                std::fs::remove_dir_all(&beside)?;
+                Self::open_at(&beside)?
+            }
+            made => made?,
+        };
+        drop(made);
+        Ok(std::fs::rename(&beside, path)?)
+    }
+
+    fn open_at(path: &Path) -> fjall::Result<(Database, Keyspace)> {
+        let database = Database::builder(path)
             .max_journaling_size(MAX_JOURNAL_BYTES)
             .worker_threads(ENGINE_THREADS)
             .manual_journal_persist(true)
-            .open();
-        let database = opened.map_err(|error| match error {
-            fjall::Error::Locked => {
-                fail("another process uses it; give each process its own state_dir".to_owned())
-            }
-            other => fail(other.to_string()),
-        })?;
-        let keyspace = database.keyspace("state", KeyspaceCreateOptions::default);
-        let keyspace = keyspace.map_err(|error| fail(error.to_string()))?;
-        let inner = Inner { path: path.to_owned(), database, keyspace, slots: Mutex::new(()) };
-        Ok(Self { inner: Arc::new(inner) })
+            .open()?;
+        let keyspace = database.keyspace("state", KeyspaceCreateOptions::default)?;
+        Ok((database, keyspace))
     }
 
     /// The id of this process: the same for as long as the directory lives, `fresh` at first.
@@ -196,6 +222,11 @@ impl StateDir {
     fn journals(&self) -> usize {
         self.inner.database.journal_count()
     }
+}
+
+/// Whether there is nothing in the folder, or no folder.
+fn is_empty(path: &Path) -> bool {
+    std::fs::read_dir(path).map_or(true, |mut entries| entries.next().is_none())
 }
 
 /// One store on disk. Writes go through [`StateDir::fold`] in normal running; [`Store::put`] is for restoring row by row.
@@ -313,6 +344,31 @@ mod tests {
         assert!(rows(&state.store("a".into(), &discarded)).is_empty());
         assert!(rows(&state.store("a".into(), &a)).is_empty(), "the old rows are gone from the disk too");
         assert!(StateDir::open(dir.path()).is_err(), "the directory is locked");
+    }
+
+    /// fjall makes the journal before the file that says that there is a database.
+    #[test]
+    fn a_process_that_was_killed_while_it_made_the_state_does_not_keep_the_next_from_making_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("app/state");
+        let beside = dir.path().join("app/state.new");
+        StateDir::create_at(&beside).unwrap();
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&beside).unwrap() {
+            names.push(entry.unwrap().file_name().into_string().unwrap());
+        }
+        assert!(names.contains(&"version".to_owned()), "{names:?}");
+        std::fs::remove_file(beside.join("version")).unwrap();
+        let torn = StateDir::open_at(&beside).map(drop).unwrap_err();
+        assert!(
+            matches!(&torn, fjall::Error::Io(error) if error.kind() == std::io::ErrorKind::AlreadyExists),
+            "{torn}"
+        );
+        let state = StateDir::open(&path).unwrap();
+        state.create(TASK, "counts", TopicId::from_random(1, 2)).unwrap();
+        drop(state);
+        assert!(StateDir::open(&path).unwrap().find(TASK, "counts").unwrap().is_some());
+        assert!(!beside.exists());
     }
 
     /// fjall#257: writes stalled after kill and reopen. A drop without any persist is the nearest thing within a process.
