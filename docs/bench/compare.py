@@ -103,6 +103,8 @@ class Bench:
             command = self.perf + ["producer-perf", "--bootstrap-server", broker.address, "--topic", topic,
                                    "--num-records", str(records), "--record-size", "1024", "--throughput", str(rate),
                                    "--command-property", "acks=all", f"linger.ms={linger}", "buffer.memory=33554432"]
+            if rate > 0:  # what the tool itself takes to start is no latency of a broker
+                command += ["--warmup-records", str(records // 3)]
         else:
             command = [self.args.binary, "bench", "produce", "--json", "-b", broker.address, "--topic", topic,
                        "-n", str(records), "--size", "1024", "--acks", "all", "--linger-ms", str(linger)]

@@ -15,7 +15,10 @@ controller too) and looks at the partitions among the ten that it led:
 - next write: from the kill to the first acknowledgement of a record that was sent after it, in the first of those partitions;
 - all writes: the same, until each of them has one;
 - pause: the longest time that any record of the ten waited for its acknowledgement;
-- calm: the same over the second before, when nothing had happened: what the machine itself costs.
+- settling: the same from a second after the first writes of the turn before until all replicas are in sync again;
+- calm: the same over the second before the kill, when nothing had happened: what the machine itself costs.
+
+A record that was sent before such a time waits from its beginning.
 
 A record whose delivery fails for good is an error, and ends the run with exit code 1.
 """
@@ -70,7 +73,7 @@ class Writers:
             if sent_at >= self.since:
                 self.first.setdefault(partition, now)
             if now >= self.since:
-                self.longest = max(self.longest, now - sent_at)
+                self.longest = max(self.longest, now - max(sent_at, self.since))
 
     def run(self, seconds=0.0, until=None):
         """Writes for so long, or until something holds."""
@@ -121,13 +124,16 @@ class Turns:
         return self.cluster.node(id), led
 
     def ready(self):
+        """The longest wait until all are in sync, and that over a while after it."""
+        self.writers.begin(time.monotonic())
         self.writers.run(until=in_background(lambda: self.cluster.until_in_sync(TOPIC)))
+        settling = self.writers.longest
         self.writers.begin(time.monotonic())
         self.writers.run(self.args.between)
-        return self.writers.longest
+        return settling, self.writers.longest
 
     def one(self):
-        calm = self.ready()
+        settling, calm = self.ready()
         node, led = self.victim()
         if not led:
             return self.restart(node)  # it leads again what others do not; the next turn has another
@@ -141,13 +147,13 @@ class Turns:
         self.writers.run(1.0)
         times = sorted(self.writers.first.get(p, began + 60) - began for p in led)
         kill = {} if self.args.handover else {"next": times[0], "all": times[-1]}
-        self.row(**kill, pause=self.writers.longest, calm=calm, led=len(led), node=node.id)
+        self.row(**kill, pause=self.writers.longest, settling=settling, calm=calm, led=len(led), node=node.id)
         node.start()
         return None
 
     def rolling(self):
         for node in self.cluster.nodes:
-            calm = self.ready()
+            _, calm = self.ready()
             self.writers.begin(time.monotonic())
             self.writers.run(until=in_background(node.stop))
             self.writers.run(0.5)
@@ -166,7 +172,7 @@ class Turns:
 
     def table(self):
         print("| what | turns | p50 ms | p99 ms | most ms |\n| --- | ---: | ---: | ---: | ---: |")
-        names = {"next": "next write", "all": "all writes", "pause": "pause", "calm": "calm"}
+        names = {"next": "next write", "all": "all writes", "pause": "pause", "settling": "settling", "calm": "calm"}
         for key, name in names.items():
             values = [row[key] * 1e3 for row in self.rows if key in row]
             if values:

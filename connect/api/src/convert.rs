@@ -1,6 +1,7 @@
 //! Converters: rows to the values of records and back, at the log's edge only.
 
 mod bytes;
+mod datetime;
 mod json;
 mod text;
 
@@ -9,6 +10,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
 pub use bytes::BytesConverter;
+pub use datetime::DateTime;
 pub use json::JsonConverter;
 pub use text::StringConverter;
 

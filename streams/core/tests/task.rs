@@ -192,11 +192,17 @@ fn a_finite_bootstrap_input_opens_its_gate_at_its_end() {
 }
 
 fn windowed(emit: Emit) -> Arc<Topology> {
-    let options = WindowOptions { windows: TimeWindows::new(10, 10).unwrap(), grace_ms: 0, emit };
+    windowed_with(emit, 0, 1000)
+}
+
+/// Keeps the states of `at_hand` windows at hand.
+fn windowed_with(emit: Emit, grace_ms: i64, at_hand: usize) -> Arc<Topology> {
+    let options = WindowOptions { windows: TimeWindows::new(10, 10).unwrap(), grace_ms, emit };
     let mut topology = TopologyBuilder::new();
     topology.add_store(StoreSpec::new("sums"));
     let rows = topology.source("in", SourceSpec::new(["in"], || Numbers));
-    let spec = OperatorSpec::new("sum", move || WindowAggregate::new(Sums, options)).store("sums");
+    let spec =
+        OperatorSpec::new("sum", move || WindowAggregate::new(Sums, options).at_hand(at_hand)).store("sums");
     let sums = topology.operator("sum", spec, &[rows]);
     topology.sink("out", SinkSpec::new("out", || Numbers), sums);
     topology.sink("late", SinkSpec::new("late", || Numbers), sums.side(LATE_PORT));
@@ -233,9 +239,12 @@ proptest! {
     fn chunking_and_restarts_change_no_closed_window(
         rows in prop::collection::vec(0i64..120, 1..120),
         cuts in prop::collection::vec((1usize..20, any::<bool>()), 1..60),
+        grace_ms in 0i64..60,
+        at_hand in 0usize..6,
     ) {
-        let topology = windowed(Emit::OnClose);
+        let topology = windowed_with(Emit::OnClose, grace_ms, 1000);
         let mut whole = start(&topology, Box::new(MemoryStore::default()), 0);
+        let topology = windowed_with(Emit::OnClose, grace_ms, at_hand);
         rows.iter().for_each(|row| add(&mut whole, "in", &[*row]));
         let mut parts = start(&topology, Box::new(MemoryStore::default()), 0);
         let (mut made, mut at) = (Vec::new(), 0);

@@ -1,19 +1,19 @@
 //! JSON, one object for a row.
 
+mod cursor;
+mod read;
+mod write;
+
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use arrow_json::ReaderBuilder;
 use arrow_json::reader::Decoder;
-use arrow_json::writer::{LineDelimited, WriterBuilder};
 use bytes::Bytes;
 
 use super::{Converter, Decoded};
 use crate::{ConnectError, Result};
-
-/// Bytes that a row is guessed to take.
-const ROW_BYTES: usize = 256;
 
 /// One JSON object for a row. A null is left out; a key that the schema does not have is ignored.
 ///
@@ -23,13 +23,7 @@ pub struct JsonConverter;
 
 impl Converter for JsonConverter {
     fn encode(&self, rows: &RecordBatch) -> Result<Vec<Bytes>> {
-        let mut writer = WriterBuilder::new()
-            .with_explicit_nulls(false)
-            .build::<_, LineDelimited>(Vec::with_capacity(rows.num_rows() * ROW_BYTES));
-        let failed = |error| ConnectError::fatal("writing rows as JSON", error);
-        writer.write(rows).map_err(failed)?;
-        writer.finish().map_err(failed)?;
-        Ok(lines(Bytes::from(writer.into_inner())))
+        write::write(rows).map_err(|error| ConnectError::fatal("writing rows as JSON", error))
     }
 
     fn decode(&self, schema: &SchemaRef, values: &[Bytes]) -> Result<Decoded> {
@@ -40,19 +34,6 @@ impl Converter for JsonConverter {
     }
 }
 
-/// Splits text at newlines. JSON escapes the ones inside of strings.
-fn lines(text: Bytes) -> Vec<Bytes> {
-    let mut from = 0;
-    let mut lines = Vec::new();
-    for (at, byte) in text.iter().enumerate() {
-        if *byte == b'\n' {
-            lines.push(text.slice(from..at));
-            from = at + 1;
-        }
-    }
-    lines
-}
-
 fn decoder(schema: &SchemaRef, rows: usize) -> Result<Decoder> {
     ReaderBuilder::new(Arc::clone(schema))
         .with_batch_size(rows.max(1))
@@ -60,8 +41,16 @@ fn decoder(schema: &SchemaRef, rows: usize) -> Result<Decoder> {
         .map_err(|error| ConnectError::fatal("reading rows from JSON", error))
 }
 
-/// The fast way: all values through one decoder. `None` when any of them is not exactly one row.
+/// All values at once. `None` when any of them is not exactly one row.
 fn decode_all(schema: &SchemaRef, values: &[Bytes]) -> Result<Option<RecordBatch>> {
+    match read::read(schema, values) {
+        Some(rows) => Ok(Some(rows)),
+        None => decode_generally(schema, values),
+    }
+}
+
+/// All values through one decoder of the library.
+fn decode_generally(schema: &SchemaRef, values: &[Bytes]) -> Result<Option<RecordBatch>> {
     let mut decoder = decoder(schema, values.len())?;
     for (at, value) in values.iter().enumerate() {
         match decoder.decode(value) {
@@ -123,3 +112,6 @@ fn decode_one(schema: &SchemaRef, value: &[u8]) -> Result<Result<RecordBatch, St
 fn reason(text: &str) -> String {
     text.trim_start_matches("Json error: ").to_owned()
 }
+
+#[cfg(test)]
+mod tests;

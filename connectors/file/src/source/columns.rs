@@ -8,6 +8,7 @@ use arrow::array::{
 };
 use arrow::compute::kernels::cast_utils::{Parser, parse_decimal};
 use arrow::datatypes::*;
+use millstream_connect_api::convert::DateTime;
 use millstream_connect_api::types::type_name;
 use millstream_connect_api::{ConnectError, Result};
 
@@ -29,21 +30,36 @@ pub(super) trait FieldBuilder: Send {
 pub(super) fn field_builder(data_type: &DataType, rows: usize) -> Result<Box<dyn FieldBuilder>> {
     macro_rules! primitive {
         ($type:ty) => {
+            primitive!($type, <$type as Parser>::parse)
+        };
+        ($type:ty, $parse:expr) => {
             Box::new(Primitive {
                 builder: PrimitiveBuilder::<$type>::with_capacity(rows).with_data_type(data_type.clone()),
+                parse: $parse,
             })
+        };
+    }
+    macro_rules! integer {
+        ($type:ty) => {
+            primitive!($type, |text| text.parse().ok().or_else(|| <$type as Parser>::parse(text)))
+        };
+    }
+    macro_rules! timestamp {
+        ($type:ty) => {
+            primitive!($type, |text| date_time(text, <$type>::UNIT)
+                .or_else(|| <$type as Parser>::parse(text)))
         };
     }
     Ok(match data_type {
         DataType::Boolean => Box::new(Boolean(BooleanBuilder::with_capacity(rows))),
-        DataType::Int8 => primitive!(Int8Type),
-        DataType::Int16 => primitive!(Int16Type),
-        DataType::Int32 => primitive!(Int32Type),
-        DataType::Int64 => primitive!(Int64Type),
-        DataType::UInt8 => primitive!(UInt8Type),
-        DataType::UInt16 => primitive!(UInt16Type),
-        DataType::UInt32 => primitive!(UInt32Type),
-        DataType::UInt64 => primitive!(UInt64Type),
+        DataType::Int8 => integer!(Int8Type),
+        DataType::Int16 => integer!(Int16Type),
+        DataType::Int32 => integer!(Int32Type),
+        DataType::Int64 => integer!(Int64Type),
+        DataType::UInt8 => integer!(UInt8Type),
+        DataType::UInt16 => integer!(UInt16Type),
+        DataType::UInt32 => integer!(UInt32Type),
+        DataType::UInt64 => integer!(UInt64Type),
         DataType::Float32 => primitive!(Float32Type),
         DataType::Float64 => primitive!(Float64Type),
         DataType::Date32 => primitive!(Date32Type),
@@ -51,10 +67,10 @@ pub(super) fn field_builder(data_type: &DataType, rows: usize) -> Result<Box<dyn
         DataType::Time32(TimeUnit::Millisecond) => primitive!(Time32MillisecondType),
         DataType::Time64(TimeUnit::Microsecond) => primitive!(Time64MicrosecondType),
         DataType::Time64(TimeUnit::Nanosecond) => primitive!(Time64NanosecondType),
-        DataType::Timestamp(TimeUnit::Second, _) => primitive!(TimestampSecondType),
-        DataType::Timestamp(TimeUnit::Millisecond, _) => primitive!(TimestampMillisecondType),
-        DataType::Timestamp(TimeUnit::Microsecond, _) => primitive!(TimestampMicrosecondType),
-        DataType::Timestamp(TimeUnit::Nanosecond, _) => primitive!(TimestampNanosecondType),
+        DataType::Timestamp(TimeUnit::Second, _) => timestamp!(TimestampSecondType),
+        DataType::Timestamp(TimeUnit::Millisecond, _) => timestamp!(TimestampMillisecondType),
+        DataType::Timestamp(TimeUnit::Microsecond, _) => timestamp!(TimestampMicrosecondType),
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => timestamp!(TimestampNanosecondType),
         DataType::Decimal128(precision, scale) => Box::new(Decimal {
             precision: *precision,
             scale: *scale,
@@ -70,13 +86,21 @@ pub(super) fn field_builder(data_type: &DataType, rows: usize) -> Result<Box<dyn
     })
 }
 
-struct Primitive<T: ArrowPrimitiveType> {
-    builder: PrimitiveBuilder<T>,
+/// The common form of a timestamp, with or without a `Z`, if the unit holds it exactly.
+fn date_time(text: &str, unit: TimeUnit) -> Option<i64> {
+    let at = DateTime::read(text, true).or_else(|| DateTime::read(text, false))?;
+    let count = at.count(unit)?;
+    (DateTime::of_count(count, unit) == at).then_some(count)
 }
 
-impl<T: ArrowPrimitiveType + Parser> FieldBuilder for Primitive<T> {
+struct Primitive<T: ArrowPrimitiveType> {
+    builder: PrimitiveBuilder<T>,
+    parse: fn(&str) -> Option<T::Native>,
+}
+
+impl<T: ArrowPrimitiveType> FieldBuilder for Primitive<T> {
     fn append(&mut self, text: &str) -> bool {
-        match T::parse(text.trim_ascii()) {
+        match (self.parse)(text.trim_ascii()) {
             Some(value) => {
                 self.builder.append_value(value);
                 true

@@ -127,7 +127,10 @@ pub(super) fn header(line: &[u8], dialect: &Dialect) -> Result<Vec<String>, Stri
 pub(super) fn sample_fields(line: &[u8], dialect: &Dialect) -> Option<Vec<Option<String>>> {
     let mut record = Record::default();
     let complete = record.split(std::str::from_utf8(line).ok()?, dialect);
-    let value = |field: &Field| (!record.is_null(field, dialect)).then(|| record.text(field).to_owned());
+    let value = |field: &Field| {
+        let text = record.text(field);
+        (!field.is_null(text, dialect)).then(|| text.to_owned())
+    };
     complete.then(|| record.fields.iter().map(value).collect())
 }
 
@@ -193,12 +196,13 @@ fn append(
             builder.append_null();
             continue;
         };
-        if record.is_null(field, dialect) {
+        let text = record.text(field);
+        if field.is_null(text, dialect) {
             builder.append_null();
-        } else if !builder.append(record.text(field)) {
+        } else if !builder.append(text) {
             builder.append_null();
             let name = millstream_connect_api::types::type_name(column.data_type());
-            let shown: String = record.text(field).chars().take(80).collect();
+            let shown: String = text.chars().take(80).collect();
             reason.get_or_insert_with(|| format!("column '{}': '{shown}' is not a {name}", column.name()));
         }
     }
@@ -224,14 +228,17 @@ struct Field {
     unescaped: bool,
 }
 
+impl Field {
+    /// Whether this field with this text stands for null.
+    fn is_null(&self, text: &str, dialect: &Dialect) -> bool {
+        !self.quoted && dialect.null_values.iter().any(|null| null == text)
+    }
+}
+
 impl Record {
     fn text(&self, field: &Field) -> &str {
         let from = if field.unescaped { &self.unescaped } else { &self.text };
         from.get(field.range.clone()).unwrap_or_default()
-    }
-
-    fn is_null(&self, field: &Field, dialect: &Dialect) -> bool {
-        !field.quoted && dialect.null_values.iter().any(|null| null == self.text(field))
     }
 
     /// Splits a record into its fields; false when its last quote is not closed.

@@ -104,7 +104,7 @@ impl Producer {
             let placed = state.check_sendable().and_then(|()| {
                 let partition = shared.partition(&mut state, &record, bytes, partitions);
                 let timestamp = record.timestamp.unwrap_or_else(|| shared.cluster.env.now());
-                state.place(&shared.config, &record, partition, timestamp, shared.cluster.env.elapsed())
+                state.place(&shared.config, &record, partition, timestamp, || shared.cluster.env.elapsed())
             });
             placed.inspect_err(|_| shared.memory.add_permits(bytes))?
         };

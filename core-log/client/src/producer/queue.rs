@@ -325,7 +325,7 @@ impl Queue {
         bytes: usize,
         batch_size: usize,
         options: BatchOptions,
-        now: Duration,
+        now: impl FnOnce() -> Duration,
     ) -> &mut Draft {
         if let Some(draft) = self.open.take_if(|open| open.builder.size_bytes() + bytes > batch_size) {
             self.full.push_back(draft);
@@ -333,7 +333,7 @@ impl Queue {
         let partition = &self.partition;
         self.open.get_or_insert_with(|| Draft {
             builder: BatchBuilder::with_capacity(options, bytes.max(batch_size)),
-            common: Common { outcome: Outcome::new(partition.clone()), created: now, memory: 0 },
+            common: Common { outcome: Outcome::new(partition.clone()), created: now(), memory: 0 },
         })
     }
 }
@@ -371,7 +371,7 @@ mod tests {
     fn queue(batches: usize) -> Queue {
         let mut queue = Queue::new(TopicPartition::new("t", 0));
         for _ in 0..batches {
-            let draft = queue.room(10, 1000, BatchOptions::default(), Duration::ZERO);
+            let draft = queue.room(10, 1000, BatchOptions::default(), || Duration::ZERO);
             for _ in 0..2 {
                 draft.builder.append(Millis(0), None, Some(b"v"), &[]).unwrap();
             }

@@ -31,6 +31,8 @@ pub(super) struct State {
     /// Why the producer cannot go on.
     pub fatal: Option<ClientError>,
     next_ticket: u64,
+    /// Where the last record went: the next one is likely to go there, too.
+    recent: Option<(Arc<str>, i32, Slot)>,
 }
 
 #[derive(Debug, Default)]
@@ -65,6 +67,7 @@ impl State {
             closed: false,
             fatal: None,
             next_ticket: 0,
+            recent: None,
         }
     }
 
@@ -109,7 +112,7 @@ impl State {
         record: &ProducerRecord,
         partition: i32,
         timestamp: Millis,
-        now: Duration,
+        now: impl FnOnce() -> Duration,
     ) -> Result<Placed> {
         let options = BatchOptions {
             codec: config.compression,
@@ -144,12 +147,20 @@ impl State {
     }
 
     fn slot(&mut self, topic: &Arc<str>, partition: i32) -> Slot {
-        if let Some(slot) = self.topics.get(topic).and_then(|topic| topic.slots.get(&partition)) {
+        if let Some((recent, its_partition, slot)) = &self.recent
+            && Arc::ptr_eq(recent, topic)
+            && *its_partition == partition
+        {
             return *slot;
         }
-        let slot = self.queues.len();
-        self.queues.push(Queue::new(TopicPartition::new(Arc::clone(topic), partition)));
-        self.topics.entry(Arc::clone(topic)).or_default().slots.insert(partition, slot);
+        let known = self.topics.get(topic).and_then(|topic| topic.slots.get(&partition)).copied();
+        let slot = known.unwrap_or_else(|| {
+            let slot = self.queues.len();
+            self.queues.push(Queue::new(TopicPartition::new(Arc::clone(topic), partition)));
+            self.topics.entry(Arc::clone(topic)).or_default().slots.insert(partition, slot);
+            slot
+        });
+        self.recent = Some((Arc::clone(topic), partition, slot));
         slot
     }
 

@@ -1,4 +1,4 @@
-//! The groups that one chunk touches.
+//! Groups at hand: those that one chunk touches, or all that are open.
 
 use bytes::Bytes;
 use indexmap::IndexMap;
@@ -11,10 +11,12 @@ use crate::chunk::{Chunk, Columns};
 use crate::error::Result;
 use crate::store::Store;
 
-/// Each group once, in order of its first row in the chunk, with its state out of the store.
+/// Each group once, in the order in which they came to hand, with its state out of the store.
 pub(super) struct Groups<S> {
     slots: IndexMap<Vec<u8>, Slot, FxBuildHasher>,
+    /// As long as `slots`, in its order.
     states: Vec<S>,
+    /// Rows of the chunk that is being taken.
     picks: Vec<Pick>,
 }
 
@@ -22,6 +24,19 @@ struct Slot {
     old: Option<Bytes>,
     timestamp: Millis,
     last_row: u32,
+    /// The store has an entry for it, this state or an earlier one.
+    stored: bool,
+    /// The store does not have this state.
+    changed: bool,
+}
+
+/// A group that was taken out.
+pub(super) struct Taken<S> {
+    pub(super) store_key: Vec<u8>,
+    pub(super) timestamp: Millis,
+    pub(super) state: S,
+    /// The store has an entry for it.
+    pub(super) stored: bool,
 }
 
 impl<S: Send> Groups<S> {
@@ -29,59 +44,117 @@ impl<S: Send> Groups<S> {
         Self { slots: IndexMap::default(), states: Vec::new(), picks: Vec::new() }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.slots.is_empty()
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
     }
 
-    /// Adds `row` to the group under `store_key`; its state is loaded when the chunk touches it first.
+    /// Lets go of all groups.
+    pub(super) fn clear(&mut self) {
+        self.slots.clear();
+        self.states.clear();
+        self.picks.clear();
+    }
+
+    /// A new chunk comes; the groups stay at hand.
+    pub(super) fn begin_chunk(&mut self) {
+        self.picks.clear();
+    }
+
+    /// Whether the chunk has touched no group.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.picks.is_empty()
+    }
+
+    /// The keys of all groups.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &[u8]> {
+        self.slots.keys().map(Vec::as_slice)
+    }
+
+    /// Takes a group to hand that is in the store.
+    pub(super) fn load<F: Fold<State = S>>(
+        &mut self,
+        fold: &mut F,
+        store_key: &[u8],
+        stored: &Bytes,
+    ) -> Result<()> {
+        let (timestamp, bytes) = split_stored(stored)?;
+        self.states.push(fold.load(&bytes)?);
+        let slot = Slot { old: Some(bytes), timestamp, last_row: 0, stored: true, changed: false };
+        self.slots.insert(store_key.to_vec(), slot);
+        Ok(())
+    }
+
+    /// Adds `row` to the group under `store_key`; one that is not at hand is looked for in `store` (none: it is not there either).
     pub(super) fn add<F: Fold<State = S>>(
         &mut self,
         fold: &mut F,
-        store: &dyn Store,
+        store: Option<&dyn Store>,
         store_key: &[u8],
         row: usize,
         timestamp: Millis,
     ) -> Result<()> {
         let row = u32::try_from(row).expect("a chunk holds fewer than 2^32 rows");
-        let slot = match self.slots.get_full_mut(store_key) {
-            Some((index, _, slot)) => {
-                slot.timestamp = slot.timestamp.max(timestamp); // trap 5: the result is as new as the newest row
-                slot.last_row = row;
-                index
-            }
-            None => {
-                let (old, before, state) = match store.get(store_key)? {
-                    Some(stored) => {
-                        let (before, bytes) = split_stored(&stored)?;
-                        let state = fold.load(&bytes)?;
-                        (Some(bytes), before, state)
-                    }
-                    None => (None, BEGINNING_OF_TIME, fold.init()?),
-                };
-                let slot = Slot { old, timestamp: before.max(timestamp), last_row: row };
-                self.states.push(state);
-                self.slots.insert_full(store_key.to_vec(), slot).0
-            }
+        let index = match self.slots.get_index_of(store_key) {
+            Some(index) => index,
+            None => self.take_to_hand(fold, store, store_key)?,
         };
-        self.picks.push(Pick { row, slot: u32::try_from(slot).expect("fewer groups than picks") });
+        let (_, slot) = self.slots.get_index_mut(index).expect("it was found or put there");
+        slot.timestamp = slot.timestamp.max(timestamp); // trap 5: the result is as new as the newest row
+        slot.last_row = row;
+        slot.changed = true;
+        self.picks
+            .push(Pick { row, slot: u32::try_from(index).expect("fewer than 2^32 groups are at hand") });
         Ok(())
     }
 
-    /// Folds the rows, and saves every state.
-    pub(super) fn fold_and_save<F: Fold<State = S>>(
+    /// Out of the store, or new.
+    fn take_to_hand<F: Fold<State = S>>(
         &mut self,
         fold: &mut F,
-        store: &mut dyn Store,
-        chunk: &Chunk,
-    ) -> Result<()> {
-        fold.fold(&mut self.states, chunk, &self.picks)?;
+        store: Option<&dyn Store>,
+        store_key: &[u8],
+    ) -> Result<usize> {
+        match store.map(|store| store.get(store_key)).transpose()?.flatten() {
+            Some(stored) => self.load(fold, store_key, &stored)?,
+            None => {
+                self.states.push(fold.init()?);
+                let timestamp = BEGINNING_OF_TIME;
+                let slot = Slot { old: None, timestamp, last_row: 0, stored: false, changed: true };
+                self.slots.insert(store_key.to_vec(), slot);
+            }
+        }
+        Ok(self.slots.len() - 1)
+    }
+
+    /// Folds the chunk's rows into their groups.
+    pub(super) fn fold<F: Fold<State = S>>(&mut self, fold: &mut F, chunk: &Chunk) -> Result<()> {
+        fold.fold(&mut self.states, chunk, &self.picks)
+    }
+
+    /// Saves the states that the store does not have.
+    pub(super) fn save<F: Fold<State = S>>(&mut self, fold: &mut F, store: &mut dyn Store) -> Result<()> {
         let mut buffer = Vec::new();
-        for ((store_key, slot), state) in self.slots.iter().zip(&mut self.states) {
-            begin_stored(&mut buffer, slot.timestamp);
-            fold.save(state, &mut buffer)?;
-            store.put(store_key, &buffer)?;
+        for ((store_key, slot), state) in self.slots.iter_mut().zip(&mut self.states) {
+            if slot.changed {
+                begin_stored(&mut buffer, slot.timestamp);
+                fold.save(state, &mut buffer)?;
+                store.put(store_key, &buffer)?;
+                (slot.stored, slot.changed) = (true, false);
+            }
         }
         Ok(())
+    }
+
+    /// Takes out the groups that are due, in the order of their keys.
+    pub(super) fn take_due(&mut self, is_due: impl Fn(&[u8]) -> bool) -> Vec<Taken<S>> {
+        let mut due: Vec<Vec<u8>> = self.slots.keys().filter(|key| is_due(key)).cloned().collect();
+        due.sort_unstable();
+        let take = |store_key: Vec<u8>| {
+            let (index, _, slot) = self.slots.swap_remove_full(&store_key)?;
+            let state = self.states.swap_remove(index);
+            Some(Taken { store_key, timestamp: slot.timestamp, state, stored: slot.stored })
+        };
+        due.into_iter().filter_map(take).collect()
     }
 
     /// The result of every group, each with the offset and headers of its last row. `describe` splits a store key.

@@ -31,15 +31,18 @@ impl<F: Fold> Operator for KeyAggregate<F> {
         let mut dropped = 0;
         for row in 0..chunk.len() {
             match self.keys.get(row) {
-                Some(key) => groups.add(&mut self.fold, ctx.store(0), key, row, chunk.timestamps[row])?,
+                Some(key) => {
+                    groups.add(&mut self.fold, Some(ctx.store(0)), key, row, chunk.timestamps[row])?;
+                }
                 None => dropped += 1,
             }
         }
         ctx.count(Counter::Dropped, dropped);
-        if groups.is_empty() {
+        if groups.is_untouched() {
             return Ok(());
         }
-        groups.fold_and_save(&mut self.fold, ctx.store(0), &chunk)?;
+        groups.fold(&mut self.fold, &chunk)?;
+        groups.save(&mut self.fold, ctx.store(0))?;
         let results = groups.emit(&mut self.fold, &chunk, |key| (key, None))?;
         ctx.forward(results);
         Ok(())

@@ -5,13 +5,14 @@ use std::ops::Bound;
 use bytes::Bytes;
 use millstream_record::{Millis, Offset};
 
-use super::groups::Groups;
+use super::groups::{Groups, Taken};
 use super::{Fold, Group, KeyColumn, LATE_PORT, split_stored};
 use crate::chunk::{Chunk, Columns};
 use crate::counter::Counter;
 use crate::error::{Result, StreamsError};
 use crate::operator::{Epoch, Operator, OperatorContext, Times};
 use crate::rule::{TimeWindows, Window, is_closed};
+use crate::store::Store;
 use crate::{BEGINNING_OF_TIME, END_OF_TIME};
 
 /// When a window's result is emitted.
@@ -41,6 +42,8 @@ const CLOSE_CHUNK_ROWS: usize = 4096;
 /// The store key under which an operator keeps its stream time. Keys of windows are longer than a window's start.
 const TIME_KEY: &[u8] = &[0xff];
 const START_BYTES: usize = 8;
+/// Open windows whose states are kept at hand, at most.
+const AT_HAND: usize = 16 * 1024;
 
 /// A key of the store and what is under it.
 type Entry = (Bytes, Bytes);
@@ -51,6 +54,10 @@ type Entry = (Bytes, Bytes);
 /// A row is late when at least one of its windows has closed; it is counted once and sent to [`LATE_PORT`], and its other windows
 /// still take it. Stream time and the end of the last closed window are kept in the store: after a restart the same rows
 /// are late, and windows closed by the end of a finite input never open again.
+///
+/// What is emitted on close only is kept at hand until a commit: a window that opens and closes between two commits never
+/// reaches the store. With more open windows than [`WindowAggregate::at_hand`] says, states go to the store with every chunk, until it
+/// holds no window.
 pub struct WindowAggregate<F: Fold> {
     fold: F,
     options: WindowOptions,
@@ -59,6 +66,10 @@ pub struct WindowAggregate<F: Fold> {
     /// No window in the store begins before this; none when the store has no window.
     first_start: Option<Millis>,
     keys: KeyColumn,
+    /// All open windows, or those of one chunk.
+    groups: Groups<F::State>,
+    all_at_hand: bool,
+    most_at_hand: usize,
 }
 
 /// What lateness is judged by.
@@ -74,16 +85,28 @@ impl<F: Fold> WindowAggregate<F> {
     /// Aggregates with `fold` over `options.windows`.
     pub fn new(fold: F, options: WindowOptions) -> Self {
         let time = StreamTime { now: BEGINNING_OF_TIME, closed_to: BEGINNING_OF_TIME };
-        Self { fold, options, time, saved: time, first_start: None, keys: KeyColumn::default() }
+        Self {
+            fold,
+            options,
+            time,
+            saved: time,
+            first_start: None,
+            keys: KeyColumn::default(),
+            groups: Groups::new(),
+            all_at_hand: options.emit == Emit::OnClose,
+            most_at_hand: AT_HAND,
+        }
+    }
+
+    /// Keeps the states of `windows` open windows at hand, at most.
+    #[must_use]
+    pub fn at_hand(mut self, windows: usize) -> Self {
+        self.most_at_hand = windows;
+        self
     }
 
     /// Distributes the rows over their windows; the mask tells which rows are late.
-    fn assign(
-        &mut self,
-        ctx: &mut OperatorContext<'_>,
-        chunk: &Chunk,
-    ) -> Result<(Groups<F::State>, Vec<bool>)> {
-        let mut groups = Groups::new();
+    fn assign(&mut self, ctx: &mut OperatorContext<'_>, chunk: &Chunk) -> Result<Vec<bool>> {
         let mut late = vec![false; chunk.len()];
         let mut store_key = Vec::new();
         let mut dropped = 0;
@@ -102,21 +125,35 @@ impl<F: Fold> WindowAggregate<F> {
                 store_key.clear();
                 store_key.extend_from_slice(&start_bytes(window.start));
                 store_key.extend_from_slice(key);
-                groups.add(&mut self.fold, ctx.store(0), &store_key, row, timestamp)?;
+                let store: Option<&dyn Store> = if self.all_at_hand { None } else { Some(ctx.store(0)) };
+                self.groups.add(&mut self.fold, store, &store_key, row, timestamp)?;
                 self.first_start =
                     Some(self.first_start.map_or(window.start, |first| first.min(window.start)));
             }
         }
         ctx.count(Counter::Dropped, dropped);
         ctx.count(Counter::Late, late.iter().filter(|late| **late).count() as u64);
-        Ok((groups, late))
+        Ok(late)
     }
 
-    /// Takes windows that stream time has passed out of the store, in order of start and key, and emits them if so asked.
+    /// With too many windows at hand all go to the store, and come to hand chunk by chunk from now on.
+    fn bound_at_hand(&mut self, ctx: &mut OperatorContext<'_>) -> Result<()> {
+        if self.all_at_hand && self.groups.len() > self.most_at_hand {
+            self.groups.save(&mut self.fold, ctx.store(0))?;
+            self.groups.clear();
+            self.all_at_hand = false;
+        }
+        Ok(())
+    }
+
+    /// Takes windows that stream time has passed out, in order of start and key, and emits them if so asked.
     fn close(&mut self, ctx: &mut OperatorContext<'_>, stream_time: Millis) -> Result<()> {
         while let Some(first) = self.first_start {
             if !is_closed(self.options.windows.at(first).end, stream_time, self.options.grace_ms) {
                 return Ok(());
+            }
+            if self.all_at_hand {
+                return self.close_at_hand(ctx, stream_time);
             }
             let (due, next) = self.due(ctx, first, stream_time)?;
             for (store_key, _) in &due {
@@ -124,9 +161,30 @@ impl<F: Fold> WindowAggregate<F> {
             }
             self.first_start = next;
             if self.options.emit == Emit::OnClose && !due.is_empty() {
-                let results = self.emit_closed(&due)?;
-                ctx.forward(results);
+                let mut taken = Vec::with_capacity(due.len());
+                for (store_key, stored) in due {
+                    let (timestamp, bytes) = split_stored(&stored)?;
+                    let state = self.fold.load(&bytes)?;
+                    taken.push(Taken { store_key: store_key.into(), timestamp, state, stored: true });
+                }
+                ctx.forward(self.emit_closed(&mut taken)?);
             }
+        }
+        self.all_at_hand = self.options.emit == Emit::OnClose; // the store holds no window
+        self.groups.clear();
+        Ok(())
+    }
+
+    fn close_at_hand(&mut self, ctx: &mut OperatorContext<'_>, stream_time: Millis) -> Result<()> {
+        let (windows, grace_ms) = (self.options.windows, self.options.grace_ms);
+        let is_due = |start: Millis| is_closed(windows.at(start).end, stream_time, grace_ms);
+        let mut due = self.groups.take_due(|store_key| start_of(store_key).is_some_and(is_due));
+        self.first_start = self.groups.keys().filter_map(start_of).min();
+        for taken in due.iter().filter(|taken| taken.stored) {
+            ctx.store(0).delete(&taken.store_key)?;
+        }
+        for some in due.chunks_mut(CLOSE_CHUNK_ROWS) {
+            ctx.forward(self.emit_closed(some)?);
         }
         Ok(())
     }
@@ -152,21 +210,16 @@ impl<F: Fold> WindowAggregate<F> {
         Ok((due, None))
     }
 
-    fn emit_closed(&mut self, due: &[Entry]) -> Result<Chunk> {
+    fn emit_closed(&mut self, due: &mut [Taken<F::State>]) -> Result<Chunk> {
         let mut columns = Columns::with_capacity(due.len());
-        let mut states = Vec::with_capacity(due.len());
-        for (_, stored) in due {
-            let (timestamp, bytes) = split_stored(stored)?;
-            columns.timestamps.push(timestamp);
-            columns.offsets.push(Offset(-1));
-            states.push(self.fold.load(&bytes)?);
-        }
         let windows = self.options.windows;
-        let groups = due.iter().zip(&mut states).map(|((store_key, _), state)| {
-            let (key, window) = describe(windows, store_key);
-            Group { key, window, state, old: None }
-        });
-        let groups = groups.collect();
+        let mut groups = Vec::with_capacity(due.len());
+        for taken in due {
+            columns.timestamps.push(taken.timestamp);
+            columns.offsets.push(Offset(-1));
+            let (key, window) = describe(windows, &taken.store_key);
+            groups.push(Group { key, window, state: &mut taken.state, old: None });
+        }
         Ok(columns.with(self.fold.emit(groups)?))
     }
 }
@@ -178,11 +231,18 @@ impl<F: Fold> Operator for WindowAggregate<F> {
             self.saved = self.time;
         }
         self.first_start = None;
+        self.groups.clear();
+        self.all_at_hand = self.options.emit == Emit::OnClose;
         for entry in ctx.store(0).range(Bound::Unbounded, Bound::Unbounded) {
-            if let Some(start) = start_of(&entry?.0) {
-                self.first_start = Some(start);
+            let (store_key, stored) = entry?;
+            let Some(start) = start_of(&store_key) else { continue };
+            self.first_start.get_or_insert(start);
+            if !self.all_at_hand || self.groups.len() == self.most_at_hand {
+                self.all_at_hand = false;
+                self.groups.clear();
                 break;
             }
+            self.groups.load(&mut self.fold, &store_key, &stored)?;
         }
         Ok(())
     }
@@ -190,12 +250,19 @@ impl<F: Fold> Operator for WindowAggregate<F> {
     fn on_chunk(&mut self, ctx: &mut OperatorContext<'_>, mut chunk: Chunk) -> Result<()> {
         self.keys.clear();
         self.fold.keys(&chunk, &mut self.keys)?;
-        let (mut groups, late) = self.assign(ctx, &chunk)?;
-        if !groups.is_empty() {
-            groups.fold_and_save(&mut self.fold, ctx.store(0), &chunk)?;
+        match self.all_at_hand {
+            true => self.groups.begin_chunk(),
+            false => self.groups.clear(),
+        }
+        let late = self.assign(ctx, &chunk)?;
+        if !self.groups.is_untouched() {
+            self.groups.fold(&mut self.fold, &chunk)?;
+            if !self.all_at_hand {
+                self.groups.save(&mut self.fold, ctx.store(0))?;
+            }
             if self.options.emit == Emit::OnUpdate {
                 let windows = self.options.windows;
-                let results = groups.emit(&mut self.fold, &chunk, |key| describe(windows, key))?;
+                let results = self.groups.emit(&mut self.fold, &chunk, |key| describe(windows, key))?;
                 ctx.forward(results);
             }
         }
@@ -203,7 +270,8 @@ impl<F: Fold> Operator for WindowAggregate<F> {
             chunk.retain(&late)?;
             ctx.side_output(LATE_PORT, chunk);
         }
-        self.close(ctx, self.time.now)
+        self.close(ctx, self.time.now)?;
+        self.bound_at_hand(ctx)
     }
 
     fn on_time(&mut self, ctx: &mut OperatorContext<'_>, times: Times) -> Result<()> {
@@ -218,6 +286,9 @@ impl<F: Fold> Operator for WindowAggregate<F> {
     }
 
     fn on_epoch(&mut self, ctx: &mut OperatorContext<'_>, _epoch: Epoch) -> Result<()> {
+        if self.all_at_hand {
+            self.groups.save(&mut self.fold, ctx.store(0))?;
+        }
         if self.saved != self.time {
             ctx.store(0).put(TIME_KEY, &self.time.encode())?;
             self.saved = self.time;

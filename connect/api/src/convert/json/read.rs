@@ -1,0 +1,298 @@
+//! JSON objects to rows, the fast way: values go from the text into columns, and what no column wants is passed over.
+//!
+//! It reads what [`super::write`] writes, and what other programs commonly do; whatever else there is (a type without
+//! [`cells`], a number in quotes, a name twice, a syntax error) ends it for the whole batch, and the library has to look at
+//! that. So this reads rows as the library does or does not read them at all, and needs no error messages.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use arrow::array::{
+    ArrayRef, ArrowPrimitiveType, BooleanBuilder, PrimitiveBuilder, RecordBatch, StringBuilder,
+};
+use arrow::datatypes::*;
+use bytes::Bytes;
+
+use super::cursor::Cursor;
+use crate::convert::DateTime;
+
+/// Names in the objects of one batch that are remembered.
+const MAX_NAMES: usize = 1024;
+/// Bytes that a text is guessed to have.
+const TEXT_BYTES: usize = 16;
+
+/// The rows, or `None`: the library has to look.
+pub(super) fn read(schema: &SchemaRef, values: &[Bytes]) -> Option<RecordBatch> {
+    let column = |field: &FieldRef| Column::new(field, values.len());
+    let mut columns = schema.fields().iter().map(column).collect::<Option<Vec<_>>>()?;
+    let mut names = Names::default();
+    for (row, value) in values.iter().enumerate() {
+        let mut cursor = Cursor::new(std::str::from_utf8(value).ok()?);
+        read_row(&mut cursor, schema, &mut names, &mut columns, row)?;
+        columns.iter_mut().try_for_each(|column| column.leave_out(row))?;
+    }
+    let columns = columns.iter_mut().map(|column| column.cells.finish()).collect();
+    RecordBatch::try_new(Arc::clone(schema), columns).ok()
+}
+
+fn read_row(
+    cursor: &mut Cursor<'_>,
+    schema: &SchemaRef,
+    names: &mut Names,
+    columns: &mut [Column],
+    row: usize,
+) -> Option<()> {
+    cursor.take(b'{')?;
+    names.next = 0;
+    if cursor.peek()? == b'}' {
+        cursor.take(b'}')?;
+        return cursor.at_end();
+    }
+    loop {
+        match names.column(cursor, schema)?.and_then(|at| columns.get_mut(at)) {
+            Some(column) => column.read(cursor, row)?,
+            None => cursor.skip()?,
+        }
+        match cursor.peek()? {
+            b',' => cursor.take(b',')?,
+            _ => {
+                cursor.take(b'}')?;
+                return cursor.at_end();
+            }
+        }
+    }
+}
+
+/// Names in the order in which objects have them, as far as it is known. Most objects of a topic have one order.
+#[derive(Default)]
+struct Names {
+    known: Vec<Name>,
+    /// The one that is likely next.
+    next: usize,
+}
+
+struct Name {
+    /// With quotes and colon.
+    written: String,
+    name: String,
+    /// Where the values go, if somebody wants them.
+    column: Option<usize>,
+}
+
+impl Names {
+    /// Passes a name and its colon. `None`: the text is odd, or there are too many names.
+    fn column(&mut self, cursor: &mut Cursor<'_>, schema: &SchemaRef) -> Option<Option<usize>> {
+        if let Some(likely) = self.known.get(self.next)
+            && cursor.text(&likely.written)
+        {
+            self.next += 1;
+            return Some(likely.column);
+        }
+        let (name, written) = cursor.name()?;
+        // Behind the likely one first: names of nulls are left out.
+        let next = self.next.min(self.known.len());
+        let mut places = (next..self.known.len()).chain(0..next);
+        let is_it = |at: &usize| self.known.get(*at).is_some_and(|known| known.name == name);
+        let at = match places.find(is_it) {
+            Some(at) => at,
+            None if self.known.len() == MAX_NAMES => return None,
+            None => {
+                let column = schema.fields().iter().position(|field| *field.name() == name);
+                let known = Name { written: written.to_owned(), name: name.into_owned(), column };
+                self.known.insert(next, known);
+                next
+            }
+        };
+        self.next = at + 1;
+        self.known.get(at).map(|known| known.column)
+    }
+}
+
+struct Column {
+    cells: Box<dyn Cells>,
+    /// Rows that have their value.
+    filled: usize,
+    nullable: bool,
+}
+
+impl Column {
+    fn new(field: &Field, rows: usize) -> Option<Self> {
+        Some(Self { cells: cells(field.data_type(), rows)?, filled: 0, nullable: field.is_nullable() })
+    }
+
+    fn read(&mut self, cursor: &mut Cursor<'_>, row: usize) -> Option<()> {
+        if self.filled != row {
+            return None; // the name is there twice
+        }
+        if cursor.peek()? == b'n' {
+            cursor.word("null")?;
+            return self.leave_out(row);
+        }
+        self.filled += 1;
+        self.cells.read(cursor)
+    }
+
+    /// Null, if the row has no value yet.
+    fn leave_out(&mut self, row: usize) -> Option<()> {
+        if self.filled == row {
+            if !self.nullable {
+                return None;
+            }
+            self.filled += 1;
+            self.cells.append_null();
+        }
+        Some(())
+    }
+}
+
+/// Values of one column.
+trait Cells {
+    fn read(&mut self, cursor: &mut Cursor<'_>) -> Option<()>;
+    fn append_null(&mut self);
+    fn finish(&mut self) -> ArrayRef;
+}
+
+fn cells(data_type: &DataType, rows: usize) -> Option<Box<dyn Cells>> {
+    macro_rules! primitive {
+        ($kind:ident, $type:ty) => {
+            Box::new($kind(PrimitiveBuilder::<$type>::with_capacity(rows).with_data_type(data_type.clone())))
+        };
+    }
+    macro_rules! date_time {
+        ($type:ty, $zone:expr) => {
+            Box::new(DateTimes {
+                builder: PrimitiveBuilder::<$type>::with_capacity(rows).with_data_type(data_type.clone()),
+                is_utc: $zone.is_some(),
+            })
+        };
+    }
+    Some(match data_type {
+        DataType::Boolean => Box::new(Booleans(BooleanBuilder::with_capacity(rows))),
+        DataType::Int8 => primitive!(Integers, Int8Type),
+        DataType::Int16 => primitive!(Integers, Int16Type),
+        DataType::Int32 => primitive!(Integers, Int32Type),
+        DataType::Int64 => primitive!(Integers, Int64Type),
+        DataType::UInt8 => primitive!(Integers, UInt8Type),
+        DataType::UInt16 => primitive!(Integers, UInt16Type),
+        DataType::UInt32 => primitive!(Integers, UInt32Type),
+        DataType::UInt64 => primitive!(Integers, UInt64Type),
+        DataType::Float32 => primitive!(Floats, Float32Type),
+        DataType::Float64 => primitive!(Floats, Float64Type),
+        DataType::Utf8 => Box::new(Texts(StringBuilder::with_capacity(rows, rows * TEXT_BYTES))),
+        DataType::Timestamp(unit, zone) if zone.as_deref().is_none_or(|zone| zone == crate::types::UTC) => {
+            match unit {
+                TimeUnit::Second => date_time!(TimestampSecondType, zone),
+                TimeUnit::Millisecond => date_time!(TimestampMillisecondType, zone),
+                TimeUnit::Microsecond => date_time!(TimestampMicrosecondType, zone),
+                TimeUnit::Nanosecond => date_time!(TimestampNanosecondType, zone),
+            }
+        }
+        _ => return None,
+    })
+}
+
+struct Booleans(BooleanBuilder);
+
+impl Cells for Booleans {
+    fn read(&mut self, cursor: &mut Cursor<'_>) -> Option<()> {
+        let is_true = cursor.peek()? == b't';
+        cursor.word(if is_true { "true" } else { "false" })?;
+        self.0.append_value(is_true);
+        Some(())
+    }
+
+    fn append_null(&mut self) {
+        self.0.append_null();
+    }
+
+    fn finish(&mut self) -> ArrayRef {
+        Arc::new(self.0.finish())
+    }
+}
+
+struct Integers<T: ArrowPrimitiveType>(PrimitiveBuilder<T>);
+
+impl<T: ArrowPrimitiveType<Native: TryFrom<i64> + TryFrom<u64>>> Cells for Integers<T> {
+    fn read(&mut self, cursor: &mut Cursor<'_>) -> Option<()> {
+        let number = cursor.number()?;
+        let value = match number.strip_prefix('-') {
+            Some(digits) => T::Native::try_from(0i64.checked_sub_unsigned(magnitude(digits)?)?).ok()?,
+            None => T::Native::try_from(magnitude(number)?).ok()?,
+        };
+        self.0.append_value(value);
+        Some(())
+    }
+
+    fn append_null(&mut self) {
+        self.0.append_null();
+    }
+
+    fn finish(&mut self) -> ArrayRef {
+        Arc::new(self.0.finish())
+    }
+}
+
+/// The number that digits say; `None` when there is something else, or too many.
+fn magnitude(digits: &str) -> Option<u64> {
+    digits.bytes().try_fold(0u64, |number, digit| {
+        let digit = digit.wrapping_sub(b'0');
+        (digit < 10).then_some(())?;
+        number.checked_mul(10)?.checked_add(digit.into())
+    })
+}
+
+struct Floats<T: ArrowPrimitiveType>(PrimitiveBuilder<T>);
+
+impl<T: ArrowPrimitiveType<Native: std::str::FromStr + Into<f64>>> Cells for Floats<T> {
+    fn read(&mut self, cursor: &mut Cursor<'_>) -> Option<()> {
+        let value: T::Native = cursor.number()?.parse().ok()?;
+        value.into().is_finite().then(|| self.0.append_value(value))
+    }
+
+    fn append_null(&mut self) {
+        self.0.append_null();
+    }
+
+    fn finish(&mut self) -> ArrayRef {
+        Arc::new(self.0.finish())
+    }
+}
+
+struct Texts(StringBuilder);
+
+impl Cells for Texts {
+    fn read(&mut self, cursor: &mut Cursor<'_>) -> Option<()> {
+        let text: Cow<'_, str> = cursor.string()?;
+        self.0.append_value(text);
+        Some(())
+    }
+
+    fn append_null(&mut self) {
+        self.0.append_null();
+    }
+
+    fn finish(&mut self) -> ArrayRef {
+        Arc::new(self.0.finish())
+    }
+}
+
+struct DateTimes<T: ArrowPrimitiveType> {
+    builder: PrimitiveBuilder<T>,
+    is_utc: bool,
+}
+
+impl<T: ArrowTimestampType> Cells for DateTimes<T> {
+    fn read(&mut self, cursor: &mut Cursor<'_>) -> Option<()> {
+        let at = DateTime::read(&cursor.string()?, self.is_utc)?;
+        self.builder.append_value(at.count(T::UNIT)?);
+        Some(())
+    }
+
+    fn append_null(&mut self) {
+        self.builder.append_null();
+    }
+
+    fn finish(&mut self) -> ArrayRef {
+        Arc::new(self.builder.finish())
+    }
+}
