@@ -221,6 +221,11 @@ impl Shared {
     async fn partitions(&self, record: &ProducerRecord, deadline: Deadline) -> Result<i32> {
         let count = |metadata: &Metadata| metadata.partition_count(&record.topic);
         let mut metadata = self.cluster.metadata();
+        if let Some(count) = self.state.lock().counted(&record.topic, metadata.version)
+            && record.partition.is_none_or(|partition| (0..count).contains(&partition))
+        {
+            return Ok(count);
+        }
         if count(&metadata).is_none_or(|count| count == 0) {
             metadata = self.cluster.topic(&record.topic, deadline).await?;
         }
@@ -234,7 +239,10 @@ impl Shared {
         }
         let partitions = count(&metadata).unwrap_or(0);
         match missing(&metadata) {
-            None if partitions > 0 => Ok(partitions),
+            None if partitions > 0 => {
+                self.state.lock().set_counted(&record.topic, metadata.version, partitions);
+                Ok(partitions)
+            }
             missing => Err(ClientError::NoSuchPartition {
                 topic: record.topic.to_string(),
                 partition: missing.unwrap_or(0),

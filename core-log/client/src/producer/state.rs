@@ -33,6 +33,8 @@ pub(super) struct State {
     next_ticket: u64,
     /// Where the last record went: the next one is likely to go there, too.
     recent: Option<(Arc<str>, i32, Slot)>,
+    /// How many partitions a topic has by a version of the metadata: what was asked for last.
+    counted: Option<(Arc<str>, u64, i32)>,
 }
 
 #[derive(Debug, Default)]
@@ -68,6 +70,7 @@ impl State {
             fatal: None,
             next_ticket: 0,
             recent: None,
+            counted: None,
         }
     }
 
@@ -80,6 +83,16 @@ impl State {
             return Err(error.clone());
         }
         self.transaction.check_open()
+    }
+
+    /// How many partitions a topic has, if that was asked for last.
+    pub(super) fn counted(&self, topic: &Arc<str>, version: u64) -> Option<i32> {
+        let (its_topic, its_version, count) = self.counted.as_ref()?;
+        (Arc::ptr_eq(its_topic, topic) && *its_version == version).then_some(*count)
+    }
+
+    pub(super) fn set_counted(&mut self, topic: &Arc<str>, version: u64, count: i32) {
+        self.counted = Some((Arc::clone(topic), version, count));
     }
 
     /// The partition for a record without key: the sticky one, or another once that had its share.

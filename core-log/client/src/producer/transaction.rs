@@ -48,6 +48,8 @@ pub(super) struct Transaction {
     pub added: BTreeSet<TopicPartition>,
     /// Partitions that it has to be told of before anything is sent there.
     pub new: BTreeSet<TopicPartition>,
+    /// The last partition that is in one of these, or on its way from one to the other.
+    recent: Option<TopicPartition>,
     /// The sender is telling it.
     pub adding: bool,
     /// Groups whose offsets are part of it.
@@ -64,6 +66,7 @@ impl Transaction {
             phase: if transactional { Phase::Uninitialised } else { Phase::Plain },
             added: BTreeSet::new(),
             new: BTreeSet::new(),
+            recent: None,
             adding: false,
             groups: BTreeSet::new(),
             begun: false,
@@ -85,12 +88,16 @@ impl Transaction {
 
     /// Notes that a record goes to `partition`.
     pub(super) fn touch(&mut self, partition: &TopicPartition) {
-        if matches!(self.phase, Phase::Open)
-            && !self.added.contains(partition)
-            && !self.new.contains(partition)
-        {
+        let is_recent = |recent: &TopicPartition| {
+            Arc::ptr_eq(&recent.topic, &partition.topic) && recent.partition == partition.partition
+        };
+        if !matches!(self.phase, Phase::Open) || self.recent.as_ref().is_some_and(is_recent) {
+            return;
+        }
+        if !self.added.contains(partition) && !self.new.contains(partition) {
             self.new.insert(partition.clone());
         }
+        self.recent = Some(partition.clone());
     }
 
     /// Whether batches may go to `partition`.
@@ -112,6 +119,7 @@ impl Transaction {
         self.phase = Phase::Ready;
         self.added.clear();
         self.new.clear();
+        self.recent = None;
         self.groups.clear();
         self.begun = false;
         self.needs_new_epoch = false;
