@@ -5,6 +5,7 @@
     docs/bench/failover.py --handover ...     a node stops in order instead
     docs/bench/failover.py --rolling ...      each turn restarts all three nodes in order, one after the other
     docs/bench/failover.py --peer DIR ...     three nodes of Apache Kafka instead, whose jars are in DIR/libs
+    docs/bench/failover.py --java DIR ...     a node stops in order, and Kafka's own producer writes, whose jars are in DIR/libs
     docs/bench/failover.py --idle 20 ...      nobody writes: the CPU of each node over so many seconds
 
 Three processes on loopback addresses, replication factor 3, min.insync.replicas 2, otherwise defaults. One librdkafka producer
@@ -23,7 +24,7 @@ A record that was sent before such a time waits from its beginning.
 A record whose delivery fails for good is an error, and ends the run with exit code 1.
 """
 
-import argparse, sys, threading, time
+import argparse, queue, re, subprocess, sys, threading, time
 
 from cluster import Cluster, Load, default_binary, kafka_cluster, quantile
 
@@ -179,6 +180,55 @@ class Turns:
                 print(f"| {name} | {len(values)} | {quantile(values, 0.5):.0f} | {quantile(values, 0.99):.0f} | {max(values):.0f} |")
 
 
+class JavaProducer:
+    """Kafka's ProducerPerformance, which says every second how long its slowest record took."""
+
+    def __init__(self, cluster, jars, rate):
+        command = ["java", "-Xmx512m", f"-Dlog4j2.configurationFile={jars}/config/log4j2.properties", "-Dpeer.log=ERROR",
+                   "-cp", f"{jars}/libs/*", "org.apache.kafka.tools.ProducerPerformance", "--bootstrap-server", cluster.bootstrap,
+                   "--topic", TOPIC, "--num-records", "1000000000", "--record-size", "100", "--throughput", str(rate),
+                   "--reporting-interval", "1000", "--command-property", "acks=all", "linger.ms=0"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        self.lines = queue.Queue()
+        threading.Thread(target=lambda: [self.lines.put(line) for line in self.process.stdout], daemon=True).start()
+
+    def slowest(self, seconds):
+        """The longest wait in ms over so many seconds."""
+        while not self.lines.empty():
+            self.lines.get()
+        waits = []
+        while len(waits) < seconds:
+            line = self.lines.get(timeout=60)
+            found = re.search(r"([\d.]+) ms max latency", line)
+            if not found:
+                sys.exit(f"the producer says: {line.strip()}")
+            waits.append(float(found[1]))
+        return max(waits)
+
+
+def java_handover(cluster, args):
+    """Each turn stops the leader of partition 0 in order while Kafka's own producer writes."""
+    producer = JavaProducer(cluster, args.java, args.rate)
+    waits, calm = [], []
+    try:
+        producer.slowest(10)
+        for turn in range(args.turns):
+            cluster.until_in_sync(TOPIC)
+            calm.append(producer.slowest(2))
+            node = cluster.node(cluster.leaders(TOPIC)[0])
+            stopped = in_background(node.stop)
+            waits.append(producer.slowest(3))
+            while not stopped():
+                time.sleep(0.05)
+            print(f"{turn + 1:3}  longest wait {waits[-1]:.0f} ms  calm {calm[-1]:.0f} ms  node {node.id}", file=sys.stderr, flush=True)
+            node.start()
+    finally:
+        producer.process.kill()
+    print("| what | turns | p50 ms | p99 ms | most ms |\n| --- | ---: | ---: | ---: | ---: |")
+    for name, values in (("longest wait", waits), ("calm", calm)):
+        print(f"| {name} | {len(values)} | {quantile(values, 0.5):.0f} | {quantile(values, 0.99):.0f} | {max(values):.0f} |")
+
+
 def idle(cluster, seconds):
     """Prints what each node's process takes while nobody asks for anything."""
     time.sleep(5)
@@ -201,6 +251,7 @@ def main():
     parser.add_argument("--controller", action="store_true")
     parser.add_argument("--handover", action="store_true")
     parser.add_argument("--rolling", action="store_true")
+    parser.add_argument("--java", metavar="DIR", help="a node stops in order while Kafka's own producer writes, whose jars are in DIR/libs")
     parser.add_argument("--idle", type=float, metavar="SECONDS")
     parser.add_argument("--client", action="append", default=[], metavar="KEY=VALUE", help="a property of librdkafka")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a property of the nodes")
@@ -218,6 +269,9 @@ def main():
         cluster.create(TOPIC, args.partitions)
         if args.idle:
             idle(cluster, args.idle)
+            return 0
+        if args.java:
+            java_handover(cluster, args)
             return 0
         writers = Writers(cluster, args.partitions, (args.rate, args.others), properties(args.client))
         failed = writers.failed

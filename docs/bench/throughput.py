@@ -91,6 +91,7 @@ def main():
     parser.add_argument("--binary", default=default_binary())
     parser.add_argument("--peer", metavar="DIR", required=True, help="the folder that has Apache Kafka's jars in libs")
     parser.add_argument("--clients", nargs="+", default=["java", "ours"], choices=["java", "ours"])
+    parser.add_argument("--what", nargs="+", default=["produce", "latency"], choices=["produce", "latency"])
     parser.add_argument("--partitions", nargs="+", type=int, default=[1, 6])
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--records", type=int, default=300_000)
@@ -108,7 +109,7 @@ def main():
         for _ in range(args.turns):
             for partitions in args.partitions:
                 for client in args.clients:
-                    for what in ("produce", "latency"):
+                    for what in args.what:
                         for name, cluster in (("ours", ours), ("peer", peer)):
                             bench.measure(name, cluster, client, partitions, what)
         bench.table()
