@@ -43,32 +43,22 @@ fn seconds() -> impl Strategy<Value = i64> {
     prop_oneof![-100_000_000_000i64..500_000_000_000, -2_000_000_000i64..4_000_000_000]
 }
 
-type Row = (
-    (
-        Option<bool>,
-        Option<i64>,
-        Option<i16>,
-        Option<u64>,
-        Option<u8>,
-        Option<f64>,
-        Option<f32>,
-        Option<String>,
-    ),
-    (Option<i64>, Option<(i64, u16)>, Option<(i64, u32)>, Option<i64>),
+type Plain = (
+    Option<bool>,
+    Option<i64>,
+    Option<i16>,
+    Option<u64>,
+    Option<u8>,
+    Option<f64>,
+    Option<f32>,
+    Option<String>,
 );
+
+type Row = (Plain, (Option<i64>, Option<(i64, u16)>, Option<(i64, u32)>, Option<i64>));
 
 fn row() -> impl Strategy<Value = Row> {
     (
-        any::<(
-            Option<bool>,
-            Option<i64>,
-            Option<i16>,
-            Option<u64>,
-            Option<u8>,
-            Option<f64>,
-            Option<f32>,
-            Option<String>,
-        )>(),
+        any::<Plain>(),
         (
             prop::option::of(seconds()),
             prop::option::of((seconds(), prop_oneof![Just(0u16), 0u16..1000])),
