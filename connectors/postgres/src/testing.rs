@@ -1,13 +1,12 @@
 //! A real Postgres on a private port and folder, for tests.
 
 use std::fs;
-use std::io;
-use std::net::TcpListener;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use millstream_env::testing::private_port;
 use tempfile::TempDir;
 use tokio_postgres::NoTls;
 
@@ -43,7 +42,7 @@ impl Postgres {
             .output()
             .expect("running initdb");
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
-        let port = free_port().expect("a free port");
+        let port = private_port();
         let server = serve(&bin, owner, folder.path(), port);
         let postgres = Self { server, port, bin, owner, folder };
         postgres.wait();
@@ -160,8 +159,4 @@ fn unprivileged_user(folder: &Path) -> Option<(u32, u32)> {
         let mut fields = line.split(':').skip(2);
         Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
     })
-}
-
-fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

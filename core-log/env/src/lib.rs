@@ -16,6 +16,8 @@
 
 pub mod host;
 mod task;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 use std::future::Future;
 use std::io;

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_client::{Client, ClientConfig, ConsumerConfig, OffsetReset, ProducerConfig, ProducerRecord};
+use millstream_env::testing::private_port;
 use millstream_env::{Env, HostRuntime};
 use millstream_net::TcpDial;
 use millstream_node::{EmbeddedConfig, embedded};
@@ -78,8 +78,7 @@ async fn check(env: &Env, address: &str) {
 #[test]
 fn it_counts_words_on_a_broker_of_its_own() {
     let dir = tempfile::tempdir().unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let address = format!("127.0.0.1:{port}");
+    let address = format!("127.0.0.1:{}", private_port());
     let _example = start(&["--data", dir.path().to_str().unwrap(), "--listen", &address]);
     let (runtime, env) = HostRuntime::start("test", 1).unwrap();
     runtime.block_on(check(&env, &address));

@@ -3,9 +3,10 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+
+use millstream_env::testing::private_port;
 
 const README: &str = include_str!("../../../README.md");
 const OPERATE: &str = include_str!("../../../docs/operate.md");
@@ -59,9 +60,7 @@ fn shell(dir: &Path, script: &str) -> Command {
 /// Does what a document shows; gives how many blocks were run, and what they printed.
 fn follow(document: &str) -> (usize, String) {
     let dir = tempfile::tempdir().unwrap();
-    let free: Vec<TcpListener> = PORTS.iter().map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    let ports: Vec<String> = free.iter().map(|free| free.local_addr().unwrap().port().to_string()).collect();
-    drop(free);
+    let ports: Vec<String> = PORTS.iter().map(|_| private_port().to_string()).collect();
     let text = PORTS.iter().zip(&ports).fold(document.to_owned(), |text, (port, free)| {
         text.replace(&format!(":{port}"), &format!(":{free}"))
     });

@@ -1,9 +1,9 @@
 //! Nodes one by one, each with properties of its own: for clusters that are not made of three alike.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::time::Duration;
 
+use millstream_env::testing::private_port;
 use millstream_env::{Env, HostRuntime};
 use millstream_node::{Node, NodeConfig, serve};
 use tempfile::TempDir;
@@ -28,8 +28,7 @@ pub(crate) struct Lone {
 
 impl Lone {
     pub(crate) fn new(id: i32) -> Self {
-        let port = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let (clients, controllers, dir) = (port(), port(), TempDir::new().unwrap());
+        let (clients, controllers, dir) = (private_port(), private_port(), TempDir::new().unwrap());
         Self { id, clients, controllers, dir, supports: THIS_BUILD, life: None }
     }
 

@@ -1,7 +1,6 @@
 //! Three nodes on real sockets and disks, and a client that knows them all.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use millstream_client::{
     Client, ClientConfig, ConsumerConfig, IsolationLevel, Links, NewTopic, OffsetReset, Producer,
     ProducerConfig, ProducerRecord,
 };
+use millstream_env::testing::private_port;
 use millstream_env::{Env, HostRuntime};
 use millstream_machine::partition_for;
 use millstream_net::TcpDial;
@@ -42,8 +42,7 @@ struct Place {
 
 impl Place {
     fn new(id: i32) -> Self {
-        let port = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let (clients, controllers) = (port(), port());
+        let (clients, controllers) = (private_port(), private_port());
         let disk = FaultyDisk::new(Arc::new(RealDisk));
         Self {
             id,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_client::{Client, ClientConfig};
+use millstream_env::testing::private_port;
 use millstream_env::{Env, Pool};
 use millstream_net::TcpDial;
 use millstream_protocol::Endpoint;
@@ -15,10 +16,6 @@ use tempfile::TempDir;
 
 /// Nothing that a test waits for takes longer on a healthy machine, however slow.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
-/// Ports below those that the system hands out for outgoing connections: while a broker is down, nobody else gets its port.
-const PORTS: std::ops::Range<u64> = 20_000..32_000;
-/// Ports to be tried until one is free.
-const PORT_ATTEMPTS: u32 = 30;
 /// Between two looks at a process.
 pub(crate) const LOOK: Duration = Duration::from_millis(2);
 
@@ -80,24 +77,17 @@ impl Drop for Process {
 /// `millstream broker` with a port and a folder that outlive its processes.
 pub(crate) struct Broker {
     env: Env,
-    process: Option<Process>,
-    port: u64,
+    process: Process,
+    port: u16,
     folder: TempDir,
 }
 
 impl Broker {
     /// Starts one on a free port.
     pub(crate) async fn start(env: &Env) -> Self {
-        let mut broker =
-            Self { env: env.clone(), process: None, port: 0, folder: tempfile::tempdir().unwrap() };
-        for _ in 0..PORT_ATTEMPTS {
-            broker.port = PORTS.start + env.random_below(PORTS.end - PORTS.start);
-            broker.process = launch(env, broker.folder.path(), broker.port).await;
-            if broker.process.is_some() {
-                return broker;
-            }
-        }
-        panic!("the broker started on none of {PORT_ATTEMPTS} ports");
+        let (port, folder) = (private_port(), tempfile::tempdir().unwrap());
+        let process = launch(env, folder.path(), port).await;
+        Self { env: env.clone(), process, port, folder }
     }
 
     /// Where it listens.
@@ -118,14 +108,13 @@ impl Broker {
 
     /// `kill -9`, and a new process on the same port and folder.
     pub(crate) async fn kill_and_restart(&mut self) {
-        self.process.take().expect("the broker runs").kill();
+        self.process.kill();
         self.process = launch(&self.env, self.folder.path(), self.port).await;
-        assert!(self.process.is_some(), "the broker does not start again on what a killed one left");
     }
 }
 
-/// A broker that listens; `None` when it ended instead, and said why.
-async fn launch(env: &Env, folder: &Path, port: u64) -> Option<Process> {
+/// A broker that listens; one that ended instead has said why.
+async fn launch(env: &Env, folder: &Path, port: u16) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_millstream"));
     command
         .arg("broker")
@@ -145,6 +134,7 @@ async fn launch(env: &Env, folder: &Path, port: u64) -> Option<Process> {
     let process = Process(child);
     let first = env.blocking(Pool::General, move || lines.next());
     let said = env.timeout(PATIENCE, first).await.expect("the broker starts or ends").unwrap();
-    let listens = said.is_some_and(|line| line.unwrap().starts_with("listening on "));
-    listens.then_some(process)
+    let said = said.expect("the broker says where it listens").unwrap();
+    assert!(said.starts_with("listening on "), "{said}");
+    process
 }
