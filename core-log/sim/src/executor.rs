@@ -211,7 +211,13 @@ impl Sim {
     /// From now on nothing that `from` sends reaches `to`, until [`Sim::mend`]: neither bytes nor the end of a connection.
     pub fn cut(&self, from: Host, to: Host) {
         self.note("cut link", u64::from(from) << 16 | u64::from(to));
-        self.network.cut(from, to);
+        self.network.cut(from, to, None);
+    }
+
+    /// Nothing more gets from one host to another on connections to `port`, whichever of the two made them.
+    pub fn cut_service(&self, from: Host, to: Host, port: u16) {
+        self.note("cut service", u64::from(from) << 32 | u64::from(to) << 16 | u64::from(port));
+        self.network.cut(from, to, Some(port));
     }
 
     /// Every link works again; what was sent meanwhile arrives.

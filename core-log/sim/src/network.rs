@@ -35,8 +35,8 @@ struct Inner {
     listeners: BTreeMap<String, Arc<Mutex<Door>>>,
     links: BTreeMap<u64, Link>,
     next_port: u16,
-    /// Directions in which nothing gets through.
-    cut: BTreeSet<(Host, Host)>,
+    /// Directions in which nothing gets through; with a port, nothing of connections to it.
+    cut: BTreeSet<(Host, Host, Option<u16>)>,
     /// Hosts without power.
     dark: BTreeSet<Host>,
     /// Who waits for a link to work again.
@@ -44,8 +44,9 @@ struct Inner {
 }
 
 impl Inner {
-    fn is_cut(&self, from: Host, to: Host) -> bool {
-        self.cut.contains(&(from, to)) || self.dark.contains(&from) || self.dark.contains(&to)
+    fn is_cut(&self, from: Host, to: Host, port: u16) -> bool {
+        let cut = [None, Some(port)].iter().any(|port| self.cut.contains(&(from, to, *port)));
+        cut || self.dark.contains(&from) || self.dark.contains(&to)
     }
 }
 
@@ -111,9 +112,9 @@ impl Network {
             |text: &str| io::Error::new(io::ErrorKind::ConnectionRefused, format!("{address}: {text}"));
         let env = sim.env_of(owner);
         env.sleep(delay(&sim)).await;
-        let name = address.rsplit_once(':').map_or(address.as_str(), |(name, _)| name);
-        let (here, there) = (sim.host_of(owner), host_of(name));
-        if env.timeout(CONNECT_MAX, self.until_linked(here, there)).await.is_err() {
+        let (name, port) = address.rsplit_once(':').unwrap_or((&address, ""));
+        let (here, there, port) = (sim.host_of(owner), host_of(name), port.parse().unwrap_or_default());
+        if env.timeout(CONNECT_MAX, self.until_linked(here, there, port)).await.is_err() {
             return Err(io::Error::new(io::ErrorKind::TimedOut, format!("{address}: nothing comes back")));
         }
         let door = self.0.lock().listeners.get(&address).cloned().ok_or_else(|| refused("nobody listens"))?;
@@ -129,6 +130,7 @@ impl Network {
             id,
             here: if read == 0 { here } else { there },
             there: if read == 0 { there } else { here },
+            port,
             read: Arc::clone(&pipes[read]),
             write: Arc::clone(&pipes[write]),
         };
@@ -146,8 +148,8 @@ impl Network {
         Ok(Box::new(near))
     }
 
-    pub(crate) fn cut(&self, from: Host, to: Host) {
-        self.0.lock().cut.insert((from, to));
+    pub(crate) fn cut(&self, from: Host, to: Host, port: Option<u16>) {
+        self.0.lock().cut.insert((from, to, port));
     }
 
     pub(crate) fn mend(&self) {
@@ -167,10 +169,10 @@ impl Network {
     }
 
     /// Waits until a connection can be made, which takes both directions.
-    async fn until_linked(&self, here: Host, there: Host) {
+    async fn until_linked(&self, here: Host, there: Host, port: u16) {
         futures::future::poll_fn(|cx| {
             let mut inner = self.0.lock();
-            if inner.is_cut(here, there) || inner.is_cut(there, here) {
+            if inner.is_cut(here, there, port) || inner.is_cut(there, here, port) {
                 inner.stalled.push(cx.waker().clone());
                 return Poll::Pending;
             }
@@ -180,9 +182,9 @@ impl Network {
     }
 
     /// Whether nothing gets through; who asks is woken when it may again.
-    fn stalls(&self, from: Host, to: Host, cx: &Context<'_>) -> bool {
+    fn stalls(&self, from: Host, to: Host, port: u16, cx: &Context<'_>) -> bool {
         let mut inner = self.0.lock();
-        let is_cut = inner.is_cut(from, to);
+        let is_cut = inner.is_cut(from, to, port);
         if is_cut {
             inner.stalled.push(cx.waker().clone());
         }
@@ -306,6 +308,8 @@ struct SimStream {
     id: u64,
     here: Host,
     there: Host,
+    /// That the connection was made to.
+    port: u16,
     read: Arc<Mutex<Pipe>>,
     write: Arc<Mutex<Pipe>>,
 }
@@ -317,7 +321,7 @@ fn was_reset() -> io::Error {
 impl AsyncRead for SimStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let now_ns = self.sim.now_ns();
-        if self.network.stalls(self.there, self.here, cx) {
+        if self.network.stalls(self.there, self.here, self.port, cx) {
             return Poll::Pending;
         }
         let mut pipe = self.read.lock();
@@ -359,7 +363,7 @@ impl AsyncRead for SimStream {
 impl AsyncWrite for SimStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let arrival_ns = self.sim.now_ns() + delay(&self.sim).as_nanos() as u64;
-        let is_cut = self.network.0.lock().is_cut(self.here, self.there);
+        let is_cut = self.network.0.lock().is_cut(self.here, self.there, self.port);
         let mut pipe = self.write.lock();
         if is_cut && pipe.reset {
             return Poll::Ready(Ok(bytes.len())); // nothing has told this side yet

@@ -56,6 +56,9 @@ pub enum Fault {
     CutIn(Who),
     /// Nothing gets from the node to one other.
     CutTo(Who, u16),
+    /// A follower that was killed comes back and is taken into the in-sync set, of which the leader hears nothing; and from then on the
+    /// follower hears nothing from the leader.
+    UnheardJoin,
     /// All links work again.
     Mend,
     /// One connection is cut.
@@ -84,6 +87,7 @@ impl Fault {
             Self::Isolate(..) => "nodes cut off",
             Self::CutOut(_) | Self::CutIn(_) => "nodes cut off in one direction",
             Self::CutTo(..) => "links cut in one direction",
+            Self::UnheardJoin => "joins that a leader did not hear of",
             Self::Mend => "mendings of all links",
             Self::CutConnection => "connections cut",
             Self::SlowDisk(..) => "slow disks",
@@ -233,6 +237,10 @@ impl Plan {
         }
         if random.one_in(3) {
             plan.metadata_bytes = Some((512 + random.below(8_192), random.below(32_768)));
+        }
+        if random.one_in(8) {
+            let at = random.below(count) as usize;
+            plan.strikes[at].fault = Fault::UnheardJoin;
         }
         plan
     }

@@ -183,6 +183,7 @@ impl Room {
                     self.sim.cut(victim, other);
                 }
             }
+            Fault::UnheardJoin => self.unheard_join().await,
             Fault::Mend => self.sim.mend(),
             Fault::CutConnection => drop(self.sim.drop_connection()),
             Fault::SlowDisk(who, max) => self.find(who).slow(max),
@@ -259,17 +260,66 @@ impl Room {
         }
     }
 
+    /// Cuts what the controller says to the leader just when the leader asks it for a follower that came back. Comes to nothing where the
+    /// leader is the controller: it hears itself.
+    async fn unheard_join(&self) {
+        let first = |image: &Image| of_topic(image).next().map(|partition| partition.isr.clone());
+        let isr = Mutex::new(Vec::new());
+        let in_sync = |image: &Image| {
+            *isr.lock() = first(image).unwrap_or_default();
+            isr.lock().len() == usize::from(NODES)
+        };
+        if !self.looks_so(in_sync).await {
+            return;
+        }
+        let (leader, controller) = (self.find(Who::Leader), self.find(Who::Controller));
+        let node = |machine: &Machine| NodeId(i32::from(machine.host()));
+        let is_follower = |machine: &&Machine| {
+            machine.host() != controller.host()
+                && machine.host() != leader.host()
+                && isr.lock().contains(&node(machine))
+        };
+        let Some(joiner) = self.present().find(is_follower) else { return };
+        if leader.host() == controller.host() {
+            return;
+        }
+        let joined = |image: &Image| first(image).is_some_and(|isr| isr.contains(&node(joiner)));
+        joiner.stop(false);
+        self.looks_so(|image| !joined(image)).await;
+        if joiner.owner().is_none() {
+            joiner.boot();
+        }
+        // Once the leader knows that the follower is back, it asks for it at the follower's next fetch.
+        let may_join = |image: &Image| image.broker(node(joiner)).is_some_and(|broker| !broker.fenced);
+        if !self.until(LOOK / 10, || leader.broker().is_some_and(|broker| may_join(&broker.image()))).await {
+            return;
+        }
+        self.sim.cut_service(controller.host(), leader.host(), CONTROLLERS);
+        self.looks_so(joined).await;
+        self.sim.cut(leader.host(), joiner.host());
+        let was = node(leader);
+        self.looks_so(|image| of_topic(image).next().is_none_or(|partition| partition.leader != Some(was)))
+            .await;
+    }
+
     /// Waits until what those that run know of the cluster is as `holds` says, for a while.
     async fn looks_so(&self, holds: impl Fn(&Image) -> bool) -> bool {
+        self.until(LOOK, || {
+            let known = self.present().filter_map(Machine::broker).map(|broker| broker.image());
+            known.max_by_key(|image| image.end()).is_some_and(|image| holds(&image))
+        })
+        .await
+    }
+
+    /// Looks whether it `holds`, for a while.
+    async fn until(&self, look: Duration, holds: impl Fn() -> bool) -> bool {
         let env = self.sim.env_of(Owner::WORLD);
         let end = env.elapsed() + SETTLED_MAX;
         while env.elapsed() < end {
-            let known = self.present().filter_map(Machine::broker).map(|broker| broker.image());
-            let newest = known.max_by_key(|image| image.end());
-            if newest.is_some_and(|image| holds(&image)) {
+            if holds() {
                 return true;
             }
-            env.sleep(LOOK).await;
+            env.sleep(look).await;
         }
         false
     }
