@@ -387,6 +387,8 @@ async fn open_metadata_log(
     let dir = Arc::clone(dir);
     let at = TopicPartition::new(CLUSTER_METADATA, 0);
     let bytes = |name: &str| u64::try_from(config.number(name)).unwrap_or(u64::MAX); // -1 is no bound
+    let age = |name: &str| u64::try_from(config.number(name)).map_or(Duration::MAX, Duration::from_millis);
+    let snapshot_interval = age("metadata.log.max.snapshot.interval.ms");
     let options = QuorumOptions {
         member,
         founders,
@@ -396,7 +398,10 @@ async fn open_metadata_log(
         keep_before_snapshot: KEEP_BEFORE_SNAPSHOT,
         bounds: Bounds {
             between_snapshots: bytes("metadata.log.max.record.bytes.between.snapshots"),
+            // Zero turns it off.
+            snapshot_interval: if snapshot_interval.is_zero() { Duration::MAX } else { snapshot_interval },
             retention: bytes("metadata.max.retention.bytes"),
+            retention_age: age("metadata.max.retention.ms"),
         },
         compactor: compactor(),
         lower_recovery_point: Arc::new(move |to| dir.write().lower_recovery_point(&at, to)),

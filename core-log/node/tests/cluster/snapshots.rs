@@ -310,3 +310,21 @@ fn snapshots_are_fetched_in_parts_and_what_is_not_there_is_refused() {
         assert_eq!(refused, Err(ErrorCode::InconsistentClusterId));
     });
 }
+
+/// KIP-876.
+#[test]
+fn a_snapshot_is_made_and_takes_the_place_of_the_log_by_time_too() {
+    let (runtime, env) = HostRuntime::start("snapshots", 2).unwrap();
+    runtime.block_on(async {
+        let mut nodes: Lones = [(1, Lone::new(1))].into();
+        let mut told = properties("controller", &format!("127.0.0.1:{}", nodes[&1].controllers));
+        told.push(("metadata.log.max.snapshot.interval.ms", "200".to_owned()));
+        told.push(("metadata.max.retention.ms", "100".to_owned()));
+        with(&mut nodes, 1, move |node| node.start(&told));
+        let (links, active) = (links(&env), local(nodes[&1].controllers));
+        change(&links, &active, 1_000_000).await;
+        let end = fetch_all(&links, &active, None).await.unwrap().high_watermark;
+        // Nothing more is written: time alone makes it due.
+        until(&env, "the log is cut down", async || cut_down_to(&links, &active).await >= end).await;
+    });
+}

@@ -148,6 +148,8 @@ pub struct Plan {
     pub guest: Option<Guest>,
     /// `metadata.log.max.record.bytes.between.snapshots` and `metadata.max.retention.bytes`, where they are so small that they matter.
     pub metadata_bytes: Option<(u64, u64)>,
+    /// `metadata.log.max.snapshot.interval.ms` and `metadata.max.retention.ms`, where they are so short that they matter.
+    pub metadata_ms: Option<(u64, u64)>,
     /// Whether the last node is a broker only, and reads the metadata from afar.
     pub observed: bool,
     /// How far each node's wall clock is ahead of the clients' at first.
@@ -198,6 +200,7 @@ impl Plan {
             leaders_s: 1 + random.below(12),
             guest: None,
             metadata_bytes: None,
+            metadata_ms: None,
             observed: false,
             skews_ms: [0; NODES as usize],
         };
@@ -241,6 +244,9 @@ impl Plan {
         if random.one_in(8) {
             let at = random.below(count) as usize;
             plan.strikes[at].fault = Fault::UnheardJoin;
+        }
+        if random.one_in(4) {
+            plan.metadata_ms = Some((300 + random.below(5_000), random.below(8_000)));
         }
         plan
     }

@@ -434,5 +434,9 @@ fn config(
         config.set("metadata.log.max.record.bytes.between.snapshots", &between_snapshots.to_string())?;
         config.set("metadata.max.retention.bytes", &retention.to_string())?;
     }
+    if let Some((snapshot_interval, retention)) = plan.metadata_ms {
+        config.set("metadata.log.max.snapshot.interval.ms", &snapshot_interval.to_string())?;
+        config.set("metadata.max.retention.ms", &retention.to_string())?;
+    }
     Ok(config)
 }

@@ -266,9 +266,18 @@ impl QuorumWorld {
     /// A quorum of three under proposals and faults, all from `seed`.
     pub fn chaos(seed: u64, trace: bool) -> Verdict {
         let sim = Sim::new(seed, trace);
-        let bounds = match sim.below(2) {
+        let bounds = match sim.below(3) {
             0 => Bounds::NONE,
-            _ => Bounds { between_snapshots: 512 + sim.below(4_096), retention: sim.below(16_384) },
+            1 => Bounds {
+                between_snapshots: 512 + sim.below(4_096),
+                retention: sim.below(16_384),
+                ..Bounds::NONE
+            },
+            _ => Bounds {
+                snapshot_interval: Duration::from_millis(200 + sim.below(3_000)),
+                retention_age: Duration::from_millis(sim.below(3_000)),
+                ..Bounds::NONE
+            },
         };
         let (snapshot_after, keep) = (40 + sim.below(80), sim.below(20));
         let setup = Setup { snapshot_after, keep, bounds, ..Setup::default() };

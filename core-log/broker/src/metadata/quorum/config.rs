@@ -71,7 +71,7 @@ pub struct QuorumOptions {
     pub snapshot_after: u64,
     /// Entries before a snapshot that stay, so that a member that lags a little needs no snapshot.
     pub keep_before_snapshot: u64,
-    /// The same in bytes, whichever is reached first.
+    /// The same in bytes and by time, whichever is reached first.
     pub bounds: Bounds,
     /// Makes what a snapshot holds.
     pub compactor: NewCompactor,
@@ -79,18 +79,27 @@ pub struct QuorumOptions {
     pub lower_recovery_point: LowerRecoveryPoint,
 }
 
-/// How large a member's part of the log may become, however few entries that is.
+/// How large and how old a member's part of the log may become, however few entries that is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// Bytes of entries after which a snapshot is made (`metadata.log.max.record.bytes.between.snapshots`).
     pub between_snapshots: u64,
+    /// How long something may be committed before a snapshot is made that has it (`metadata.log.max.snapshot.interval.ms`).
+    pub snapshot_interval: Duration,
     /// Bytes of log and snapshot together above which nothing stays before the snapshot (`metadata.max.retention.bytes`).
     pub retention: u64,
+    /// Age of a snapshot above which nothing stays before it (`metadata.max.retention.ms`).
+    pub retention_age: Duration,
 }
 
 impl Bounds {
     /// Entries alone are counted.
-    pub const NONE: Self = Self { between_snapshots: u64::MAX, retention: u64::MAX };
+    pub const NONE: Self = Self {
+        between_snapshots: u64::MAX,
+        snapshot_interval: Duration::MAX,
+        retention: u64::MAX,
+        retention_age: Duration::MAX,
+    };
 }
 
 /// The default of [`QuorumOptions::snapshot_after`].

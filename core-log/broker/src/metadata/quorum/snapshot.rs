@@ -92,6 +92,7 @@ pub(crate) struct SnapshotFile {
     path: Mutex<PathBuf>,
     handle: Arc<dyn DiskFile>,
     size: u64,
+    made: Millis,
     covers: Covers,
 }
 
@@ -111,6 +112,11 @@ impl SnapshotFile {
 
     pub(crate) fn size(&self) -> u64 {
         self.size
+    }
+
+    /// When it was made, by the clock of whoever made it.
+    pub(super) fn made(&self) -> Millis {
+        self.made
     }
 
     /// Up to `max_bytes` from `position` on. Blocks.
@@ -162,7 +168,9 @@ impl SnapshotFile {
         let handle = files.disk().open(path, OpenMode::Read).map_err(QuorumError::format)?;
         let size = handle.len().map_err(QuorumError::format)?;
         let mut position = 0;
-        let header = read_control(&*handle, size, &mut position, HEADER)?;
+        let first = read_batch(&*handle, size, &mut position)?;
+        let made = first.header().max_timestamp;
+        let header = control(&first, HEADER)?;
         StorageError::refuse_newer(path, header_version(header)?, VERSION)?;
         let covers = read_control(&*handle, size, &mut position, COVERS)?;
         let covers = RaftSnapshotRecord::decode(covers, 0).map_err(QuorumError::format)?;
@@ -176,7 +184,7 @@ impl SnapshotFile {
             batches::read_membership(members)?,
         );
         let covers = Covers { last, end: Offset(covers.end_offset), membership };
-        Ok(Self { files: Arc::clone(files), path: Mutex::new(path.to_owned()), handle, size, covers })
+        Ok(Self { files: Arc::clone(files), path: Mutex::new(path.to_owned()), handle, size, made, covers })
     }
 
     /// Reads all of it once, so that no torn or flipped byte is found later. Blocks.
@@ -349,7 +357,11 @@ fn parent(path: &Path) -> PathBuf {
 }
 
 fn read_control(file: &dyn DiskFile, size: u64, position: &mut u64, kind: i16) -> Result<Bytes, QuorumError> {
-    let (found, value) = batches::read_control(&read_batch(file, size, position)?)?;
+    control(&read_batch(file, size, position)?, kind)
+}
+
+fn control(batch: &Batch, kind: i16) -> Result<Bytes, QuorumError> {
+    let (found, value) = batches::read_control(batch)?;
     if found == kind {
         Ok(value)
     } else {

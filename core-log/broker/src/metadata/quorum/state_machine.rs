@@ -73,10 +73,11 @@ impl RaftStateMachine<Types> for StateMachine {
                 end.ok_or_else(|| QuorumError::format(format!("entry {id} is committed but not there")))?;
             let membership = entry.payload.get_membership();
             let bytes = entry.payload.stored.as_ref().map_or(0, |stored| stored.len() as u64);
+            let now = self.0.env.elapsed();
             self.0.advance(|progress| {
                 progress.applied = Some(id);
                 progress.end = end;
-                progress.since_snapshot = progress.since_snapshot.saturating_add(bytes);
+                progress.count(bytes, now);
                 if let Some(membership) = membership {
                     progress.membership = StoredMembership::new(Some(id), membership);
                 }
@@ -90,7 +91,7 @@ impl RaftStateMachine<Types> for StateMachine {
 
     async fn get_snapshot_builder(&mut self) -> Builder {
         let progress = self.0.progress();
-        self.0.advance(|progress| progress.since_snapshot = 0);
+        self.0.advance(|progress| progress.pending = None);
         let covers =
             progress.applied.map(|last| Covers { last, end: progress.end, membership: progress.membership });
         Builder { store: Arc::clone(&self.0), covers }

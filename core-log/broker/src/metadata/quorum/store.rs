@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use millstream_env::{Env, Pool};
@@ -14,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::batches;
+use super::config::Bounds;
 use super::error::QuorumError;
 use super::places::Places;
 use super::snapshot::{self, Covers, NewCompactor, SnapshotFile};
@@ -60,20 +62,34 @@ pub(super) struct Progress {
     pub(super) installed: Offset,
     pub(super) membership: StoredMembership,
     pub(super) snapshot: Option<Arc<SnapshotFile>>,
-    /// Bytes that were applied since the last snapshot was asked for or begun.
-    pub(super) since_snapshot: u64,
+    /// What was applied since the last snapshot was asked for or begun.
+    pub(super) pending: Option<Pending>,
     /// Why the quorum stopped, once it has.
     pub(super) stopped: Option<String>,
 }
 
+/// What no snapshot has yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pending {
+    bytes: u64,
+    /// When the first of it was applied.
+    since: Duration,
+}
+
 impl Progress {
+    /// Counts an entry of so many bytes that is applied now.
+    pub(super) fn count(&mut self, bytes: u64, now: Duration) {
+        let pending = self.pending.get_or_insert(Pending { bytes: 0, since: now });
+        pending.bytes = pending.bytes.saturating_add(bytes);
+    }
+
     /// Takes over what a snapshot from elsewhere says.
     pub(super) fn install(&mut self, covers: &Covers) {
         self.applied = Some(covers.last);
         self.end = covers.end;
         self.installed = covers.end;
         self.membership = covers.membership.clone();
-        self.since_snapshot = 0;
+        self.pending = None;
     }
 }
 
@@ -114,7 +130,7 @@ impl Store {
             installed: places.start(),
             membership: covers.map(|covers| covers.membership).unwrap_or_default(),
             snapshot,
-            since_snapshot: 0,
+            pending: None,
             stopped: None,
         };
         let StoreOptions { me, founders, compactor, lower_recovery_point } = options;
@@ -205,14 +221,22 @@ impl Store {
         self.progress.lock().clone()
     }
 
-    /// Whether at least so many bytes were applied since this was true last, or a snapshot was begun.
-    pub(super) fn take_since_snapshot(&self, bytes: u64) -> bool {
+    /// Whether enough was applied, or long enough ago, since this was true last, or a snapshot was begun.
+    pub(super) fn take_due(&self, bounds: &Bounds) -> bool {
+        let now = self.env.elapsed();
         let mut progress = self.progress.lock();
-        let is_due = progress.since_snapshot >= bytes.max(1);
-        if is_due {
-            progress.since_snapshot = 0;
-        }
-        is_due
+        let is_due = progress.pending.take_if(|pending| {
+            pending.bytes >= bounds.between_snapshots.max(1)
+                || now.saturating_sub(pending.since) >= bounds.snapshot_interval
+        });
+        is_due.is_some()
+    }
+
+    /// How long it takes until what is pending now is due by time.
+    pub(super) fn due_in(&self, bounds: &Bounds) -> Duration {
+        let pending = self.progress.lock().pending;
+        let waited = |pending: Pending| self.env.elapsed().saturating_sub(pending.since);
+        pending.map_or(Duration::MAX, |pending| bounds.snapshot_interval.saturating_sub(waited(pending)))
     }
 
     /// Changes what is known to be committed, and tells those who wait for it.
