@@ -34,6 +34,9 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             if is_retention_due {
                 partitions.retain()?;
             }
+            // Before the checkpoint, which holds the directory's lock, so that recovery points can pass.
+            partitions.write_epochs()?;
+            metadata.log().write_epochs()?;
             partitions.checkpoint(metadata.log().checkpointed())
         };
         if let Ok(Err(error)) = env.blocking(Pool::General, round).await {

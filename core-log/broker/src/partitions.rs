@@ -444,6 +444,14 @@ impl Partitions {
         self.all().iter().try_for_each(|partition| partition.retain())
     }
 
+    /// Writes the leader epochs of every partition whose file lacks some. Blocks.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub(crate) fn write_epochs(&self) -> Result<(), StorageError> {
+        self.all().iter().try_for_each(|partition| partition.write_epochs())
+    }
+
     /// Writes the directory's checkpoints, with that of the metadata log among them, where it is here. Blocks.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use std::time::Duration;
 use millstream_broker::Broker;
 use millstream_machine::metadata::Image;
 use millstream_node::{Node, NodeConfig};
-use millstream_record::Uuid;
+use millstream_record::{NodeId, Uuid};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -51,7 +51,7 @@ struct State {
     skew_ms: i64,
     /// Whether bits were flipped on its disk.
     rotten: bool,
-    /// What the last process that was killed knew of the cluster.
+    /// What the processes that were killed knew of the cluster.
     last_known: Option<Arc<Image>>,
 }
 
@@ -96,7 +96,19 @@ impl Machine {
 
     /// What it knows of the cluster, or knew when it was killed.
     pub fn image(&self) -> Option<Arc<Image>> {
-        self.broker().map(|broker| broker.image()).or_else(|| self.state.lock().last_known.clone())
+        let now = self.broker().map(|broker| broker.image());
+        now.into_iter().chain(self.last_known()).max_by_key(|image| image.end())
+    }
+
+    fn last_known(&self) -> Option<Arc<Image>> {
+        self.state.lock().last_known.clone()
+    }
+
+    /// Whether `image` knows that the node runs anew since it died last.
+    pub fn is_registered_in(&self, image: &Image) -> bool {
+        let node = NodeId(i32::from(self.host));
+        let epoch = |image: &Image| image.broker(node).map(|broker| broker.epoch);
+        epoch(image).is_some() && epoch(image) > self.last_known().and_then(|known| epoch(&known))
     }
 
     /// The id of the data directory on its disk, once a node has made it.
@@ -184,7 +196,8 @@ impl Machine {
             let mut state = self.state.lock();
             state.up = false;
             if let Some(broker) = std::mem::take(&mut state.broker).upgrade() {
-                state.last_known = Some(broker.image());
+                let known = state.last_known.take().into_iter().chain([broker.image()]);
+                state.last_known = known.max_by_key(|image| image.end()); // it may not have heard of all of that again
             }
             state.owner.take()
         };

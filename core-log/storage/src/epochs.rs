@@ -23,20 +23,30 @@ impl LeaderEpochs {
         &self.starts
     }
 
-    /// Notes that `epoch` begins at `start`; true when that is news. Entries that contradict it (a start at or behind this
-    /// one, or an epoch that is not older) come from a log that was cut, and go.
-    pub(crate) fn assign(&mut self, epoch: LeaderEpoch, start: Offset) -> bool {
+    /// Notes that `epoch` begins at `start`; gives the offset from which on that is news. Entries that contradict it (a start at or
+    /// behind this one, or an epoch that is not older) come from a log that was cut, and go.
+    pub(crate) fn assign(&mut self, epoch: LeaderEpoch, start: Offset) -> Option<Offset> {
         if epoch.0 < 0 || self.starts.last().is_some_and(|&(e, s)| e == epoch && start >= s) {
-            return false;
+            return None;
         }
-        self.starts.retain(|&(e, s)| e < epoch && s < start);
+        let stays = self.starts.partition_point(|&(e, s)| e < epoch && s < start);
+        let from = self.starts.get(stays).map_or(start, |&(_, gone)| gone.min(start));
+        self.starts.truncate(stays);
         self.starts.push((epoch, start));
-        true
+        Some(from)
+    }
+
+    /// The first offset from which on the two say different things.
+    pub(crate) fn differs_from(&self, other: &Self) -> Option<Offset> {
+        let same = self.starts.iter().zip(&other.starts).take_while(|(a, b)| a == b).count();
+        let next = [self.starts.get(same), other.starts.get(same)];
+        next.into_iter().flatten().map(|&(_, start)| start).min()
     }
 
     /// Notes that the batch at `offset`, which is read anew, is of `epoch`: where that is known already the epoch may have begun
-    /// long before.
+    /// long before. A later one that is said to have begun by then is of a log that was cut, and goes.
     pub(crate) fn confirm(&mut self, epoch: LeaderEpoch, offset: Offset) {
+        self.starts.retain(|&(e, s)| e <= epoch || s > offset);
         if self.epoch_at(offset) != Some(epoch) {
             self.assign(epoch, offset);
         }
@@ -150,6 +160,25 @@ mod tests {
         assert!(!cut.truncate_from_start(Offset(12)));
         assert_eq!(cut.epoch_at(Offset(11)), None);
         assert_eq!(cut.epoch_at(Offset(12)), Some(LeaderEpoch(1)));
+    }
+
+    #[test]
+    fn batches_that_are_read_anew_correct_what_the_file_says() {
+        // What the file says, the batches, and what is true.
+        type Starts<'a> = &'a [(i32, i64)];
+        let table: [(Starts, Starts, Starts); 6] = [
+            (&[(1, 0), (2, 2)], &[(1, 1), (1, 2), (3, 3)], &[(1, 0), (3, 3)]),
+            (&[(1, 0), (5, 90)], &[(4, 80), (4, 90), (5, 95)], &[(1, 0), (4, 80), (5, 95)]),
+            (&[(1, 0), (5, 80)], &[(4, 80), (5, 90)], &[(1, 0), (4, 80), (5, 90)]),
+            (&[(1, 0), (5, 90)], &[(5, 80), (5, 90)], &[(1, 0), (5, 80)]),
+            (&[(1, 0), (2, 50)], &[(1, 40), (2, 50), (2, 60)], &[(1, 0), (2, 50)]),
+            (&[], &[(7, 3), (7, 4)], &[(7, 3)]),
+        ];
+        for (file, batches, expected) in table {
+            let mut known = epochs(file);
+            batches.iter().for_each(|&(epoch, at)| known.confirm(LeaderEpoch(epoch), Offset(at)));
+            assert_eq!(pairs(&known), expected, "{file:?} and {batches:?}");
+        }
     }
 
     #[test]

@@ -2,8 +2,8 @@
 //!
 //! [`crate::Log::flush_begin`] notes the log end and gives a [`FlushJob`]; the job runs on any thread; its result goes back to
 //! [`crate::Log::flush_done`]. The order within a job is what recovery relies on: first the bytes of old segments, then the newest,
-//! then producer snapshots, then the directory with its names, at last the epoch checkpoint; so nothing on disk ever tells of
-//! records that are not there.
+//! then producer snapshots, at last the directory with its names; so nothing on disk ever tells of records that are not there. Leader
+//! epochs have jobs of their own ([`crate::EpochsJob`]).
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,13 +11,9 @@ use std::sync::Arc;
 use millstream_record::Offset;
 use parking_lot::Mutex;
 
-use crate::disk;
 use crate::error::Result;
 use crate::handle::{Dirty, Home, Kind, OpenFiles};
 use crate::snapshot;
-
-/// The name of the file with [`crate::LeaderEpochs`].
-pub(crate) const EPOCHS_FILE: &str = "leader-epoch-checkpoint";
 
 /// What one log must sync so that everything below a point is durable.
 #[must_use = "nothing is durable before the job has run"]
@@ -29,7 +25,6 @@ pub struct FlushJob {
     pub(crate) dirty: Vec<Dirty>,
     pub(crate) snapshots: Vec<(Offset, Vec<u8>)>,
     pub(crate) names: bool,
-    pub(crate) epochs: Option<String>,
     /// Held while that is written which is found by its name: a cut makes it wrong, and another log may have the name by then.
     pub(crate) standing: Arc<Mutex<Standing>>,
     pub(crate) cuts_seen: u64,
@@ -40,6 +35,8 @@ pub struct FlushJob {
 pub(crate) struct Standing {
     /// How often it has been cut.
     pub(crate) cuts: u64,
+    /// Which text of the epoch file was written last.
+    pub(crate) epochs: u64,
 }
 
 /// All records below this offset are durable.
@@ -74,18 +71,13 @@ impl FlushJob {
         if self.dir.has_left() {
             return Ok(FlushPoint(self.point));
         }
-        let derived = standing.cuts == self.cuts_seen; // else snapshots and epochs tell of records that are gone
+        let derived = standing.cuts == self.cuts_seen; // else snapshots tell of records that are gone
         for (offset, bytes) in self.snapshots.iter().filter(|_| derived) {
             let path = Kind::Snapshot.path(&self.dir, *offset);
             snapshot::write(&**disk, &path, bytes).map_err(|error| self.files.fail(&path, &error))?;
         }
         if self.names || !self.snapshots.is_empty() {
             disk.sync_dir(&self.dir).map_err(|error| self.files.fail(&self.dir, &error))?;
-        }
-        if let Some(text) = self.epochs.as_ref().filter(|_| derived) {
-            let path = self.dir.join(EPOCHS_FILE);
-            disk::replace_file(&**disk, &path, text.as_bytes())
-                .map_err(|error| self.files.fail(&path, &error))?;
         }
         Ok(FlushPoint(self.point))
     }

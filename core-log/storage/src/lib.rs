@@ -28,8 +28,8 @@
 //!   to the disk.
 //! - Nothing below [`Log::flushed_offset`] is lost in a power cut. The flush point is the log end as it was before the sync began.
 //! - A batch whose CRC is wrong is never handed out: each is checked on every read.
-//! - What is derived (indexes, producer snapshots, epoch checkpoint) is never ahead of the log on disk, and is not believed where
-//!   the log says otherwise.
+//! - What is derived is not believed where the log says otherwise. Indexes and producer snapshots are never ahead of the log on disk;
+//!   the epoch checkpoint may be ahead or behind, but says the truth below the recovery point ([`Log::recovery_point`]).
 //! - A failed sync or append is never tried again: the log directory goes offline ([`StorageError::Offline`]).
 //! - Files are never recycled: a stale batch behind a torn tail could carry a valid CRC and the next offset.
 //! - A log that nobody uses holds no open file, no timer and no buffer.
@@ -49,6 +49,7 @@ mod checkpoint;
 mod config;
 pub mod disk;
 mod duplicates;
+mod epoch_file;
 mod epochs;
 mod error;
 mod flush;
@@ -78,6 +79,7 @@ pub use append::{AppendInfo, AppendOrigin, AppendSummary, validate_for_append, v
 pub use checkpoint::Offsets;
 pub use config::LogConfig;
 pub use disk::{DirEntry, Disk, DiskFile, FaultyDisk, MemoryDisk, OpenMode, RealDisk};
+pub use epoch_file::EpochsJob;
 pub use epochs::LeaderEpochs;
 pub use error::{Result, StorageError};
 pub use flush::{Durability, FlushJob, FlushPoint, Lane};

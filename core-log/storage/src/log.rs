@@ -13,6 +13,7 @@ use crate::append::{self, AppendInfo, AppendOrigin, Incoming, Stamped};
 use crate::batch::{self, HEADER_BYTES, Header};
 use crate::config::LogConfig;
 use crate::disk::{DiskFile, OpenMode};
+use crate::epoch_file::EpochFile;
 use crate::epochs::LeaderEpochs;
 use crate::error::{Result, StorageError};
 use crate::flush::{FlushJob, FlushPoint, Standing};
@@ -33,6 +34,7 @@ pub struct Log {
     pub(crate) start: Offset,
     pub(crate) end: Offset,
     pub(crate) epochs: LeaderEpochs,
+    pub(crate) epoch_file: EpochFile,
     pub(crate) producers: ProducerStates,
     pub(crate) flush: FlushState,
     /// All below is replicated; `None` where nobody says so. What is known of producers is made anew from a snapshot that is not
@@ -52,7 +54,6 @@ pub(crate) struct FlushState {
     pub(crate) dirty: Vec<Dirty>,
     pub(crate) bytes: u64,
     pub(crate) names: bool,
-    pub(crate) epochs: bool,
     /// Producer snapshots to write. Each segment but the oldest has one at its base: here, on disk, or with the job that is out.
     pub(crate) snapshots: Vec<(Offset, Vec<u8>)>,
     /// Those that the job that is out has to write.
@@ -83,7 +84,7 @@ impl Log {
         self.end
     }
 
-    /// All records below this offset survive a power cut; it is the partition's recovery point.
+    /// All records below this offset survive a power cut.
     #[must_use]
     pub fn flushed_offset(&self) -> Offset {
         self.flush.flushed
@@ -138,7 +139,7 @@ impl Log {
 
     /// Notes that this broker leads from here on under `epoch`, even before it has appended anything.
     pub fn begin_epoch(&mut self, epoch: LeaderEpoch) {
-        self.flush.epochs |= self.epochs.assign(epoch, self.end);
+        self.note_epoch(epoch, self.end);
     }
 
     /// The last stable offset: no transaction that began below it is undecided, given that all below `high_watermark` is
@@ -297,7 +298,7 @@ impl Log {
     fn take_up(&mut self, stamped: &[Stamped<'_>]) {
         let interval = self.config.index_interval_bytes;
         for Stamped { bytes, header, .. } in stamped {
-            self.flush.epochs |= self.epochs.assign(header.leader_epoch, header.base_offset);
+            self.note_epoch(header.leader_epoch, header.base_offset);
             let aborted = replay(&mut self.producers, header, bytes);
             let active = self.active_mut();
             active.note(header, interval);
@@ -346,8 +347,8 @@ impl Log {
     /// Notes the log end and what must be synced so that all below it is durable; `None` when it is already, or when a job is
     /// out whose result has not come back. Short; nothing is written here.
     pub fn flush_begin(&mut self) -> Option<FlushJob> {
-        let FlushState { flushed, in_flight, dirty, names, epochs, snapshots, .. } = &self.flush;
-        let nothing = *flushed >= self.end && dirty.is_empty() && !names && !epochs && snapshots.is_empty();
+        let FlushState { flushed, in_flight, dirty, names, snapshots, .. } = &self.flush;
+        let nothing = *flushed >= self.end && dirty.is_empty() && !names && snapshots.is_empty();
         if nothing || in_flight.is_some() || self.dir.has_left() {
             return None;
         }
@@ -361,7 +362,6 @@ impl Log {
             dirty: std::mem::take(&mut self.flush.dirty),
             snapshots: std::mem::take(&mut self.flush.snapshots),
             names: std::mem::take(&mut self.flush.names),
-            epochs: std::mem::take(&mut self.flush.epochs).then(|| self.epochs.to_text()),
             standing: Arc::clone(&self.flush.standing),
             cuts_seen: self.flush.standing.lock().cuts,
         })
@@ -406,9 +406,9 @@ impl Log {
             self.flush.mark(&file, handle);
         }
         self.flush.names = true;
-        self.flush.epochs |= !self.epochs.starts().is_empty();
         self.flush.snapshots.push((self.end, snapshot::encode(&self.producers)));
         self.flush_blocking()?;
+        self.write_epochs_blocking()?;
         self.close_files();
         Ok(())
     }

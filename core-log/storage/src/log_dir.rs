@@ -204,7 +204,7 @@ impl LogDir {
         self.high_watermarks.get(partition).copied()
     }
 
-    /// Notes, durably and each in one step, the recovery points ([`Log::flushed_offset`]), log starts and high watermarks of all
+    /// Notes, durably and each in one step, the recovery points ([`Log::recovery_point`]), log starts and high watermarks of all
     /// partitions. Of a partition among `unopened`, whose log lies here but is not open, the older notes are carried on: without its
     /// recovery point a damaged middle would be cut off as a torn tail once it opens. Else what is not named is forgotten.
     ///

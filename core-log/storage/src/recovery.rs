@@ -13,9 +13,9 @@ use millstream_record::{Millis, Offset, TopicId};
 
 use crate::config::LogConfig;
 use crate::disk::{self, Disk, OpenMode};
+use crate::epoch_file::{EPOCHS_FILE, EpochFile};
 use crate::epochs::LeaderEpochs;
 use crate::error::{Result, StorageError};
-use crate::flush::EPOCHS_FILE;
 use crate::handle::{Dirty, Home, Kind, OpenFiles};
 use crate::log::{FlushState, Log, replay};
 use crate::producer::ProducerStates;
@@ -102,6 +102,7 @@ impl Log {
             start: noted.log_start.unwrap_or_default(),
             end: Offset(0),
             epochs: LeaderEpochs::default(),
+            epoch_file: EpochFile::default(),
             producers: ProducerStates::default(),
             flush: FlushState::default(),
             mark: noted.high_watermark,
@@ -114,6 +115,7 @@ impl Log {
             shutdown,
             report: RecoveryReport::default(),
             scan_at_latest: usize::MAX,
+            epochs_on_disk: LeaderEpochs::default(),
         };
         recovery.run()
     }
@@ -182,6 +184,7 @@ struct Recovery {
     report: RecoveryReport,
     /// The number of the first segment that must be read because its indexes, or the epoch file, are missing.
     scan_at_latest: usize,
+    epochs_on_disk: LeaderEpochs,
 }
 
 impl Recovery {
@@ -232,8 +235,14 @@ impl Recovery {
         let text = String::from_utf8_lossy(&bytes);
         checkpoint::refuse_newer(&path, &text)?;
         match LeaderEpochs::parse(&text) {
-            Ok(epochs) => self.log.epochs = epochs,
-            Err(_) => self.scan_at_latest = 0,
+            Ok(epochs) => {
+                self.log.epochs = epochs.clone();
+                self.epochs_on_disk = epochs;
+            }
+            Err(_) => {
+                self.scan_at_latest = 0;
+                self.log.epoch_file.has_too_much(); // it is written anew even where there is no epoch
+            }
         }
         Ok(())
     }
@@ -404,9 +413,14 @@ impl Recovery {
         log.end = scanner.next_offset();
         self.report.scanned_bytes += scanner.position();
         self.report.rebuilt_indexes += 1;
-        // What was read may only be in the page cache yet; from here on it counts as durable.
-        let handle = segment.open()?;
-        log.flush.mark(&segment.log, handle);
+        // What was read may only be in the page cache yet; from here on it counts as durable. Below the recovery point it is, but
+        // a cut is to be synced, too.
+        let was_durable =
+            matches!(self.shutdown, Shutdown::Crash { recovery_point } if log.end <= recovery_point);
+        if bad.is_some() || !was_durable {
+            let handle = segment.open()?;
+            log.flush.mark(&segment.log, handle);
+        }
         log.segments[at] = segment;
         match bad {
             None => self.rewrite_indexes(at),
@@ -490,7 +504,17 @@ impl Recovery {
             let path = Kind::Snapshot.path(&log.dir, offset);
             log.files.disk().remove(&path).map_err(StorageError::io(&path))?;
         }
-        log.flush.epochs = self.report.rebuilt_indexes > 0;
+        // Whoever died may have made the newest segment, or removed files, and not come to sync the names.
+        let snapshots_fit = self.names.snapshots.iter().all(|&offset| offset <= log.end);
+        let settled = |point: Offset| log.end <= point && log.active().base < point && snapshots_fit;
+        if let Shutdown::Crash { recovery_point } = self.shutdown
+            && !settled(recovery_point)
+        {
+            log.flush.names = true;
+        }
+        if let Some(from) = log.epochs.differs_from(&self.epochs_on_disk) {
+            log.epoch_file.lacks(from);
+        }
         log.flush.flushed = log.start;
         if self.shutdown == Shutdown::Clean && self.report.rebuilt_indexes == 0 {
             log.flush.flushed = log.end;

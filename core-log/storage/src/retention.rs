@@ -63,7 +63,9 @@ impl Log {
     pub fn truncate_to(&mut self, target: Offset, now: Millis) -> Result<Offset> {
         let Some(cut) = self.find_cut(target)? else {
             // An epoch that was begun at the end and never written in goes all the same.
-            self.flush.epochs |= self.epochs.truncate_from_end(target);
+            if self.epochs.truncate_from_end(target) {
+                self.epoch_file.lacks(target);
+            }
             return Ok(self.end);
         };
         // From the first change on an error leaves the log in between.
@@ -88,7 +90,9 @@ impl Log {
             // The batch that holds the log start is gone, so nothing that can be read is left.
             return self.begin_anew(self.start, now);
         }
-        self.epochs.truncate_from_end(self.end);
+        if self.epochs.truncate_from_end(self.end) {
+            self.epoch_file.lacks(self.end);
+        }
         self.flush.flushed = self.flush.flushed.min(self.end);
         self.flush.in_flight = self.flush.in_flight.map(|point| point.min(self.end));
         self.rebuild_producers(now)
@@ -96,9 +100,7 @@ impl Log {
 
     /// Makes the names durable that a cut removed, whatever a job that is out may be doing.
     fn sync_cut(&mut self) -> Result<()> {
-        self.files.disk().sync_dir(&self.dir).map_err(StorageError::io(&self.dir))?;
-        self.flush.epochs = true;
-        Ok(())
+        self.files.disk().sync_dir(&self.dir).map_err(StorageError::io(&self.dir))
     }
 
     /// Makes the producer state anew as of the log end, from the newest snapshot that is ahead of neither it nor the mark.
@@ -190,7 +192,7 @@ impl Log {
         (self.start, self.end) = (start, start);
         self.epochs = LeaderEpochs::default();
         self.producers = ProducerStates::default();
-        self.flush.epochs = true;
+        self.epoch_file.lacks(start);
         self.flush.names = true;
         self.flush.flushed = self.flush.flushed.min(start);
         self.flush.in_flight = self.flush.in_flight.map(|point| point.min(start));
@@ -210,7 +212,9 @@ impl Log {
             return Ok(false);
         }
         self.start = start;
-        self.flush.epochs |= self.epochs.truncate_from_start(start);
+        if self.epochs.truncate_from_start(start) {
+            self.epoch_file.has_too_much();
+        }
         self.producers.truncate_from_start(start);
         Ok(true)
     }

@@ -50,12 +50,19 @@ impl LocalLog {
         self.log.lock().close()
     }
 
+    /// As [`crate::partition::Partition::write_epochs`].
+    pub(crate) fn write_epochs(&self) -> Result<(), StorageError> {
+        let Some(job) = self.log.lock().epochs_begin() else { return Ok(()) };
+        let written = job.run();
+        self.log.lock().epochs_done(written)
+    }
+
     /// What the directory's checkpoints say of this log.
     pub(crate) fn checkpointed(&self) -> Checkpointed {
         let log = self.log.lock();
         Checkpointed {
             at: TopicPartition::new(CLUSTER_METADATA, 0),
-            recovery_point: log.flushed_offset(),
+            recovery_point: log.recovery_point(),
             start: log.start_offset(),
             high_watermark: log.flushed_offset(),
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use millstream_machine::metadata::{BoxFuture, Committed, Image, MetadataLog, ProposeError, Record};
 use millstream_protocol::Endpoint;
 use millstream_record::{LeaderEpoch, Offset, TopicPartition};
+use millstream_storage::StorageError;
 
 use super::LocalLog;
 use super::observer::{ObserverLog, Seen};
@@ -77,13 +78,22 @@ impl OwnLog {
         }
     }
 
+    /// As [`crate::partition::Partition::write_epochs`], where some of the log is kept here.
+    pub(crate) fn write_epochs(&self) -> Result<(), StorageError> {
+        match self {
+            Self::Local(log) => log.write_epochs(),
+            Self::Quorum(quorum) => quorum.write_epochs_blocking(),
+            Self::Observer(_) => Ok(()),
+        }
+    }
+
     /// What the directory's checkpoints say of this log, where some of it is kept here.
     pub(crate) fn checkpointed(&self) -> Option<Checkpointed> {
         match self {
             Self::Local(log) => Some(log.checkpointed()),
             Self::Quorum(quorum) => Some(quorum.with_log(|log| Checkpointed {
                 at: TopicPartition::new(CLUSTER_METADATA, 0),
-                recovery_point: log.flushed_offset(),
+                recovery_point: log.recovery_point(),
                 start: log.start_offset(),
                 high_watermark: log.start_offset(),
             })),

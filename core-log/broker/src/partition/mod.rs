@@ -267,12 +267,19 @@ impl Partition {
         if state.is_closed { Ok(()) } else { state.log.close() }
     }
 
+    /// Writes the leader epochs where their file lacks some, so that the recovery point can pass. Blocks; the lock is free meanwhile.
+    pub(crate) fn write_epochs(&self) -> Result<(), StorageError> {
+        let Some(job) = self.state.lock().log.epochs_begin() else { return Ok(()) };
+        let written = job.run();
+        self.state.lock().log.epochs_done(written)
+    }
+
     /// What the directory's checkpoints say of this partition.
     pub(crate) fn checkpointed(&self) -> Checkpointed {
         let state = self.state.lock();
         Checkpointed {
             at: self.at.clone(),
-            recovery_point: state.log.flushed_offset(),
+            recovery_point: state.log.recovery_point(),
             start: state.log.start_offset(),
             high_watermark: state.role.high_watermark(),
         }

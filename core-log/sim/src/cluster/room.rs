@@ -241,9 +241,11 @@ impl Room {
     /// Only one replica may have lost what it promised to keep: so all run and are in sync when its bits are flipped, and no other node
     /// fails before it is out of the in-sync sets, and may not lead with what is left of its log.
     async fn rot(&self, who: Who, power: bool, away: Duration) {
-        let all_run = || self.present().all(|machine| machine.broker().is_some());
+        let all_run = |image: &Image| {
+            self.present().all(|machine| machine.broker().is_some() && machine.is_registered_in(image))
+        };
         let in_sync = |image: &Image| of_topic(image).all(|p| p.isr.len() == p.replicas.len());
-        if !self.looks_so(|image| all_run() && in_sync(image)).await {
+        if !self.looks_so(|image| all_run(image) && in_sync(image)).await {
             return;
         }
         let machine = self.find_host(who);

@@ -182,9 +182,13 @@ impl Member {
         env.spawn("follow", async move { me.follow(follower).await });
         loop {
             env.sleep(CHECKPOINT).await;
-            let (flushed, start) = quorum.with_log(|log| (log.flushed_offset(), log.start_offset()));
+            let written = quorum.write_epochs_blocking();
+            let (recovery, start) = quorum.with_log(|log| (log.recovery_point(), log.start_offset()));
             let note = |offset: Offset| Offsets::from([(at.clone(), offset)]);
-            if dir.lock().checkpoint(note(flushed), note(start), note(start), &[]).is_err() {
+            if written
+                .and_then(|()| dir.lock().checkpoint(note(recovery), note(start), note(start), &[]))
+                .is_err()
+            {
                 return Ok(()); // offline, which the quorum reports
             }
         }

@@ -104,8 +104,11 @@ impl Run {
     }
 
     fn checkpoint(&mut self) -> Result<()> {
+        if let Some(job) = self.log.epochs_begin() {
+            self.log.epochs_done(job.run())?;
+        }
         let offsets: Offsets =
-            [(TopicPartition::new("topic", 0), self.log.flushed_offset())].into_iter().collect();
+            [(TopicPartition::new("topic", 0), self.log.recovery_point())].into_iter().collect();
         self.dir.checkpoint(offsets, Offsets::new(), Offsets::new(), &[])
     }
 }

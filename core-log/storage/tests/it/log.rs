@@ -325,7 +325,7 @@ fn decided_transactions_behind_the_mark_are_known_however_the_log_was_opened() {
 #[test]
 fn a_producer_outlives_the_segment_of_its_batches() {
     let crash = |bench: Bench| {
-        let recovery_point = bench.log.flushed_offset();
+        let recovery_point = bench.log.recovery_point();
         bench.reopen(Shutdown::Crash { recovery_point }).unwrap()
     };
     let cut = |mut bench: Bench| {

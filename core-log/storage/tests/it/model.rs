@@ -146,7 +146,7 @@ impl World {
     }
 
     fn reopen(&mut self, clean: bool) {
-        let recovery_point = self.bench.log.flushed_offset();
+        let recovery_point = self.bench.log.recovery_point();
         let shutdown = if clean { Shutdown::Clean } else { Shutdown::Crash { recovery_point } };
         let World { bench, batches, written, start } = std::mem::replace(self, World::new());
         let bench = bench.reopen(shutdown).unwrap();

@@ -115,6 +115,16 @@ impl QuorumLog {
         self.store.with_log(|log| look(log))
     }
 
+    /// Writes the log's leader epochs where their file lacks some, so that its recovery point can pass. Blocks.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn write_epochs_blocking(&self) -> Result<(), StorageError> {
+        let Some(job) = self.store.with_log(Log::epochs_begin) else { return Ok(()) };
+        let written = job.run();
+        self.store.with_log(|log| log.epochs_done(written))
+    }
+
     /// Waits until [`MetadataLog::leadership`] is another than `seen`.
     pub async fn leadership_changed(&self, seen: (LeaderEpoch, bool)) {
         let mut server = self.server.clone();
