@@ -322,6 +322,11 @@ fn a_snapshot_is_made_and_takes_the_place_of_the_log_by_time_too() {
         told.push(("metadata.max.retention.ms", "100".to_owned()));
         with(&mut nodes, 1, move |node| node.start(&told));
         let (links, active) = (links(&env), local(nodes[&1].controllers));
+        let leads = async || {
+            let request = DescribeClusterRequest { endpoint_type: 2, ..DescribeClusterRequest::default() };
+            links.call(&active, request).await.is_ok_and(|cluster| cluster.controller_id == 1)
+        };
+        until(&env, "it leads", leads).await;
         change(&links, &active, 1_000_000).await;
         let end = fetch_all(&links, &active, None).await.unwrap().high_watermark;
         // Nothing more is written: time alone makes it due.
