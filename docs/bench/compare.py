@@ -71,6 +71,7 @@ class Bench:
         self.number = 0
 
     def topic(self, broker, partitions=1):
+        os.sync()  # what the peer has not synced is written now, and not while somebody waits for a sync of his own
         self.number += 1
         name = f"bench-{os.getpid()}-{self.number}"
         config = [word for pair in broker.topic_config for word in ("--config", pair)]
