@@ -212,6 +212,28 @@ fn a_killed_process_loses_nothing_that_was_appended() {
     }
 }
 
+/// What the killed process had not synced of names and bytes, recovery has to: later flushes take it for done.
+#[test]
+fn what_is_flushed_after_a_kill_is_there_after_a_power_cut() {
+    for seed in 300..340 {
+        let disk = CrashDisk::default();
+        let mut history = run(&disk, seed, 40);
+        let (dir, log, _) = open_dir(Arc::new(disk.clone()), config()).unwrap();
+        let mut again = Run { dir, log, dice: Dice(seed), history };
+        let leader = AppendOrigin::Leader { epoch: LeaderEpoch(4) };
+        again.append(plain(1, 10), leader).unwrap();
+        again.history.flushed = again.log.flush_blocking().unwrap().0;
+        history = again.history;
+        for survivor in 0..4 {
+            check(
+                disk.after_power_loss(seed * 10 + survivor),
+                &history,
+                &format!("seed {seed}, survivor {survivor}"),
+            );
+        }
+    }
+}
+
 #[test]
 fn recovery_is_cut_too() {
     for seed in 200..206 {
