@@ -1,8 +1,9 @@
 //! When a snapshot is made beside openraft's own count of entries, and what of the log goes then.
 //!
 //! openraft makes a snapshot every so many entries. One entry may be a megabyte, and some come rarely, so bytes and time are counted
-//! here: of entries since the last snapshot, and of log and snapshot together. What a snapshot covers goes from here alone (openraft does not bear a purge behind its own):
-//! all but the last entries, or all of it where log and snapshot have become too large, or the snapshot too old.
+//! here: of entries since the last snapshot, and of log and snapshot together. What a snapshot covers goes from here alone (openraft
+//! does not bear a purge behind its own): all but the last entries, or all of it where log and snapshot have become too large, or the
+//! snapshot too old.
 
 use std::sync::Weak;
 use std::time::Duration;
