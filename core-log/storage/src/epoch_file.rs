@@ -149,9 +149,10 @@ mod tests {
     use millstream_record::{BatchBuilder, BatchOptions, Millis, TopicId, TopicPartition};
 
     use super::*;
-    use crate::{AppendOrigin, LogConfig, LogDir, MemoryDisk};
+    use crate::disk::{Fault, Op};
+    use crate::{AppendOrigin, Disk, FaultyDisk, LogConfig, LogDir, MemoryDisk};
 
-    fn open(disk: &MemoryDisk) -> (LogDir, Log) {
+    fn open(disk: &(impl Disk + Clone + 'static)) -> (LogDir, Log) {
         let dir = LogDir::open(Arc::new(disk.clone()), Path::new("/data"), 8).unwrap();
         let at = TopicPartition::new("t", 0);
         let (log, _) = dir.open_log(&at, TopicId::ZERO, LogConfig::default(), Millis(0)).unwrap();
@@ -228,6 +229,23 @@ mod tests {
         drop((dir, log));
         let (_dir, log) = open(&disk);
         assert_eq!((log.leader_epochs(), log.recovery_point()), (&known, Offset(4)));
+    }
+
+    #[test]
+    fn a_failed_write_takes_the_directory_offline_and_holds_the_recovery_point() {
+        for op in [Op::Write, Op::Sync] {
+            let disk = FaultyDisk::new(Arc::new(MemoryDisk::default()));
+            let (_dir, mut log) = open(&disk);
+            append(&mut log, 1);
+            log.flush_blocking().unwrap();
+            disk.arm(op, "leader-epoch-checkpoint.tmp", 0, Fault::Full);
+            let job = log.epochs_begin().unwrap();
+            assert!(log.epochs_done(job.run()).unwrap_err().is_fatal(), "{op:?}");
+            assert_eq!((log.flushed_offset(), log.recovery_point()), (Offset(1), Offset(0)), "{op:?}");
+            let again = log.epochs_begin().unwrap();
+            assert!(log.epochs_done(again.run()).is_err(), "a failed write is not tried again");
+            assert!(log.files().check_online().is_err(), "{op:?}");
+        }
     }
 
     #[test]
