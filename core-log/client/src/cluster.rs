@@ -213,14 +213,17 @@ impl Cluster {
         Err(ClientError::Unreachable { tried, last })
     }
 
-    /// Asks the controller, where one is known; brokers of a KRaft cluster forward what it decides.
+    /// Asks the controller, where one is known; brokers of a KRaft cluster forward what it decides. Where it does not answer, the
+    /// next call asks whom fresh metadata names.
     pub(crate) async fn ask_controller<R: Rpc + Clone>(&self, request: R) -> Result<R::Response> {
         let metadata = self.metadata();
         let controller = metadata.controller.and_then(|id| metadata.brokers.get(&id.0));
-        match controller {
-            Some(broker) => self.links.call(&broker.endpoint, request).await,
-            None => self.ask_any(request).await,
+        let Some(broker) = controller else { return self.ask_any(request).await };
+        let answer = self.links.call(&broker.endpoint, request).await;
+        if matches!(answer, Err(ClientError::Dial(_) | ClientError::Call { .. })) {
+            let _ = self.refresh(metadata.version).await; // where nobody answers, that is what the next call finds, too
         }
+        answer
     }
 
     /// The coordinator of a group or transactional id: as remembered, or asked for.

@@ -1,9 +1,14 @@
 //! Nodes crash, come back and stop, and operators move replicas, leaders and votes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use millstream_client::{Delivery, Election, IsolationLevel, Producer, ProducerConfig, ProducerRecord};
+use millstream_client::{
+    Client, ClientConfig, Delivery, Election, IsolationLevel, NewTopic, Producer, ProducerConfig,
+    ProducerRecord,
+};
 use millstream_env::HostRuntime;
+use millstream_net::TcpDial;
 use millstream_protocol::ErrorCode;
 use millstream_record::{NodeId, TopicPartition};
 
@@ -148,5 +153,27 @@ fn operators_move_replicas_leaders_and_votes_while_producers_write() {
         assert_eq!(running.code(), Some(ErrorCode::InvalidRequest), "{running}");
 
         all_is_there(&cluster).await;
+    });
+}
+
+#[test]
+fn an_operator_is_answered_when_the_broker_that_was_asked_last_is_gone() {
+    let (runtime, env) = HostRuntime::start("cluster-test", 2).unwrap();
+    runtime.block_on(async {
+        let mut cluster = Cluster::start(&env, TOPIC, 3).await;
+        cluster.until("three are in sync", async || in_sync(&cluster).await == 3).await;
+        let known = NodeId(2);
+        let config = ClientConfig {
+            metadata_max_age_ms: 600_000,
+            api_timeout_ms: 20_000,
+            ..ClientConfig::new(vec![cluster.clients(known)])
+        };
+        let client = Client::new(env.clone(), Arc::new(TcpDial::new(env.clone())), config);
+        let producer = client.producer(ProducerConfig::default()).unwrap();
+        send(&producer, 0..1).await; // its metadata came from the broker that it knows, which names itself
+        drop(producer); // and nobody asks again
+        cluster.crash(known);
+        let created = client.admin().create_topics(&[NewTopic::new("next", 1)]).await.unwrap();
+        assert!(created["next"].is_ok(), "{created:?}");
     });
 }
