@@ -38,6 +38,7 @@ fn code_of(error: &StorageError) -> ErrorCode {
         StorageError::AppendTooLarge { .. } => ErrorCode::RecordListTooLarge,
         StorageError::InvalidTimestamp { .. } => ErrorCode::InvalidTimestamp,
         StorageError::OutOfOrderSequence { .. } => ErrorCode::OutOfOrderSequenceNumber,
+        StorageError::SequenceUsed { .. } => ErrorCode::TransactionAbortable,
         StorageError::InvalidProducerEpoch { .. } => ErrorCode::InvalidProducerEpoch,
         StorageError::CoordinatorFenced { .. } => ErrorCode::TransactionCoordinatorFenced,
         StorageError::InvalidTransactionState { .. } => ErrorCode::InvalidTxnState,

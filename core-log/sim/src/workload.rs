@@ -1,6 +1,7 @@
 //! What clients do in a world. Each runs as a process of its own, over simulated TCP, with the production client.
 
 pub mod cast;
+pub mod counting;
 pub mod group;
 pub mod operator;
 pub mod producer;

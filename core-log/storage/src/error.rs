@@ -75,6 +75,19 @@ pub enum StorageError {
         /// The sequence that came.
         found: i32,
     },
+    /// The first batch of a transaction begins with a sequence number that an ended one used. Its producer has to abort, and goes on from
+    /// the numbers behind.
+    #[error(
+        "producer {producer_id} began a transaction with sequence {found}, which one that ended has used; {expected} was next"
+    )]
+    SequenceUsed {
+        /// The producer.
+        producer_id: ProducerId,
+        /// The sequence that would have been accepted.
+        expected: i32,
+        /// The sequence that came.
+        found: i32,
+    },
     /// A producer's epoch is older than one that wrote already.
     #[error("producer {producer_id} wrote with epoch {found}, but epoch {current} exists")]
     InvalidProducerEpoch {

@@ -89,9 +89,11 @@ fn entry(input: &mut Input<'_>) -> Option<(ProducerId, ProducerState)> {
     let timestamp = Millis(i64::from_be_bytes(input.take()?));
     let coordinator_epoch = i32::from_be_bytes(input.take()?);
     let first = i64::from_be_bytes(input.take()?);
-    let batch = ProducedBatch { last_sequence, last_offset, offset_delta, timestamp };
-    let batches: VecDeque<_> = (last_offset.0 >= 0).then_some(batch).into_iter().collect();
     let open_transaction = (first >= 0).then_some(Offset(first));
+    // There is no place for it in the format. Whoever has or had a transaction writes in transactions only.
+    let transactional = open_transaction.is_some() || coordinator_epoch >= 0;
+    let batch = ProducedBatch { last_sequence, last_offset, offset_delta, timestamp, transactional };
+    let batches: VecDeque<_> = (last_offset.0 >= 0).then_some(batch).into_iter().collect();
     Some((
         id,
         ProducerState { epoch, coordinator_epoch, last_timestamp: timestamp, open_transaction, batches },

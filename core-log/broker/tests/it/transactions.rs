@@ -77,7 +77,7 @@ impl Producer {
             let code = answer.results_by_transaction[0].topic_results[0].results_by_partition[0]
                 .partition_error_code;
             match ErrorCode::from_code(code) {
-                ErrorCode::ConcurrentTransactions => node.pause(),
+                ErrorCode::ConcurrentTransactions | ErrorCode::CoordinatorLoadInProgress => node.pause(),
                 other => return other,
             }
         }
@@ -210,6 +210,42 @@ fn a_crash_leaves_the_transaction_open_and_a_new_instance_aborts_it() {
     assert_eq!(new.end(&node, true), ErrorCode::None);
     stable(&node, "t", 4);
     assert_eq!(read_committed(&node, "t").0, ["b"]);
+}
+
+#[test]
+fn a_transaction_that_uses_the_sequences_of_an_ended_one_is_refused_and_not_taken_for_its_retry() {
+    let mut node = Harness::start();
+    node.create("t", 1, &[]);
+    let mut producer = Producer::begin(&node, "tx");
+    let mut stands = 0;
+    for committed in [false, true] {
+        for crash in [false, true] {
+            assert_eq!(producer.add(&node, "t"), ErrorCode::None);
+            let before = producer.sequence;
+            assert_eq!(producer.send(&node, "t", &["a", "b"]), ErrorCode::None);
+            producer.sequence = before;
+            assert_eq!(producer.send(&node, "t", &["a", "b"]), ErrorCode::None, "a retry");
+            assert_eq!(producer.end(&node, committed), ErrorCode::None);
+            stands += 3;
+            stable(&node, "t", stands);
+            if crash {
+                node.crash();
+            }
+            // A client that was told that its batch was not written counts from there again.
+            assert_eq!(producer.add(&node, "t"), ErrorCode::None);
+            producer.sequence = before;
+            let refused = producer.send(&node, "t", &["c", "d"]);
+            assert_eq!(refused, ErrorCode::TransactionAbortable, "committed: {committed}, crash: {crash}");
+            assert_eq!(producer.end(&node, false), ErrorCode::None);
+            assert_eq!(producer.add(&node, "t"), ErrorCode::None);
+            producer.sequence = before + 2;
+            assert_eq!(producer.send(&node, "t", &["e"]), ErrorCode::None, "where the last one ended");
+            assert_eq!(producer.end(&node, true), ErrorCode::None);
+            stands += 3; // the void transaction's marker, too
+            stable(&node, "t", stands);
+        }
+    }
+    assert_eq!(read_committed(&node, "t").0, ["e", "e", "a", "b", "e", "a", "b", "e"]);
 }
 
 #[test]

@@ -118,6 +118,8 @@ pub struct Plan {
     pub unsafe_producers: u32,
     /// Transactional producers, and a reader of what they commit.
     pub transactional: Option<u32>,
+    /// Whether one of them uses sequence numbers again.
+    pub counting: bool,
     /// Members of the consumer group.
     pub members: u32,
     /// Readers that search by offset and time.
@@ -167,6 +169,7 @@ impl Plan {
             idempotent: self.idempotent,
             unsafe_producers: self.unsafe_producers,
             transactional: self.transactional,
+            counting: self.counting,
             short: self.retention.then_some(false),
             topic_changes: self.topic_changes,
             operated: self.operated.then_some(NODES),
@@ -201,6 +204,7 @@ impl Plan {
             guest: None,
             metadata_bytes: None,
             metadata_ms: None,
+            counting: false,
             observed: false,
             skews_ms: [0; NODES as usize],
         };
@@ -248,6 +252,7 @@ impl Plan {
         if random.one_in(4) {
             plan.metadata_ms = Some((300 + random.below(5_000), random.below(8_000)));
         }
+        plan.counting = plan.transactional.is_some() && random.one_in(2);
         plan
     }
 }

@@ -10,7 +10,7 @@ use millstream_env::Env;
 use millstream_record::TopicPartition;
 
 use super::producer::{self, Only, Promise};
-use super::{SHORT, Scene, TOPIC, group, operator, reader, topics, transactional};
+use super::{SHORT, Scene, TOPIC, counting, group, operator, reader, topics, transactional};
 use crate::history::{Breach, Partition};
 
 /// After the last fault was mended, every client has to be done within this: some were at the end of their patience then.
@@ -31,6 +31,8 @@ pub struct Cast {
     pub unsafe_producers: u32,
     /// Transactional producers, and a follower that reads what is committed.
     pub transactional: Option<u32>,
+    /// Whether a transactional producer beside them uses sequence numbers again, of what it was told is not written.
+    pub counting: bool,
     /// Whether somebody writes to the topic with short retention, and rests until nothing of it is left.
     pub short: Option<bool>,
     /// Whether topics come and go beside.
@@ -71,6 +73,9 @@ impl Cast {
         }
         for _ in 0..self.transactional.unwrap_or(0) {
             work.push(transactional::transact(scene(), partitions, records).boxed());
+        }
+        if self.counting {
+            work.push(counting::count(scene(), partitions, records).boxed());
         }
         if let Some(rests) = self.short {
             let only = Some(Only { topic: SHORT.0, partition: SHORT.1, index: 0, rests });

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use millstream_record::{Batch, LeaderEpoch, Millis, Offset, ProducerId, TopicPartition};
-use millstream_storage::{AppendOrigin, Disk, Log, LogConfig, LogDir, Offsets, ReadRequest, Result};
+use millstream_storage::{
+    AppendOrigin, Disk, Log, LogConfig, LogDir, Offsets, ReadRequest, Result, StorageError,
+};
 
 use crate::crash_disk::{CrashDisk, Dice};
 use crate::support::*;
@@ -143,16 +145,24 @@ fn check(disk: CrashDisk, history: &History, what: &str) {
     }
     assert!(found.len() <= history.batches.len(), "{what}: a batch that nobody sent");
     check_aborted(&log, history, what);
-    // The last batches of each producer are known as duplicates.
+    // The last batch of each producer is known as a duplicate, unless it is of a transaction that ended.
     for id in 0..3 {
         let of_producer =
             |batch: &&Batch| batch.header().producer_id.0 == id && batch.header().base_sequence >= 0;
         let last: Vec<&Batch> = found.iter().filter(of_producer).collect();
-        for batch in last.iter().rev().take(1) {
-            let again =
-                log.append(batch.bytes(), LEADER, NOW).unwrap_or_else(|error| panic!("{what}: {error}"));
-            assert!(again.duplicate, "{what}: producer {id}");
-            assert_eq!(again.base_offset, batch.header().base_offset, "{what}");
+        let marker = found
+            .iter()
+            .rfind(|batch| batch.header().producer_id.0 == id && batch.header().attributes.is_control());
+        if let Some(batch) = last.last() {
+            let ended = marker.is_some_and(|marker| marker.header().base_offset > batch.header().base_offset);
+            match log.append(batch.bytes(), LEADER, NOW) {
+                Ok(again) if !ended => {
+                    assert!(again.duplicate, "{what}: producer {id}");
+                    assert_eq!(again.base_offset, batch.header().base_offset, "{what}");
+                }
+                Err(StorageError::SequenceUsed { .. }) if ended => {}
+                other => panic!("{what}: producer {id}, ended: {ended}: {other:?}"),
+            }
         }
         let known = log.producer(ProducerId(id)).map_or(-1, |state| state.last_sequence());
         assert_eq!(

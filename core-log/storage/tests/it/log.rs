@@ -105,6 +105,49 @@ fn duplicates_give_the_originals_offsets_even_after_a_restart() {
 }
 
 #[test]
+fn sequences_that_an_ended_transaction_used_are_refused_even_after_a_restart_or_a_cut() {
+    let written = || {
+        let mut bench = Bench::new(small());
+        for at in 0..3 {
+            bench.append(&produced(9, 0, 2 * at, 2, true)); // at 0, 2 and 4
+            bench.log.roll_now(NOW).unwrap(); // the state of each is in a snapshot, which has a place for one batch
+        }
+        bench.log.append(&marker(9, 0, false), COORDINATOR, NOW).unwrap(); // at 6
+        bench.log.flush_blocking().unwrap();
+        bench
+    };
+    let cut = |mut bench: Bench| {
+        bench.append(&plain(1, 10));
+        bench.log.truncate_to(Offset(7), NOW).unwrap();
+        bench
+    };
+    for (what, mut bench) in [
+        ("as written", written()),
+        ("stop", written().reopen(Shutdown::Clean).unwrap()),
+        ("crash", written().reopen(Shutdown::Crash { recovery_point: Offset(7) }).unwrap()),
+        (
+            "crash without a recovery point",
+            written().reopen(Shutdown::Crash { recovery_point: Offset(0) }).unwrap(),
+        ),
+        ("cut", cut(written())),
+    ] {
+        for at in 0..3 {
+            let other = bench.log.append(&produced(9, 0, 2 * at, 2, true), LEADER, NOW);
+            let is_refused = matches!(other, Err(StorageError::SequenceUsed { expected: 6, .. }));
+            assert!(is_refused, "{what}, batch {at}: {other:?}");
+        }
+        assert_eq!(bench.append(&produced(9, 0, 6, 2, true)), 7, "{what}: the next transaction goes on");
+        assert!(bench.log.append(&produced(9, 0, 6, 2, true), LEADER, NOW).unwrap().duplicate, "{what}");
+    }
+    // A cut that takes the end of the transaction away opens it again, and with it the retries.
+    let mut bench = written();
+    bench.log.truncate_to(Offset(6), NOW).unwrap();
+    for at in 0..3 {
+        assert!(bench.log.append(&produced(9, 0, 2 * at, 2, true), LEADER, NOW).unwrap().duplicate, "{at}");
+    }
+}
+
+#[test]
 fn duplicates_are_known_behind_a_roll_too() {
     let mut bench = Bench::new(small());
     for n in 0..5 {

@@ -8,6 +8,7 @@ from confluent_kafka.admin import (AdminClient, AlterConfigOpType, ConfigEntry, 
                                    OffsetSpec, ResourceType)
 
 from harness import BOOTSTRAP, equal, main, name, test, until
+from liar import Liar
 
 admin = AdminClient({"bootstrap.servers": BOOTSTRAP})
 
@@ -261,6 +262,44 @@ def admin_topics_partitions_and_configs():
     until(lambda: where not in admin.list_topics(timeout=10).topics, "the topic is gone")
     cluster = admin.describe_cluster().result(20)
     equal(len(cluster.nodes), 1)
+
+
+@test
+def a_transaction_is_not_taken_for_the_aborted_one_whose_sequences_it_uses():
+    """librdkafka believes a broker that says it does not lead: after an abort it gives the same numbers to the next records."""
+    where = topic()
+    liar = Liar(BOOTSTRAP, where)
+    producer = Producer({"bootstrap.servers": liar.address, "transactional.id": name("txn"), "linger.ms": 50,
+                         "retry.backoff.ms": 60_000, "retry.backoff.max.ms": 60_000})
+    producer.init_transactions(30)
+
+    def send(*values):
+        for value in values:
+            producer.produce(where, value=value, partition=0)
+
+    producer.begin_transaction()
+    send("first")
+    producer.commit_transaction(30)
+    producer.begin_transaction()
+    liar.armed = True
+    send("void-1", "void-2")
+    until(lambda: (producer.poll(0.1), liar.lied.is_set())[1], "the lie")
+    producer.abort_transaction(30)
+    attempts = 0
+    while True:
+        attempts += 1
+        assert attempts < 5, "no transaction comes to its end"
+        producer.begin_transaction()
+        send("kept-1", "kept-2")
+        try:
+            producer.commit_transaction(30)
+            break
+        except KafkaException as error:
+            print(f"attempt {attempts}: {error}", flush=True)
+            assert error.args[0].txn_requires_abort(), error
+            producer.abort_transaction(30)
+    read = [message.value() for message in read_all(where, **{"isolation.level": "read_committed"})]
+    equal(read, [b"first", b"kept-1", b"kept-2"], "what was committed")
 
 
 @test
