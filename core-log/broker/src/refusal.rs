@@ -38,7 +38,7 @@ fn code_of(error: &StorageError) -> ErrorCode {
         StorageError::AppendTooLarge { .. } => ErrorCode::RecordListTooLarge,
         StorageError::InvalidTimestamp { .. } => ErrorCode::InvalidTimestamp,
         StorageError::OutOfOrderSequence { .. } => ErrorCode::OutOfOrderSequenceNumber,
-        StorageError::SequenceUsed { .. } => ErrorCode::TransactionAbortable,
+        StorageError::SequenceUsed { .. } => ErrorCode::UnknownProducerId, // has a client abort and begin a new epoch
         StorageError::InvalidProducerEpoch { .. } => ErrorCode::InvalidProducerEpoch,
         StorageError::CoordinatorFenced { .. } => ErrorCode::TransactionCoordinatorFenced,
         StorageError::InvalidTransactionState { .. } => ErrorCode::InvalidTxnState,

@@ -48,6 +48,8 @@ struct State {
     /// When the last refresh began; the next one waits a backoff.
     refreshed_at: Option<Duration>,
     coordinators: BTreeMap<(CoordinatorKind, ByteString), Endpoint>,
+    /// The broker that did not answer as the controller since the metadata came: it is asked last.
+    silent: Option<Endpoint>,
 }
 
 impl Cluster {
@@ -132,6 +134,7 @@ impl Cluster {
             ..MetadataRequest::default()
         };
         let answer = self.ask_any(request).await.inspect_err(|_| self.mark_stale())?;
+        self.state.lock().silent = None;
         let next = Arc::new(self.metadata.borrow().after(answer, self.env.elapsed()));
         self.metadata.send_replace(Arc::clone(&next));
         Ok(next)
@@ -182,7 +185,7 @@ impl Cluster {
         .boxed()
     }
 
-    /// Addresses to ask anything: known brokers from a random one on, then the bootstrap addresses.
+    /// Addresses to ask anything: known brokers from a random one on, then the bootstrap addresses, and last who was silent.
     fn anybody(&self) -> Vec<Endpoint> {
         let mut endpoints: Vec<_> =
             self.metadata.borrow().brokers.values().map(|broker| broker.endpoint.clone()).collect();
@@ -193,6 +196,8 @@ impl Cluster {
                 endpoints.push(endpoint.clone());
             }
         }
+        let silent = self.state.lock().silent.clone();
+        endpoints.sort_by_key(|endpoint| Some(endpoint) == silent.as_ref()); // stable
         endpoints
     }
 
@@ -213,15 +218,18 @@ impl Cluster {
         Err(ClientError::Unreachable { tried, last })
     }
 
-    /// Asks the controller, where one is known; brokers of a KRaft cluster forward what it decides. Where it does not answer, the
-    /// next call asks whom fresh metadata names.
+    /// Asks the controller, where one is known; brokers of a KRaft cluster forward what it decides, so when that one does not answer,
+    /// the next call asks the others.
     pub(crate) async fn ask_controller<R: Rpc + Clone>(&self, request: R) -> Result<R::Response> {
         let metadata = self.metadata();
         let controller = metadata.controller.and_then(|id| metadata.brokers.get(&id.0));
-        let Some(broker) = controller else { return self.ask_any(request).await };
+        let silent = self.state.lock().silent.clone();
+        let Some(broker) = controller.filter(|broker| Some(&broker.endpoint) != silent.as_ref()) else {
+            return self.ask_any(request).await;
+        };
         let answer = self.links.call(&broker.endpoint, request).await;
         if matches!(answer, Err(ClientError::Dial(_) | ClientError::Call { .. })) {
-            let _ = self.refresh(metadata.version).await; // where nobody answers, that is what the next call finds, too
+            self.state.lock().silent = Some(broker.endpoint.clone());
         }
         answer
     }

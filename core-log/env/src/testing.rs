@@ -4,6 +4,26 @@ use std::net::TcpListener;
 use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use crate::Env;
+
+/// How long anything may take that must happen.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+/// How often a condition is looked at.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Looks until `holds`; `what` says what was waited for.
+///
+/// # Panics
+/// When it does not hold within [`PATIENCE`].
+pub async fn until<F: Future<Output = bool>>(env: &Env, what: &str, mut holds: impl FnMut() -> F) {
+    let end = env.elapsed() + PATIENCE;
+    while !holds().await {
+        assert!(env.elapsed() < end, "{what}: not within {PATIENCE:?}");
+        env.sleep(LOOK).await;
+    }
+}
 
 /// Below what systems hand out to those who dial or ask for any port (32768 and up on Linux, 49152 and up elsewhere).
 const PORTS: Range<u16> = 20_000..32_000;

@@ -44,7 +44,7 @@ pub struct AppendInfo {
     pub log_append_time: Option<Millis>,
     /// First offset of the log.
     pub log_start_offset: Offset,
-    /// Nothing was written: the batch is one of the last five of its producer and is in the log already. It may not be durable yet.
+    /// Nothing was written: the batch is one of the last five of its producer, of no transaction that has ended, and is in the log already. It may not be durable yet.
     pub duplicate: bool,
     /// Bytes written.
     pub bytes: u64,

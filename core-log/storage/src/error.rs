@@ -75,10 +75,10 @@ pub enum StorageError {
         /// The sequence that came.
         found: i32,
     },
-    /// The first batch of a transaction begins with a sequence number that an ended one used. Its producer has to abort, and goes on from
-    /// the numbers behind.
+    /// The first batch of a transaction begins with a sequence number that an earlier transaction has used. Its producer has to
+    /// abort, and to begin a new epoch.
     #[error(
-        "producer {producer_id} began a transaction with sequence {found}, which one that ended has used; {expected} was next"
+        "producer {producer_id} began a transaction with sequence {found}, which an earlier transaction has used; {expected} was next"
     )]
     SequenceUsed {
         /// The producer.

@@ -143,12 +143,12 @@ impl Log {
     }
 
     /// The last stable offset: no transaction that began below it is undecided, given that all below `high_watermark` is
-    /// replicated. Never above `high_watermark`.
+    /// replicated. Never above `high_watermark`, nor below the log start, behind which an undecided one may have begun.
     #[must_use]
     pub fn last_stable_offset(&self, high_watermark: Offset) -> Offset {
         self.producers
             .first_unstable(high_watermark)
-            .map_or(high_watermark, |first| first.min(high_watermark))
+            .map_or(high_watermark, |first| first.max(self.start).min(high_watermark))
     }
 
     /// Transactions by first offset that are open, or whose marker (the second offset) was not below the mark when
@@ -198,7 +198,7 @@ impl Log {
 
     /// Appends whole batches to the page cache. At the leader offsets, epoch and (under `LogAppendTime`) the time are stamped on
     /// their headers while they are written; the bytes handed over are not changed and not copied. A batch that repeats one
-    /// of its producer's last five writes nothing and gives the original's offsets. See [`crate::validate_for_append`] for
+    /// of its producer's last five, of no transaction that has ended, writes nothing and gives the original's offsets. See [`crate::validate_for_append`] for
     /// the checks that come before.
     ///
     /// # Errors

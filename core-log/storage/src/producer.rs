@@ -2,7 +2,7 @@
 //!
 //! The rules are Kafka's (KIP-98): a batch that repeats one of the last five of its producer is a duplicate and gets the
 //! original's offsets; else its first sequence must follow the last; an older epoch is refused. One is stricter than Kafka's:
-//! what stands in a transaction that ended is no original (decision 13). The state is a function of
+//! a batch of a transaction that has ended is never taken for the original of a retry (decision 13). The state is a function of
 //! the log, so it is rebuilt by replaying batches from the newest snapshot, and the same batches give the same state on
 //! every replica.
 
@@ -201,8 +201,8 @@ impl ProducerStates {
         let expected = if epoch == state.epoch { sequence_on(state.last_sequence(), 1) } else { 0 };
         if first_sequence != expected {
             let found = first_sequence;
-            let begins = batch.transactional && state.open_transaction.is_none() && epoch == state.epoch;
-            return Err(if begins && is_behind(found, expected) {
+            let begins = batch.transactional && state.open_transaction.is_none() && !state.batches.is_empty();
+            return Err(if begins && epoch == state.epoch && is_behind(found, expected) {
                 StorageError::SequenceUsed { producer_id, expected, found }
             } else {
                 StorageError::OutOfOrderSequence { producer_id, expected, found }
@@ -314,15 +314,9 @@ impl ProducerStates {
         noticed.retain(|id, _| self.producers.contains_key(id));
     }
 
-    /// Forgets open transactions that began below `start`, where the log begins now.
+    /// Forgets transactions that ended below `start`, where the log begins now. One that is open stays so, wherever it began: its
+    /// later batches are there still.
     pub(crate) fn truncate_from_start(&mut self, start: Offset) {
-        let gone: Vec<(Offset, ProducerId)> = self.open.range(..start).map(|(&o, &p)| (o, p)).collect();
-        for (offset, producer) in gone {
-            self.open.remove(&offset);
-            if let Some(state) = self.producers.get_mut(&producer.0) {
-                state.open_transaction = None;
-            }
-        }
         self.undecided.retain(|_, &mut marker| marker >= start);
     }
 
@@ -469,6 +463,21 @@ mod tests {
             states.apply(&of(1, 5, 2), Offset(7));
             assert_eq!(verdict(&states, &of(1, 2, 3)), "expected 7");
             assert_eq!(verdict(&states, &of(1, 5, 2)), "duplicate 6..7");
+        }
+    }
+
+    #[test]
+    fn used_sequences_are_told_from_those_to_come() {
+        let of = |epoch, first| DataBatch { transactional: true, ..batch(epoch, first, 1) };
+        let mut states = ProducerStates::default();
+        states.apply_marker(&marker(1, 0, true), Offset(0));
+        assert_eq!(verdict(&states, &of(1, i32::MAX)), "expected 0", "nothing was written in this epoch");
+        states.apply(&DataBatch { offset_delta: 3, ..of(1, i32::MAX - 1) }, Offset(4));
+        states.apply_marker(&marker(1, 0, true), Offset(5));
+        for (first, expected) in
+            [(i32::MAX, "used, expected 2"), (0, "used, expected 2"), (2, "ok"), (3, "expected 2")]
+        {
+            assert_eq!(verdict(&states, &of(1, first)), expected, "{first}");
         }
     }
 

@@ -160,8 +160,7 @@ impl Produce<'_> {
             let appended = word.map_err(|code| Refusal::from(transactions::unverified(code, &facts)));
             let appended = appended.and_then(|word| {
                 let terms = Terms { appender: Appender::Transactional(word), ..terms };
-                let appended = target.append(&records, terms, place.clone().answering());
-                appended.map_err(|why| Refusal { code: transactions::as_known(why.code, &facts), ..why })
+                target.append(&records, terms, place.clone().answering())
             });
             if let Err(refusal) = appended {
                 place.refuse(refusal);

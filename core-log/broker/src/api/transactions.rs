@@ -167,11 +167,15 @@ fn add_to_one(
         Err(code) => return settle(result(id, &topics, |_, _| code)),
     };
     if transaction.verify_only {
+        let abortable_known = ctx.facts.abortable_error_known;
         let verdicts = host.with(|machine| {
             result(id.clone(), &topics, |name, index| {
                 match machine.verify(&id, producer.0, producer.1, &TopicPartition::new(name, index)) {
                     Verdict::InTransaction => ErrorCode::None,
-                    Verdict::Refused(code) => as_known(code, &ctx.facts),
+                    Verdict::Refused(ErrorCode::TransactionAbortable) if !abortable_known => {
+                        ErrorCode::InvalidTxnState
+                    }
+                    Verdict::Refused(code) => code,
                 }
             })
         });
@@ -206,21 +210,13 @@ fn add_to_one(
 pub(super) fn unverified(code: ErrorCode, facts: &Facts) -> ErrorCode {
     match code {
         ErrorCode::ProducerFenced => ErrorCode::InvalidProducerEpoch,
-        ErrorCode::TransactionAbortable => as_known(code, facts),
+        ErrorCode::TransactionAbortable if !facts.abortable_error_known => ErrorCode::InvalidTxnState,
         ErrorCode::ConcurrentTransactions if facts.transactions_v2 => code,
         ErrorCode::ConcurrentTransactions
         | ErrorCode::NetworkException
         | ErrorCode::CoordinatorLoadInProgress
         | ErrorCode::CoordinatorNotAvailable
         | ErrorCode::NotCoordinator => ErrorCode::NotEnoughReplicas,
-        other => other,
-    }
-}
-
-/// The error in words that the client knows: both have it abort.
-pub(super) fn as_known(code: ErrorCode, facts: &Facts) -> ErrorCode {
-    match code {
-        ErrorCode::TransactionAbortable if !facts.abortable_error_known => ErrorCode::InvalidTxnState,
         other => other,
     }
 }

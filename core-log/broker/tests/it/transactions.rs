@@ -235,7 +235,7 @@ fn a_transaction_that_uses_the_sequences_of_an_ended_one_is_refused_and_not_take
             assert_eq!(producer.add(&node, "t"), ErrorCode::None);
             producer.sequence = before;
             let refused = producer.send(&node, "t", &["c", "d"]);
-            assert_eq!(refused, ErrorCode::TransactionAbortable, "committed: {committed}, crash: {crash}");
+            assert_eq!(refused, ErrorCode::UnknownProducerId, "committed: {committed}, crash: {crash}");
             assert_eq!(producer.end(&node, false), ErrorCode::None);
             assert_eq!(producer.add(&node, "t"), ErrorCode::None);
             producer.sequence = before + 2;

@@ -133,10 +133,11 @@ impl Sender {
                 let (batches, _) =
                     queue.expire(now.saturating_sub(patience).saturating_add(Duration::from_nanos(1)));
                 let what = format!("delivering to {}", queue.partition);
+                let last = queue.last_error.take().or_else(|| state.unidentified.clone());
                 let error = ClientError::TimedOut {
                     what,
                     timeout_ms: shared.config.delivery_timeout_ms,
-                    last: queue.last_error.take().map(Arc::new),
+                    last: last.map(Arc::new),
                 };
                 state.fail_transaction(error.clone());
                 expired.push((batches, error));
@@ -405,14 +406,17 @@ impl Shared {
         );
         let what = "getting a producer id";
         retry(&cluster.env, &cluster.config, what, self.config.delivery_timeout_ms, || async {
-            let answer = cluster.ask_any(request.clone()).await?;
-            match ErrorCode::from_code(answer.error_code) {
+            let answer = cluster.ask_any(request.clone()).await;
+            let identity = answer.and_then(|answer| match ErrorCode::from_code(answer.error_code) {
                 ErrorCode::None => Ok(Identity {
                     id: ProducerId(answer.producer_id),
                     epoch: ProducerEpoch(answer.producer_epoch),
                 }),
                 code => Err(ClientError::broker("InitProducerId", "an idempotent producer", code)),
-            }
+            });
+            // Records that wait for it so long that they fail say so.
+            self.state.lock().unidentified = identity.as_ref().err().cloned();
+            identity
         })
         .await
     }

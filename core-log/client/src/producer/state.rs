@@ -22,6 +22,8 @@ pub(super) struct State {
     /// Slots with batches anywhere in them.
     pub active: BTreeSet<Slot>,
     pub identity: Identity,
+    /// Why an idempotent producer has no identity yet.
+    pub unidentified: Option<ClientError>,
     pub transaction: Transaction,
     /// Flushes under way: nothing lingers then.
     pub hurrying: usize,
@@ -63,6 +65,7 @@ impl State {
             queues: Vec::new(),
             active: BTreeSet::new(),
             identity: NOBODY,
+            unidentified: None,
             transaction: Transaction::new(config.transactional_id.is_some()),
             hurrying: 0,
             starving: 0,

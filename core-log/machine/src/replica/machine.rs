@@ -313,10 +313,11 @@ impl Replica {
     }
 
     /// End of what a read-committed consumer may read: before the first transaction that is open, or whose marker is not yet
-    /// below the high watermark.
+    /// below the high watermark. Such a one may have begun before what is left of the log.
     #[must_use]
     pub fn last_stable(&self) -> Offset {
-        self.unstable.first().map_or(self.high_watermark, |first| first.min(self.high_watermark))
+        let first = self.unstable.first().map(|first| first.max(self.log_start));
+        first.map_or(self.high_watermark, |first| first.min(self.high_watermark))
     }
 
     /// The committed in-sync set.

@@ -315,6 +315,18 @@ fn read_committed_stops_at_a_transaction_until_its_marker_is_durable() {
     );
 }
 
+#[test]
+fn a_transaction_that_began_before_what_is_left_of_the_log_holds_readers_back_at_its_start() {
+    let mut replica = leader(&[1], 1);
+    replica.step(NOW, appended(8, Acks::None, 0, TransactionChange::Opened(Offset(2))));
+    replica.step(NOW, Input::Flushed { point: Offset(8) });
+    assert_eq!(replica.last_stable(), Offset(2));
+    assert_eq!(replica.step(NOW, Input::LogStartMoved { log_start: Offset(6) }), [wake(8, 6)]);
+    let closed = TransactionChange::Closed { first: Offset(2), marker: Offset(8) };
+    replica.step(NOW, appended(9, Acks::None, 0, closed));
+    assert_eq!(replica.step(NOW, Input::Flushed { point: Offset(9) }), [wake(9, 9)]);
+}
+
 #[derive(Clone, Debug)]
 enum Act {
     Append { acks: Acks, records: i64, opens: bool },

@@ -8,11 +8,12 @@ use millstream_client::{
     Admin, Client, ClientConfig, ConsumerConfig, NewTopic, OffsetReset, ProducerConfig, ProducerRecord,
 };
 use millstream_env::HostRuntime;
+use millstream_env::testing::{PATIENCE, until};
 use millstream_net::TcpDial;
 use millstream_protocol::Endpoint;
 use millstream_record::{NodeId, TopicPartition};
 
-use crate::lone::{Lone, Lones, until, with};
+use crate::lone::{Lone, Lones, with};
 
 const TOPIC: &str = "kept";
 
@@ -124,7 +125,7 @@ fn one_node_grows_to_three_and_shrinks_back_under_load() {
             client.consumer(ConsumerConfig { auto_offset_reset, ..ConsumerConfig::default() }).unwrap();
         consumer.assign([TopicPartition::new(TOPIC, 0)]).unwrap();
         let mut read = Vec::new();
-        let end = env.elapsed() + crate::nodes::PATIENCE;
+        let end = env.elapsed() + PATIENCE;
         while read.len() < written as usize {
             assert!(env.elapsed() < end, "{} of {written} are read", read.len());
             for polled in consumer.poll(std::time::Duration::from_millis(200)).await.unwrap() {

@@ -1,17 +1,13 @@
 //! Nodes one by one, each with properties of its own: for clusters that are not made of three alike.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use millstream_env::testing::private_port;
-use millstream_env::{Env, HostRuntime};
+use millstream_env::HostRuntime;
+use millstream_env::testing::{PATIENCE, private_port};
 use millstream_node::{Node, NodeConfig, serve};
 use tempfile::TempDir;
 
-use crate::nodes::{PATIENCE, THIS_BUILD, failure, outside};
-
-/// How often a condition is looked at.
-const LOOK: Duration = Duration::from_millis(20);
+use crate::nodes::{THIS_BUILD, failure, outside};
 
 /// A node's place: its directory and ports stay, its lives come and go.
 pub(crate) struct Lone {
@@ -129,12 +125,4 @@ pub(crate) fn with<T: Send + 'static>(
     });
     nodes.insert(id, node);
     done
-}
-
-pub(crate) async fn until<F: Future<Output = bool>>(env: &Env, what: &str, mut holds: impl FnMut() -> F) {
-    let end = env.elapsed() + PATIENCE;
-    while !holds().await {
-        assert!(env.elapsed() < end, "{what}: not within {PATIENCE:?}");
-        env.sleep(LOOK).await;
-    }
 }

@@ -1,6 +1,7 @@
 //! Three nodes on real sockets and disks: they form a cluster, lose one of them, are operated on, and lose nothing.
 
 mod disks;
+mod groups;
 mod growth;
 mod lone;
 mod members;

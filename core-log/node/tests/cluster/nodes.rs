@@ -8,7 +8,7 @@ use millstream_client::{
     Client, ClientConfig, ConsumerConfig, IsolationLevel, Links, NewTopic, OffsetReset, Producer,
     ProducerConfig, ProducerRecord,
 };
-use millstream_env::testing::private_port;
+use millstream_env::testing::{PATIENCE, private_port, until};
 use millstream_env::{Env, HostRuntime};
 use millstream_machine::partition_for;
 use millstream_net::TcpDial;
@@ -19,10 +19,6 @@ use millstream_storage::disk::{Fault, Op};
 use millstream_storage::{FaultyDisk, RealDisk};
 use tempfile::TempDir;
 
-/// How long anything may take that must happen.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
-/// How often a condition is looked at.
-const LOOK: Duration = Duration::from_millis(20);
 /// The `metadata.version` at which this build's clusters run.
 pub(crate) const THIS_BUILD: i16 = 30;
 /// Partitions of every topic, the internal ones too, each on all nodes.
@@ -221,12 +217,8 @@ impl Cluster {
         self.places.iter().find(|place| place.id == node.0).unwrap()
     }
 
-    pub(crate) async fn until<F: Future<Output = bool>>(&self, what: &str, mut holds: impl FnMut() -> F) {
-        let end = self.env.elapsed() + PATIENCE;
-        while !holds().await {
-            assert!(self.env.elapsed() < end, "{what}: not within {PATIENCE:?}");
-            self.env.sleep(LOOK).await;
-        }
+    pub(crate) async fn until<F: Future<Output = bool>>(&self, what: &str, holds: impl FnMut() -> F) {
+        until(&self.env, what, holds).await;
     }
 
     /// The leader of a partition, once there is one.

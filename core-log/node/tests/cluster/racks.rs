@@ -2,11 +2,12 @@
 
 use millstream_client::{ConsumerConfig, OffsetReset, ProducerConfig};
 use millstream_env::HostRuntime;
+use millstream_env::testing::PATIENCE;
 use millstream_protocol::messages::fetch::{FetchPartition, FetchTopic, PartitionData};
 use millstream_protocol::messages::{FetchRequest, MetadataRequest, metadata::MetadataRequestTopic};
 use millstream_record::{Batches, NodeId, TopicId, TopicPartition};
 
-use crate::nodes::{Cluster, PARTITIONS, PATIENCE, rack, send};
+use crate::nodes::{Cluster, PARTITIONS, rack, send};
 
 const TOPIC: &str = "near";
 

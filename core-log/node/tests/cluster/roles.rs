@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use millstream_client::{Client, ClientConfig, NewTopic, ProducerConfig, ProducerRecord};
 use millstream_env::HostRuntime;
+use millstream_env::testing::until;
 use millstream_net::TcpDial;
 use millstream_protocol::Endpoint;
 
-use crate::lone::{Lone, Lones, until, with};
+use crate::lone::{Lone, Lones, with};
 
 /// What a node is told that has one role.
 pub(crate) fn properties(role: &str, controllers: &str) -> Vec<(&'static str, String)> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use millstream_client::{
     Client, ClientConfig, ConsumerConfig, Links, NewTopic, OffsetReset, ProducerConfig, ProducerRecord,
 };
+use millstream_env::testing::{PATIENCE, until};
 use millstream_env::{Env, HostRuntime};
 use millstream_net::TcpDial;
 use millstream_protocol::messages::fetch::{FetchPartition, FetchTopic, PartitionData};
@@ -22,8 +23,7 @@ use millstream_protocol::messages::{
 use millstream_protocol::{Endpoint, ErrorCode};
 use millstream_record::{NodeId, TopicPartition, Uuid};
 
-use crate::lone::{Lone, Lones, until, with};
-use crate::nodes::PATIENCE;
+use crate::lone::{Lone, Lones, with};
 use crate::roles::properties;
 
 const LOG: &str = "__cluster_metadata";

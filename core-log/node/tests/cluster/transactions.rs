@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use millstream_client::{GroupMetadata, IsolationLevel, OffsetAndMetadata, Offsets};
 use millstream_env::HostRuntime;
+use millstream_env::testing::PATIENCE;
 use millstream_machine::partition_for;
 use millstream_protocol::ErrorCode;
 use millstream_protocol::messages::offset_fetch::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
@@ -15,7 +16,7 @@ use millstream_record::{
     BatchBuilder, BatchOptions, NodeId, Offset, ProducerEpoch, ProducerId, TopicPartition,
 };
 
-use crate::nodes::{Cluster, PARTITIONS, PATIENCE, send};
+use crate::nodes::{Cluster, PARTITIONS, send};
 
 const TOPIC: &str = "t";
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use millstream_client::{Client, ClientConfig, IsolationLevel, Links, ProducerConfig};
 use millstream_env::HostRuntime;
+use millstream_env::testing::{PATIENCE, until};
 use millstream_machine::metadata::SupportedFeatures;
 use millstream_net::TcpDial;
 use millstream_protocol::messages::update_features::FeatureUpdateKey;
@@ -16,8 +17,8 @@ use millstream_protocol::messages::{
 use millstream_protocol::{Endpoint, ErrorCode};
 use millstream_record::{NodeId, Uuid};
 
-use crate::lone::{Lone, Lones, until, with};
-use crate::nodes::{Cluster, PARTITIONS, PATIENCE, THIS_BUILD, send};
+use crate::lone::{Lone, Lones, with};
+use crate::nodes::{Cluster, PARTITIONS, THIS_BUILD, send};
 use crate::roles::properties;
 
 const TOPIC: &str = "t";

@@ -4,6 +4,7 @@
 mod later;
 mod places;
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use millstream_client::{
     Client, ClientConfig, ConfigResource, ConsumerConfig, IsolationLevel, Links, OffsetReset, ProducerConfig,
     ProducerRecord,
 };
+use millstream_env::testing::{PATIENCE, until};
 use millstream_env::{Env, HostRuntime};
 use millstream_net::TcpDial;
 use millstream_node::{Node, serve};
@@ -22,11 +24,6 @@ use millstream_protocol::{Dial, Endpoint, ErrorCode};
 use millstream_record::{Batches, Millis, NodeId, Offset, ProducerEpoch, ProducerId, TopicPartition, Uuid};
 use millstream_storage::{LogConfig, LogDir, ReadRequest, RealDisk};
 use tempfile::TempDir;
-
-/// How long anything may take that must happen.
-const PATIENCE: Duration = Duration::from_secs(90);
-/// How often a condition is looked at.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// The folder of each version of the formats.
 fn versions() -> Vec<PathBuf> {
@@ -118,23 +115,15 @@ impl World {
         Self { env: env.clone(), client, links, bootstrap }
     }
 
-    async fn until<F: Future<Output = bool>>(&self, what: &str, mut holds: impl FnMut() -> F) {
-        let end = self.env.elapsed() + PATIENCE;
-        while !holds().await {
-            assert!(self.env.elapsed() < end, "{what}: not within {PATIENCE:?}");
-            self.env.sleep(LOOK).await;
-        }
-    }
-
     /// Everything that the logs say, asked for as a client asks.
     async fn is_as_it_was(&self, golden: &[Golden]) {
         let admin = self.client.admin();
         let brokers = async || admin.describe_cluster().await.map_or(0, |cluster| cluster.brokers.len());
-        self.until("all serve", async || brokers().await == golden.len()).await;
+        until(&self.env, "all serve", async || brokers().await == golden.len()).await;
         let cluster = admin.describe_cluster().await.unwrap();
         assert_eq!(cluster.cluster_id.as_deref(), Some(&*golden[0].cluster_id));
         let quorum = async || admin.describe_quorum().await.map(|quorum| quorum.voters).unwrap_or_default();
-        self.until("they vote", async || !quorum().await.is_empty()).await;
+        until(&self.env, "they vote", async || !quorum().await.is_empty()).await;
         let voters: BTreeSet<_> = quorum().await.iter().map(|voter| (voter.node, voter.directory)).collect();
         let is_alone = golden.len() == 1; // then there is no quorum, and no member with a directory
         let members = golden.iter().map(|one| (one.node, if is_alone { Uuid::ZERO } else { one.directory }));
@@ -180,35 +169,40 @@ impl World {
 
     /// The next epoch of a transactional id, once what it left open has ended.
     async fn init(&self, id: &str) -> (ProducerId, ProducerEpoch) {
+        let given = RefCell::new(None);
+        let is_taken_up = async || {
+            let found = self.try_init(id).await;
+            *given.borrow_mut() = found;
+            found.is_some()
+        };
+        until(&self.env, &format!("{id} is taken up"), is_taken_up).await;
+        given.into_inner().unwrap()
+    }
+
+    async fn try_init(&self, id: &str) -> Option<(ProducerId, ProducerEpoch)> {
         let admin = self.client.admin();
-        let end = self.env.elapsed() + PATIENCE;
-        loop {
-            assert!(self.env.elapsed() < end, "{id} is not taken up");
-            let topics = admin.describe_topics(&["__transaction_state"]).await.unwrap();
-            let leader =
-                topics["__transaction_state"].as_ref().ok().and_then(|topic| topic.partitions[0].leader);
-            let brokers = admin.describe_cluster().await.unwrap().brokers;
-            if let Some(leader) = brokers.iter().find(|broker| Some(broker.node) == leader) {
-                let request = InitProducerIdRequest {
-                    transactional_id: Some(id.into()),
-                    transaction_timeout_ms: 60_000,
-                    ..InitProducerIdRequest::default()
-                };
-                let answer = self.links.call(&leader.endpoint, request).await.unwrap();
-                if answer.error_code == 0 {
-                    return (ProducerId(answer.producer_id), ProducerEpoch(answer.producer_epoch));
-                }
-                let code = ErrorCode::from_code(answer.error_code);
-                let waits = [
-                    ErrorCode::ConcurrentTransactions,
-                    ErrorCode::CoordinatorNotAvailable,
-                    ErrorCode::CoordinatorLoadInProgress,
-                    ErrorCode::NotCoordinator,
-                ];
-                assert!(waits.contains(&code), "{id}: {code}");
-            }
-            self.env.sleep(LOOK).await;
+        let topics = admin.describe_topics(&["__transaction_state"]).await.unwrap();
+        let leader = topics["__transaction_state"].as_ref().ok()?.partitions[0].leader;
+        let brokers = admin.describe_cluster().await.unwrap().brokers;
+        let leader = brokers.iter().find(|broker| Some(broker.node) == leader)?;
+        let request = InitProducerIdRequest {
+            transactional_id: Some(id.into()),
+            transaction_timeout_ms: 60_000,
+            ..InitProducerIdRequest::default()
+        };
+        let answer = self.links.call(&leader.endpoint, request).await.unwrap();
+        if answer.error_code == 0 {
+            return Some((ProducerId(answer.producer_id), ProducerEpoch(answer.producer_epoch)));
         }
+        let code = ErrorCode::from_code(answer.error_code);
+        let waits = [
+            ErrorCode::ConcurrentTransactions,
+            ErrorCode::CoordinatorNotAvailable,
+            ErrorCode::CoordinatorLoadInProgress,
+            ErrorCode::NotCoordinator,
+        ];
+        assert!(waits.contains(&code), "{id}: {code}");
+        None
     }
 
     /// The values in a partition, each with the key that it was sent with, once there are `count`.
@@ -362,10 +356,7 @@ pub(crate) fn begins_with_a_snapshot(version: &Path) -> bool {
 
 /// Waits until a member's addresses are free: another run of this test may be at work.
 async fn free(env: &Env, id: i32) {
-    let end = env.elapsed() + PATIENCE;
     let is_free = |port| TcpListener::bind((places::host(id).as_str(), port)).is_ok();
-    while ![places::CLIENTS, places::CONTROLLERS].into_iter().all(is_free) {
-        assert!(env.elapsed() < end, "somebody listens on {}", places::host(id));
-        env.sleep(LOOK).await;
-    }
+    let are_free = async || [places::CLIENTS, places::CONTROLLERS].into_iter().all(is_free);
+    until(env, &format!("nobody listens on {}", places::host(id)), are_free).await;
 }

@@ -1,7 +1,7 @@
 //! A transactional producer that takes each answer at its word: a batch that was refused for lack of a leader is not written, so after
 //! an abort the next transaction uses its sequence numbers again. librdkafka counts so. Our own client never uses a number twice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,8 +37,6 @@ enum Batch {
     Written(i64),
     /// Not written, as every answer said.
     Refused,
-    /// Its numbers are used: the transaction has to end, and the next one goes on behind them.
-    Used,
     /// Nobody knows.
     Unknown,
 }
@@ -55,6 +53,8 @@ struct Counting<'a> {
     epoch: i16,
     /// The next sequence number in each partition.
     next: BTreeMap<Partition, i32>,
+    /// Where numbers were used again.
+    again: BTreeSet<Partition>,
 }
 
 /// Runs transactions until `records` records were sent.
@@ -74,6 +74,7 @@ pub async fn count(scene: Scene, partitions: u32, records: u64) {
             id: -1,
             epoch: -1,
             next: BTreeMap::new(),
+            again: BTreeSet::new(),
         };
         if !producer.begin().await {
             scene.dither(&env, 500).await;
@@ -84,7 +85,13 @@ pub async fn count(scene: Scene, partitions: u32, records: u64) {
         while goes_on && sent < records {
             sent += size;
             goes_on = match producer.one(partition, size).await {
-                Some(Batch::Refused) => true, // the next one is as long, and goes to the same place
+                // The next one goes to the same place, and is mostly as long.
+                Some(Batch::Refused) => {
+                    if scene.sim.below(4) == 0 {
+                        size = 1 + scene.sim.below(3);
+                    }
+                    true
+                }
                 Some(_) => {
                     partition = scene.sim.below(u64::from(partitions)) as Partition;
                     size = 1 + scene.sim.below(3);
@@ -140,9 +147,8 @@ impl Counting<'_> {
                 *self.next.entry(partition).or_default() += size as i32;
                 self.scene.sim.below(4) != 0
             }
-            Batch::Refused => false,
-            Batch::Used => {
-                *self.next.entry(partition).or_default() += size as i32;
+            Batch::Refused => {
+                self.again.insert(partition);
                 false
             }
             Batch::Unknown => return None,
@@ -212,7 +218,9 @@ impl Counting<'_> {
                             return Batch::Refused;
                         }
                     }
-                    Some((ErrorCode::TransactionAbortable, _)) => return Batch::Used,
+                    Some((ErrorCode::UnknownProducerId, _)) if !self.again.contains(&partition) => {
+                        panic!("a batch was refused as if its numbers had been used before");
+                    }
                     None
                     | Some((ErrorCode::RequestTimedOut | ErrorCode::NotEnoughReplicasAfterAppend, _)) => {
                         may_be_written = true;

@@ -148,6 +148,37 @@ fn sequences_that_an_ended_transaction_used_are_refused_even_after_a_restart_or_
 }
 
 #[test]
+fn a_transaction_stays_open_when_retention_takes_its_begin() {
+    let shortened = || {
+        let mut bench = Bench::new(LogConfig { retention_bytes: 0, ..small() });
+        bench.append(&produced(1, 0, 0, 2, true)); // at 0
+        bench.log.roll_now(NOW).unwrap();
+        bench.append(&produced(1, 0, 2, 2, true)); // at 2
+        bench.append(&plain(1, 10)); // at 4
+        bench.log.flush_blocking().unwrap();
+        assert_eq!(bench.log.retention(NOW, Offset(2)).unwrap(), 1);
+        bench
+    };
+    for (what, mut bench) in [
+        ("as it is", shortened()),
+        ("stop", shortened().reopen(Shutdown::Clean).unwrap()),
+        ("crash", shortened().reopen(Shutdown::Crash { recovery_point: Offset(2) }).unwrap()),
+    ] {
+        assert_eq!(bench.log.start_offset(), Offset(2), "{what}");
+        assert_eq!(bench.log.last_stable_offset(Offset(5)), Offset(2), "{what}");
+        assert_eq!(bench.log.unstable(), [(Offset(0), None)], "{what}");
+        let again = bench.log.append(&produced(1, 0, 2, 2, true), LEADER, NOW).unwrap();
+        assert!(again.duplicate, "{what}: it may be sent again");
+        bench.log.append(&marker(1, 0, false), COORDINATOR, NOW).unwrap(); // at 5
+        assert_eq!(bench.log.last_stable_offset(Offset(6)), Offset(6), "{what}");
+        let request = ReadRequest { upper_bound: Offset(6), with_aborted: true, ..at(2) };
+        let aborted = bench.log.read(request).unwrap().aborted;
+        let aborted: Vec<_> = aborted.iter().map(|a| (a.producer_id.0, a.last_offset.0)).collect();
+        assert_eq!(aborted, [(1, 5)], "{what}: what is left of it is not read as committed");
+    }
+}
+
+#[test]
 fn duplicates_are_known_behind_a_roll_too() {
     let mut bench = Bench::new(small());
     for n in 0..5 {

@@ -22,9 +22,15 @@ class Liar:
         self.real, self.ours = (host.encode() + struct.pack(">i", at) for at in (int(port), own))
         threading.Thread(target=self.accept, daemon=True).start()
 
+    def close(self):
+        self.listener.shutdown(socket.SHUT_RDWR)
+
     def accept(self):
         while True:
-            client, _ = self.listener.accept()
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
             broker = socket.create_connection(self.broker)
             produced = {}  # correlation id: version
             for work in (self.requests, self.answers):
@@ -36,7 +42,7 @@ class Liar:
             if api == PRODUCE:
                 produced[correlation] = version
             broker.sendall(struct.pack(">i", len(frame)) + frame)
-        broker.close()
+        broker.shutdown(socket.SHUT_RDWR)  # which ends the answers
 
     def answers(self, client, broker, produced):
         for frame in frames(broker):
@@ -49,7 +55,7 @@ class Liar:
                 frame = frame[:at] + struct.pack(">h", NOT_LEADER_OR_FOLLOWER) + frame[at + 2:]
                 self.lied.set()
             client.sendall(struct.pack(">i", len(frame)) + frame)
-        client.close()
+        client.shutdown(socket.SHUT_RDWR)
 
 
 def frames(connection):
