@@ -8,6 +8,7 @@ use millstream_client::{
     AlterConfig, ClientError, ConfigResource, ConsumerConfig, IsolationLevel, NewTopic, OffsetReset,
     OffsetSpec, ProducerConfig, ProducerRecord, partition_for_key,
 };
+use millstream_env::testing::until;
 use millstream_protocol::ErrorCode;
 use millstream_record::{Codec, Compression, Header, Millis, Offset, TopicPartition};
 
@@ -240,13 +241,13 @@ pub(crate) async fn administration(door: &Door) {
     assert_eq!(setting("retention.ms").await, ("123456".to_owned(), false));
     let set = [AlterConfig::Set("retention.ms".into(), "654321".into())];
     admin.incremental_alter_configs(&resource, &set).await.unwrap();
-    eventually(door, "the new setting", async || setting("retention.ms").await.0 == "654321").await;
+    until(&door.env, "the new setting", async || setting("retention.ms").await.0 == "654321").await;
     let wrong = [AlterConfig::Set("retention.ms".into(), "many".into())];
     let refused = admin.incremental_alter_configs(&resource, &wrong).await.unwrap_err();
     assert_eq!(refused.code(), Some(ErrorCode::InvalidConfig), "{refused}");
 
     admin.create_partitions(&name, 3).await.unwrap();
-    eventually(door, "the new partitions", async || {
+    until(&door.env, "the new partitions", async || {
         let found = admin.describe_topics(&[&name]).await.unwrap().remove(&name).unwrap();
         found.is_ok_and(|topic| {
             topic.partitions.len() == 3 && topic.partitions.iter().all(|p| p.leader.is_some())
@@ -259,16 +260,8 @@ pub(crate) async fn administration(door: &Door) {
     assert!(!admin.describe_cluster().await.unwrap().brokers.is_empty());
 
     admin.delete_topics(&[&name]).await.unwrap().remove(&name).unwrap().unwrap();
-    eventually(door, "the topic to go", async || {
+    until(&door.env, "the topic to go", async || {
         admin.describe_topics(&[&name]).await.unwrap().remove(&name).is_none_or(|topic| topic.is_err())
     })
     .await;
-}
-
-async fn eventually(door: &Door, what: &str, holds: impl AsyncFn() -> bool) {
-    let until = door.env.elapsed() + super::PATIENCE;
-    while !holds().await {
-        assert!(door.env.elapsed() < until, "waited in vain for {what}");
-        door.env.sleep(Duration::from_millis(20)).await;
-    }
 }
