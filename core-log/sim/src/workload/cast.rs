@@ -72,7 +72,7 @@ impl Cast {
             work.push(producer::produce(scene(), Promise::Leader, partitions, records, None).boxed());
         }
         for _ in 0..self.transactional.unwrap_or(0) {
-            work.push(transactional::transact(scene(), partitions, records).boxed());
+            work.push(transactional::transact(scene(), partitions, records, self.short.is_some()).boxed());
         }
         if self.counting {
             work.push(counting::count(scene(), partitions, records).boxed());

@@ -1,15 +1,19 @@
 //! A transactional producer: commits, aborts, and is replaced under the same id when it fails.
 
 use millstream_client::{Producer, ProducerConfig, ProducerRecord};
+use millstream_env::Env;
 
-use super::{Scene, TOPIC};
+use super::{SHORT, Scene, TOPIC};
 use crate::history::{Outcome, Partition, Send};
 
 /// A producer that fails is replaced, at most so often.
 const REPLACED_MAX: u64 = 60;
+/// Longest rest of a transaction behind a record in the topic with short retention, which may take its begin meanwhile.
+const REST_MAX_MS: u64 = 4_000;
 
-/// Runs transactions until `records` records were sent.
-pub async fn transact(scene: Scene, partitions: u32, records: u64) {
+/// Runs transactions until `records` records were sent to the world's topic, and to the one with short retention where there is one.
+pub async fn transact(scene: Scene, partitions: u32, records: u64, short: bool) {
+    let places = Places { partitions, short };
     let (env, client) = scene.client("transactional");
     let id = format!("txn-{}", scene.fresh());
     let mut sent = 0;
@@ -33,7 +37,7 @@ pub async fn transact(scene: Scene, partitions: u32, records: u64) {
         while sent < records {
             let size = 1 + scene.sim.below(5);
             sent += size;
-            if !one(&scene, &producer, number, partitions, size).await {
+            if !one(&scene, &env, &producer, number, &places, size).await {
                 break;
             }
             scene.dither(&env, 60).await;
@@ -44,8 +48,25 @@ pub async fn transact(scene: Scene, partitions: u32, records: u64) {
     }
 }
 
+/// Where transactions write to.
+struct Places {
+    partitions: u32,
+    short: bool,
+}
+
+impl Places {
+    /// A topic, a partition of it, and its number in the history.
+    fn pick(&self, scene: &Scene) -> (&'static str, i32, Partition) {
+        if self.short && scene.sim.below(4) == 0 {
+            return (SHORT.0, 0, SHORT.1);
+        }
+        let partition = scene.sim.below(u64::from(self.partitions)) as Partition;
+        (TOPIC, partition as i32, partition)
+    }
+}
+
 /// One transaction; false when the producer has to be replaced.
-async fn one(scene: &Scene, producer: &Producer, number: u32, partitions: u32, size: u64) -> bool {
+async fn one(scene: &Scene, env: &Env, producer: &Producer, number: u32, places: &Places, size: u64) -> bool {
     let txn = scene.fresh();
     if producer.begin_transaction().is_err() {
         return false;
@@ -54,7 +75,7 @@ async fn one(scene: &Scene, producer: &Producer, number: u32, partitions: u32, s
     let mut open = Vec::new();
     for _ in 0..size {
         let value = scene.fresh();
-        let partition = scene.sim.below(u64::from(partitions)) as Partition;
+        let (topic, index, partition) = places.pick(scene);
         let send = Send {
             partition,
             producer: number,
@@ -64,10 +85,13 @@ async fn one(scene: &Scene, producer: &Producer, number: u32, partitions: u32, s
             txn: Some(txn),
         };
         scene.history.lock().sent(value, send);
-        let record = ProducerRecord::new(TOPIC, scene.payload(value)).with_partition(partition as i32);
+        let record = ProducerRecord::new(topic, scene.payload(value)).with_partition(index);
         match producer.send(record).await {
             Ok(delivery) => open.push((value, delivery)),
             Err(_) => whole = false,
+        }
+        if topic == SHORT.0 && scene.sim.below(4) == 0 {
+            scene.dither(env, REST_MAX_MS).await;
         }
     }
     for (value, delivery) in open {
