@@ -2,6 +2,7 @@
 
 mod bytes;
 mod datetime;
+pub mod exact;
 mod json;
 mod text;
 

@@ -90,6 +90,12 @@ impl DateTime {
         self.seconds.checked_mul(each)?.checked_add(part)
     }
 
+    /// So many units since 1970; `None` when there is a part that is finer than the unit, or the number does not fit.
+    #[must_use]
+    pub fn exact_count(self, unit: TimeUnit) -> Option<i64> {
+        self.count(unit).filter(|count| Self::of_count(*count, unit) == self)
+    }
+
     /// The instant so many units after 1970.
     #[must_use]
     pub fn of_count(count: i64, unit: TimeUnit) -> Self {

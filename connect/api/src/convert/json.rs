@@ -1,23 +1,27 @@
 //! JSON, one object for a row.
 
 mod cursor;
+mod general;
 mod read;
 mod write;
 
-use std::sync::Arc;
-
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use arrow_json::ReaderBuilder;
-use arrow_json::reader::Decoder;
 use bytes::Bytes;
 
 use super::{Converter, Decoded};
 use crate::{ConnectError, Result};
 
+/// Floats that are no numbers of JSON, as Jackson and the JSON mapping of protobuf write them.
+const NOT_FINITE: [&str; 3] = ["NaN", "Infinity", "-Infinity"];
+
 /// One JSON object for a row. A null is left out; a key that the schema does not have is ignored.
 ///
-/// Binary is written as hex, timestamps as RFC 3339, decimals as numbers. JSON has no infinity and no NaN: those become null.
+/// Binary is written as hex, timestamps as RFC 3339, decimals as numbers. JSON has no numbers for what is no finite float: `"NaN"`, `"Infinity"`
+/// and `"-Infinity"` are written, and read back in columns of floats.
+///
+/// A value is read exactly or its row is bad: no fraction is cut for an integer or a decimal, no part of a second for a timestamp, no whole number
+/// loses digits in a float, and a number is no timestamp, since it does not say what it counts. A text takes a number as it is written.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct JsonConverter;
 
@@ -34,33 +38,11 @@ impl Converter for JsonConverter {
     }
 }
 
-fn decoder(schema: &SchemaRef, rows: usize) -> Result<Decoder> {
-    ReaderBuilder::new(Arc::clone(schema))
-        .with_batch_size(rows.max(1))
-        .build_decoder()
-        .map_err(|error| ConnectError::fatal("reading rows from JSON", error))
-}
-
 /// All values at once. `None` when any of them is not exactly one row.
 fn decode_all(schema: &SchemaRef, values: &[Bytes]) -> Result<Option<RecordBatch>> {
     match read::read(schema, values) {
         Some(rows) => Ok(Some(rows)),
-        None => decode_generally(schema, values),
-    }
-}
-
-/// All values through one decoder of the library.
-fn decode_generally(schema: &SchemaRef, values: &[Bytes]) -> Result<Option<RecordBatch>> {
-    let mut decoder = decoder(schema, values.len())?;
-    for (at, value) in values.iter().enumerate() {
-        match decoder.decode(value) {
-            Ok(read) if read == value.len() && decoder.len() == at + 1 && !decoder.has_partial_record() => {}
-            _ => return Ok(None),
-        }
-    }
-    match decoder.flush() {
-        Ok(rows) => Ok(Some(rows.unwrap_or_else(|| RecordBatch::new_empty(Arc::clone(schema))))),
-        Err(_) => Ok(None),
+        None => general::decode(schema, values),
     }
 }
 
@@ -72,7 +54,7 @@ fn decode_halves(schema: &SchemaRef, values: &[Bytes]) -> Result<Decoded> {
     while let Some(range) = ranges.pop() {
         let part = values.get(range.clone()).unwrap_or_default();
         if let [value] = part {
-            match decode_one(schema, value)? {
+            match general::decode_one(schema, value)? {
                 Ok(row) => good.push(row),
                 Err(reason) => bad.push((range.start, reason)),
             }
@@ -89,28 +71,9 @@ fn decode_halves(schema: &SchemaRef, values: &[Bytes]) -> Result<Decoded> {
     Ok(Decoded { rows, bad })
 }
 
-fn decode_one(schema: &SchemaRef, value: &[u8]) -> Result<Result<RecordBatch, String>> {
-    let mut decoder = decoder(schema, 2)?;
-    let read = match decoder.decode(value) {
-        Ok(read) => read,
-        Err(error) => return Ok(Err(reason(&error.to_string()))),
-    };
-    if decoder.has_partial_record() {
-        return Ok(Err("the JSON object is not complete".to_owned()));
-    }
-    if read < value.len() || decoder.len() > 1 {
-        return Ok(Err("more than one JSON value where one object was expected".to_owned()));
-    }
-    match decoder.flush() {
-        Ok(Some(row)) => Ok(Ok(row)),
-        Ok(None) => Ok(Err("no JSON object".to_owned())),
-        Err(error) => Ok(Err(reason(&error.to_string()))),
-    }
-}
-
-/// Without the library's name for its own error.
-fn reason(text: &str) -> String {
-    text.trim_start_matches("Json error: ").to_owned()
+/// What one of these names says. Other words for it are texts, and no floats.
+fn not_finite<T>(text: &str, parse: fn(&str) -> Option<T>) -> Option<T> {
+    NOT_FINITE.contains(&text).then(|| parse(text)).flatten()
 }
 
 #[cfg(test)]

@@ -1,10 +1,9 @@
 //! JSON objects to rows, the fast way: values go from the text into columns, and what no column wants is passed over.
 //!
 //! It reads what [`super::write`] writes, and what other programs commonly do; whatever else there is (a type without
-//! [`cells`], a number in quotes, a name twice, a syntax error) ends it for the whole batch, and the library has to look at
+//! [`cells`], a number in quotes or one that a column does not hold exactly, a name twice, a syntax error) ends it for the whole batch, and the library has to look at
 //! that. So this reads rows as the library does or does not read them at all, and needs no error messages.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -14,7 +13,8 @@ use arrow::datatypes::*;
 use bytes::Bytes;
 
 use super::cursor::Cursor;
-use crate::convert::DateTime;
+use super::not_finite;
+use crate::convert::{DateTime, exact};
 
 /// Names in the objects of one batch that are remembered.
 const MAX_NAMES: usize = 1024;
@@ -176,8 +176,19 @@ fn cells(data_type: &DataType, rows: usize) -> Option<Box<dyn Cells>> {
         DataType::UInt16 => primitive!(Integers, UInt16Type),
         DataType::UInt32 => primitive!(Integers, UInt32Type),
         DataType::UInt64 => primitive!(Integers, UInt64Type),
-        DataType::Float32 => primitive!(Floats, Float32Type),
-        DataType::Float64 => primitive!(Floats, Float64Type),
+        DataType::Float32 => Box::new(Floats {
+            builder: PrimitiveBuilder::<Float32Type>::with_capacity(rows),
+            parse: exact::float32,
+        }),
+        DataType::Float64 => Box::new(Floats {
+            builder: PrimitiveBuilder::<Float64Type>::with_capacity(rows),
+            parse: exact::float64,
+        }),
+        DataType::Decimal128(precision, scale) => Box::new(Decimals {
+            builder: PrimitiveBuilder::with_capacity(rows).with_data_type(data_type.clone()),
+            precision: *precision,
+            scale: *scale,
+        }),
         DataType::Utf8 => Box::new(Texts(StringBuilder::with_capacity(rows, rows * TEXT_BYTES))),
         DataType::Timestamp(unit, zone) if zone.as_deref().is_none_or(|zone| zone == crate::types::UTC) => {
             match unit {
@@ -193,11 +204,15 @@ fn cells(data_type: &DataType, rows: usize) -> Option<Box<dyn Cells>> {
 
 struct Booleans(BooleanBuilder);
 
+fn boolean(cursor: &mut Cursor<'_>) -> Option<bool> {
+    let is_true = cursor.peek()? == b't';
+    cursor.word(if is_true { "true" } else { "false" })?;
+    Some(is_true)
+}
+
 impl Cells for Booleans {
     fn read(&mut self, cursor: &mut Cursor<'_>) -> Option<()> {
-        let is_true = cursor.peek()? == b't';
-        cursor.word(if is_true { "true" } else { "false" })?;
-        self.0.append_value(is_true);
+        self.0.append_value(boolean(cursor)?);
         Some(())
     }
 
@@ -241,20 +256,48 @@ fn magnitude(digits: &str) -> Option<u64> {
     })
 }
 
-struct Floats<T: ArrowPrimitiveType>(PrimitiveBuilder<T>);
+struct Floats<T: ArrowPrimitiveType> {
+    builder: PrimitiveBuilder<T>,
+    parse: fn(&str) -> Option<T::Native>,
+}
 
-impl<T: ArrowPrimitiveType<Native: std::str::FromStr + Into<f64>>> Cells for Floats<T> {
+impl<T: ArrowPrimitiveType> Cells for Floats<T> {
     fn read(&mut self, cursor: &mut Cursor<'_>) -> Option<()> {
-        let value: T::Native = cursor.number()?.parse().ok()?;
-        value.into().is_finite().then(|| self.0.append_value(value))
+        let value = match cursor.peek()? {
+            b'"' => not_finite(&cursor.string()?, self.parse)?,
+            _ => (self.parse)(cursor.number()?)?,
+        };
+        self.builder.append_value(value);
+        Some(())
     }
 
     fn append_null(&mut self) {
-        self.0.append_null();
+        self.builder.append_null();
     }
 
     fn finish(&mut self) -> ArrayRef {
-        Arc::new(self.0.finish())
+        Arc::new(self.builder.finish())
+    }
+}
+
+struct Decimals {
+    builder: PrimitiveBuilder<Decimal128Type>,
+    precision: u8,
+    scale: i8,
+}
+
+impl Cells for Decimals {
+    fn read(&mut self, cursor: &mut Cursor<'_>) -> Option<()> {
+        self.builder.append_value(exact::decimal(cursor.number()?, self.precision, self.scale)?);
+        Some(())
+    }
+
+    fn append_null(&mut self) {
+        self.builder.append_null();
+    }
+
+    fn finish(&mut self) -> ArrayRef {
+        Arc::new(self.builder.finish())
     }
 }
 
@@ -262,8 +305,11 @@ struct Texts(StringBuilder);
 
 impl Cells for Texts {
     fn read(&mut self, cursor: &mut Cursor<'_>) -> Option<()> {
-        let text: Cow<'_, str> = cursor.string()?;
-        self.0.append_value(text);
+        match cursor.peek()? {
+            b'"' => self.0.append_value(cursor.string()?),
+            b't' | b'f' => self.0.append_value(boolean(cursor)?.to_string()),
+            _ => self.0.append_value(cursor.number()?),
+        }
         Some(())
     }
 
@@ -284,7 +330,7 @@ struct DateTimes<T: ArrowPrimitiveType> {
 impl<T: ArrowTimestampType> Cells for DateTimes<T> {
     fn read(&mut self, cursor: &mut Cursor<'_>) -> Option<()> {
         let at = DateTime::read(&cursor.string()?, self.is_utc)?;
-        self.builder.append_value(at.count(T::UNIT)?);
+        self.builder.append_value(at.exact_count(T::UNIT)?);
         Some(())
     }
 

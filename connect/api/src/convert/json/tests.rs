@@ -1,5 +1,7 @@
 //! The fast ways beside the library's.
 
+use std::sync::Arc;
+
 use arrow::array::*;
 use arrow::datatypes::*;
 use arrow_json::writer::{LineDelimited, WriterBuilder};
@@ -146,7 +148,7 @@ proptest! {
     fn what_was_written_is_read_the_fast_way(rows in prop::collection::vec(row(), 1..12)) {
         let rows = batch(&rows);
         let written = write::write(&rows).unwrap();
-        let expected = decode_generally(&rows.schema(), &written).unwrap();
+        let expected = general::decode(&rows.schema(), &written).unwrap();
         if let Some(read) = read::read(&rows.schema(), &written) {
             prop_assert_eq!(Some(read), expected);
         } else {
@@ -159,7 +161,7 @@ proptest! {
     #[test]
     fn any_objects_are_read_as_the_library_reads_them_or_not_at_all(objects in prop::collection::vec(object(), 1..4)) {
         if let Some(read) = read::read(&schema(), &objects) {
-            prop_assert_eq!(Some(read), decode_generally(&schema(), &objects).unwrap());
+            prop_assert_eq!(Some(read), general::decode(&schema(), &objects).unwrap());
         }
     }
 }
@@ -170,13 +172,17 @@ fn the_fast_way_is_taken() {
     let values =
         [Bytes::from(text), Bytes::from_static(b"{}"), Bytes::from_static(b"{\"u\":18446744073709551615}")];
     let read = read::read(&schema(), &values).unwrap();
-    assert_eq!(Some(&read), decode_generally(&schema(), &values).unwrap().as_ref());
+    assert_eq!(Some(&read), general::decode(&schema(), &values).unwrap().as_ref());
     assert_eq!(read.column(1).as_primitive::<Int64Type>().value(0), -7);
     assert_eq!(read.column(7).as_string::<i32>().value(0), "a\tbA");
     for odd in [
         r#"{"i":1,"i":2}"#,
         r#"{"i":"1"}"#,
         r#"{"i":1.0}"#,
+        r#"{"f":1e400}"#,
+        r#"{"f":9007199254740993}"#,
+        r#"{"f":"nan"}"#,
+        r#"{"us":"2013-01-01T10:00:00.1234567"}"#,
         r#"{"i":01}"#,
         r#"{"i":1} x"#,
         r#"{"u8":256}"#,

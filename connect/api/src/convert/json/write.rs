@@ -1,9 +1,11 @@
 //! Rows to JSON objects.
 
+use std::sync::{Arc, LazyLock};
+
 use arrow::array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, PrimitiveArray, RecordBatch, StringArray};
 use arrow::datatypes::*;
 use arrow::error::ArrowError;
-use arrow_json::writer::{Encoder, EncoderOptions, NullableEncoder, make_encoder};
+use arrow_json::writer::{Encoder, EncoderFactory, EncoderOptions, NullableEncoder, make_encoder};
 use bytes::Bytes;
 
 use crate::convert::DateTime;
@@ -13,7 +15,8 @@ const ROW_BYTES: usize = 256;
 
 /// One object for each row; a null is left out. Common types are written here, the others by the library.
 pub(super) fn write(rows: &RecordBatch) -> Result<Vec<Bytes>, ArrowError> {
-    let (schema, options) = (rows.schema(), EncoderOptions::default());
+    let schema = rows.schema();
+    let options = EncoderOptions::default().with_encoder_factory(Arc::new(FloatsByName));
     let mut columns = Vec::with_capacity(rows.num_columns());
     for (field, column) in schema.fields().iter().zip(rows.columns()) {
         let name = serde_json::to_string(field.name()).expect("a string is JSON");
@@ -61,6 +64,64 @@ fn encoder<'a>(
         _ => return Ok(general),
     };
     Ok(NullableEncoder::new(own, column.nulls().cloned()))
+}
+
+/// Makes the library ask here about floats, also about those in lists and structs: it writes null for what is not finite.
+#[derive(Debug)]
+struct FloatsByName;
+
+/// Without [`FloatsByName`].
+static PLAIN: LazyLock<EncoderOptions> = LazyLock::new(EncoderOptions::default);
+
+impl EncoderFactory for FloatsByName {
+    fn make_default_encoder<'a>(
+        &self,
+        field: &'a FieldRef,
+        array: &'a dyn Array,
+        _options: &'a EncoderOptions,
+    ) -> Result<Option<NullableEncoder<'a>>, ArrowError> {
+        let names: Vec<_> = match array.data_type() {
+            DataType::Float16 => names(array.as_primitive::<Float16Type>(), f64::from),
+            DataType::Float32 => names(array.as_primitive::<Float32Type>(), f64::from),
+            DataType::Float64 => names(array.as_primitive::<Float64Type>(), f64::from),
+            _ => return Ok(None),
+        };
+        if names.is_empty() {
+            return Ok(None);
+        }
+        let floats = Floats { names, general: make_encoder(field, array, &PLAIN)? };
+        Ok(Some(NullableEncoder::new(Box::new(floats), array.nulls().cloned())))
+    }
+}
+
+/// Rows whose value is not finite, ascending, and what is written for it.
+fn names<T: ArrowPrimitiveType>(
+    floats: &PrimitiveArray<T>,
+    wide: fn(T::Native) -> f64,
+) -> Vec<(usize, &'static str)> {
+    let values = floats.values().iter().map(|value| wide(*value)).enumerate();
+    let not_finite = values.filter(|(_, value)| !value.is_finite());
+    let name = |value: f64| match value {
+        value if value.is_nan() => "\"NaN\"",
+        value if value > 0.0 => "\"Infinity\"",
+        _ => "\"-Infinity\"",
+    };
+    not_finite.map(|(row, value)| (row, name(value))).collect()
+}
+
+struct Floats<'a> {
+    names: Vec<(usize, &'static str)>,
+    /// For what is finite.
+    general: NullableEncoder<'a>,
+}
+
+impl Encoder for Floats<'_> {
+    fn encode(&mut self, row: usize, out: &mut Vec<u8>) {
+        match self.names.binary_search_by_key(&row, |(row, _)| *row) {
+            Ok(at) => out.extend(self.names.get(at).map(|(_, name)| name.as_bytes()).unwrap_or_default()),
+            Err(_) => self.general.encode(row, out),
+        }
+    }
 }
 
 struct Integers<'a, T: ArrowPrimitiveType>(&'a PrimitiveArray<T>);
