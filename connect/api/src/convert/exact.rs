@@ -4,14 +4,19 @@
 //! A float is the one type that rounds by its nature: of `0.1` it keeps the nearest double. What it does not do is lose digits of a whole
 //! number, which is how an id ends as another id.
 
+use arrow::array::timezone::Tz;
+use arrow::compute::kernels::cast_utils::string_to_datetime;
 use arrow::datatypes::{DataType, TimeUnit};
 
 use crate::types::type_name;
 
 /// From here on a double does not hold every whole number.
 const WHOLE_FLOATS: f64 = 9_007_199_254_740_992.0;
-/// Bytes of a value that an error shows.
+/// Characters of a value that an error shows.
 const SHOWN_CHARS: usize = 80;
+/// Bytes of `2013-01-01`.
+const DATE_BYTES: usize = 10;
+const DAY_SECONDS: i64 = 86_400;
 
 /// The number times 10^`scale`, if that is a whole number: `1.50` with scale 2 is 150, and `1.505` is none. Takes an exponent.
 pub fn scaled(text: &str, scale: i8) -> Option<i128> {
@@ -109,6 +114,17 @@ pub fn fits_unit(text: &str, unit: TimeUnit) -> bool {
     digits <= held
 }
 
+/// Whether a date with a time, or a date, is the beginning of a day.
+pub fn fits_day(text: &str) -> bool {
+    // No time, or a year of more than four digits, behind which no time is taken.
+    if text.len() <= DATE_BYTES || text.starts_with(['+', '-']) {
+        return true;
+    }
+    let Ok(utc) = crate::types::UTC.parse::<Tz>() else { return false };
+    string_to_datetime(&utc, text)
+        .is_ok_and(|at| at.timestamp() % DAY_SECONDS == 0 && at.timestamp_subsec_nanos() == 0)
+}
+
 /// Why `text` is no value of this type, and how to mend it where that is not plain.
 pub fn why_not(text: &str, data_type: &DataType) -> String {
     let kind = type_name(data_type);
@@ -152,6 +168,9 @@ pub fn why_not(text: &str, data_type: &DataType) -> String {
                 "{plain}, which has no parts that small; declare a finer one, such as {}",
                 finer(data_type)
             )
+        }
+        DataType::Date32 if !number && !fits_day(text) => {
+            format!("{plain}: it has a time; declare the column as timestamp or datetime")
         }
         data_type if number && data_type.is_temporal() => {
             format!("{shown} is a number, and not a {kind}; declare the column as int64")
@@ -249,6 +268,21 @@ mod tests {
             ("00:00:00.1230", TimeUnit::Millisecond, true),
         ] {
             assert_eq!(fits_unit(text, unit), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn days() {
+        for (text, expected) in [
+            ("2013-01-01", true),
+            ("2013-01-01T00:00:00", true),
+            ("1600-01-01T00:00:00Z", true),
+            ("2013-01-01T01:00:00+01:00", true),
+            ("2013-01-01T00:00:00.1", false),
+            ("2013-01-01 10:00:00", false),
+            ("+12013-01-01", true),
+        ] {
+            assert_eq!(fits_day(text), expected, "{text}");
         }
     }
 

@@ -115,6 +115,8 @@ fn a_value_is_read_exactly() {
         ("struct<x:int64,y:string>", "{\"x\":1.0,\"y\":2}", "{x: 1, y: 2}"),
         ("list<float64>", "[\"Infinity\"]", "[inf]"),
         ("date", "\"2020-01-01\"", "2020-01-01"),
+        ("date", "\"20200101\"", "2020-01-01"),
+        ("date", "\"2020-01-01T00:00:00Z\"", "2020-01-01"),
         ("time", "\"10:00:00.5\"", "10:00:00.500"),
     ] {
         assert_eq!(read_one(kind, json).as_deref(), Ok(expected), "{kind} {json}");
@@ -144,6 +146,7 @@ fn a_value_that_would_be_cut_is_bad_and_named() {
         ),
         ("datetime", "1577836800.0", "1577836800.0 is a number"),
         ("date", "20200101", "20200101 is a number, and not a date"),
+        ("date", "\"2020-01-01T10:00:00\"", "it has a time; declare the column as timestamp or datetime"),
         ("float64", "1e400", "column 'a': '1e400' is too large for a float64"),
         ("float64", "\"-1e400\"", "'-1e400' is too large for a float64"),
         (

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arrow::array::{
     Array, ArrayRef, AsArray, ListArray, PrimitiveArray, RecordBatch, StringArray, StructArray,
 };
+use arrow::compute::kernels::cast_utils::Parser;
 use arrow::datatypes::*;
 use arrow_json::ReaderBuilder;
 use arrow_json::reader::Decoder;
@@ -145,6 +146,12 @@ fn correct_column(name: &str, column: &ArrayRef, texts: &ArrayRef) -> Result<Arr
             let values = numbers::<Decimal128Type>(name, column.data_type(), texts.as_string(), parse)?;
             Arc::new(values.with_data_type(column.data_type().clone()))
         }
+        DataType::Date32 => dates::<Date32Type>(name, column, texts.as_string(), |text| {
+            Date32Type::parse(text).filter(|_| exact::fits_day(text))
+        })?,
+        DataType::Date64 => dates::<Date64Type>(name, column, texts.as_string(), |text| {
+            Date64Type::parse(text).filter(|_| exact::fits_unit(text, TimeUnit::Millisecond))
+        })?,
         DataType::List(item) => {
             let (column, texts) = (column.as_list::<i32>(), texts.as_list::<i32>());
             let values = correct_column(&format!("{name}[]"), column.values(), texts.values())?;
@@ -185,8 +192,6 @@ fn is_kept(text: &str, data_type: &DataType) -> bool {
         DataType::Timestamp(unit, _) | DataType::Time32(unit) | DataType::Time64(unit) => {
             exact::scaled(text, 0).is_none() && exact::fits_unit(text, *unit)
         }
-        DataType::Date64 => exact::scaled(text, 0).is_none() && exact::fits_unit(text, TimeUnit::Millisecond),
-        DataType::Date32 => exact::scaled(text, 0).is_none(),
         DataType::Duration(_) => text.parse::<f64>().is_err() || exact::scaled(text, 0).is_some(),
         DataType::Float16 => float(text, exact::float32).is_some(),
         _ => true,
@@ -204,6 +209,21 @@ fn numbers<T: ArrowPrimitiveType>(
         None => Ok(None),
     };
     texts.iter().map(value).collect()
+}
+
+/// Dates, which may be written as `20130101`. A number that looks the same was taken for a count of days, which shows in the value.
+fn dates<T: ArrowPrimitiveType>(
+    name: &str,
+    column: &ArrayRef,
+    texts: &StringArray,
+    parse: impl Fn(&str) -> Option<T::Native>,
+) -> Result<ArrayRef, String> {
+    let dates = numbers::<T>(name, column.data_type(), texts, parse)?;
+    let counts = column.as_primitive::<T>();
+    match dates.iter().zip(counts).position(|(date, count)| date != count) {
+        Some(row) => Err(bad(name, texts.value(row), column.data_type())),
+        None => Ok(Arc::new(dates)),
+    }
 }
 
 fn bad(name: &str, text: &str, data_type: &DataType) -> String {
