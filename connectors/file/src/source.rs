@@ -31,6 +31,8 @@ pub struct FileSource;
 /// Bytes that types are inferred from, and files that are looked at for them.
 const SAMPLE_BYTES: usize = 1 << 20;
 const SAMPLE_FILES: usize = 4;
+/// What helps where types cannot be inferred.
+const DECLARE: &str = "declare columns = { name = \"type\", .. }";
 
 impl SourceConnector for FileSource {
     fn name(&self) -> &'static str {
@@ -51,7 +53,20 @@ impl SourceConnector for FileSource {
         async move {
             let settings = Settings::from_config(config)?;
             let schema = match (&settings.columns, known.iter().find(|table| &*table.name == source)) {
-                (Some(declared), _) => declared.clone(),
+                (Some(declared), _) => {
+                    let (declared, columns) = (declared.clone(), config.map("columns").clone());
+                    let place = |name: &str| columns.get(name).and_then(|setting| setting.span);
+                    let found = context.blocking(move || compare_headers(&settings)).await?;
+                    let problems = found.into_iter().map(|(name, problem)| Problem {
+                        span: place(&name).or(config.span("columns")),
+                        ..problem
+                    });
+                    let problems: Vec<_> = problems.collect();
+                    if !problems.is_empty() {
+                        return Err(ConnectError::Config(problems));
+                    }
+                    declared
+                }
                 (None, Some(before)) => before.schema.clone(),
                 (None, None) => {
                     let include = config.span("include");
@@ -88,28 +103,83 @@ fn infer(settings: &Settings) -> Result<SchemaRef, Problem> {
         let failed = |reason: String| Problem::at(None, format!("{}: {reason}", path.display()));
         let file = File::open(&path).map_err(|error| failed(error.to_string()))?;
         reader::refuse_compressed(&file).map_err(failed)?;
-        samples.push(Chunk::read(&file, 0, SAMPLE_BYTES, true).map_err(|error| failed(error.to_string()))?);
+        let chunk = Chunk::read(&file, 0, SAMPLE_BYTES, true).map_err(|error| failed(error.to_string()))?;
+        samples.push((path, chunk));
+    }
+    samples.retain(|(_, chunk)| !chunk.lines.is_empty());
+    if samples.is_empty() {
+        let message =
+            format!("{} is empty, so there is nothing to infer types from", settings.include.join(", "));
+        return Err(Problem::at(None, message).help(DECLARE));
     }
     match settings.format {
         Format::Csv => infer_csv(settings, &samples),
         _ => {
-            let lines = samples.iter().flat_map(|chunk| (0..chunk.lines.len()).map(|at| chunk.line(at)));
-            infer::json_schema(lines)
-                .map_err(|reason| Problem::at(None, reason).help("declare columns = { name = \"type\", .. }"))
+            let lines = samples.iter().flat_map(|(_, chunk)| chunk.shared());
+            infer::json_schema(lines).map_err(|reason| Problem::at(None, reason).help(DECLARE))
         }
     }
 }
 
-fn infer_csv(settings: &Settings, samples: &[Chunk]) -> Result<SchemaRef, Problem> {
-    let first = samples.iter().find(|chunk| !chunk.lines.is_empty());
-    let first = first
-        .ok_or_else(|| Problem::at(None, "the files are empty, there is nothing to infer types from"))?;
-    let header = csv::header(first.line(0), &settings.dialect)
-        .map_err(|reason| Problem::at(None, format!("CSV: {reason}")))?;
-    let records = samples.iter().flat_map(|chunk| {
-        (1..chunk.lines.len()).filter_map(|at| csv::sample_fields(chunk.line(at), &settings.dialect))
-    });
-    Ok(infer::csv_schema(&header, records))
+/// The first file says which columns there are; every file says by its own header where they are.
+fn infer_csv(settings: &Settings, samples: &[(PathBuf, Chunk)]) -> Result<SchemaRef, Problem> {
+    let mut columns = Vec::new();
+    let mut records = Vec::new();
+    for (path, chunk) in samples {
+        let failed = |reason: String| Problem::at(None, format!("{}: {reason}", path.display()));
+        let header = csv::header(chunk.line(0), &settings.dialect).map_err(failed)?;
+        if let Some(name) = csv::name_twice(&header).next() {
+            let message = format!("{} in the header of {}", csv::stands_twice(name), path.display());
+            return Err(Problem::at(None, message).help(csv::RENAME));
+        }
+        if columns.is_empty() {
+            columns.clone_from(&header);
+        }
+        let places: Vec<_> =
+            columns.iter().map(|name| header.iter().position(|field| field == name)).collect();
+        let lines = (1..chunk.lines.len()).map(|at| chunk.line(at));
+        let fields = lines.filter_map(|line| csv::sample_fields(line, &settings.dialect));
+        for fields in fields.filter(|fields| fields.len() == header.len()) {
+            let value = |place: &Option<usize>| fields.get((*place)?).cloned().flatten();
+            records.push(places.iter().map(value).collect());
+        }
+    }
+    Ok(infer::csv_schema(&columns, records.into_iter()))
+}
+
+/// Declared columns that headers of files which are there lack, or have twice, and what is wrong with each.
+fn compare_headers(settings: &Settings) -> Vec<(String, Problem)> {
+    let mut problems = Vec::new();
+    let Some(columns) =
+        settings.columns.as_ref().filter(|_| settings.format == Format::Csv && settings.header)
+    else {
+        return problems;
+    };
+    // What cannot be looked at now is told by who reads it.
+    let files = glob::expand(&settings.include, &settings.exclude).unwrap_or_default();
+    for path in files.into_iter().take(SAMPLE_FILES) {
+        let Ok(file) = File::open(&path) else { continue };
+        let last = !settings.follow;
+        let Ok(chunk) = Chunk::read(&file, 0, settings.max_line + 2, last) else { continue };
+        if chunk.lines.is_empty() || reader::refuse_compressed(&file).is_err() {
+            continue;
+        }
+        let Ok(header) = csv::header(chunk.line(0), &settings.dialect) else { continue };
+        for name in columns.fields().iter().map(|field| field.name()) {
+            if problems.iter().any(|(before, _)| before == name) {
+                continue;
+            }
+            let problem = match header.iter().filter(|field| *field == name).count() {
+                0 => Problem::at(None, format!("the header of {} has no column '{name}'", path.display()))
+                    .help(csv::nearest(name, &header)),
+                1 => continue,
+                _ => Problem::at(None, format!("'{name}' stands twice in the header of {}", path.display()))
+                    .help(csv::RENAME),
+            };
+            problems.push((name.clone(), problem));
+        }
+    }
+    problems
 }
 
 fn no_files(settings: &Settings) -> Problem {

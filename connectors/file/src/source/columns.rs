@@ -1,4 +1,4 @@
-//! Text to typed columns.
+//! Text to typed columns: exactly, or not at all.
 
 use std::sync::Arc;
 
@@ -6,9 +6,9 @@ use arrow::array::{
     ArrayRef, ArrowPrimitiveType, BinaryBuilder, BooleanBuilder, Decimal128Builder, PrimitiveBuilder,
     StringBuilder,
 };
-use arrow::compute::kernels::cast_utils::{Parser, parse_decimal};
+use arrow::compute::kernels::cast_utils::Parser;
 use arrow::datatypes::*;
-use millstream_connect_api::convert::DateTime;
+use millstream_connect_api::convert::{DateTime, exact};
 use millstream_connect_api::types::type_name;
 use millstream_connect_api::{ConnectError, Result};
 
@@ -29,9 +29,6 @@ pub(super) trait FieldBuilder: Send {
 /// Fatal when texts cannot become such values.
 pub(super) fn field_builder(data_type: &DataType, rows: usize) -> Result<Box<dyn FieldBuilder>> {
     macro_rules! primitive {
-        ($type:ty) => {
-            primitive!($type, <$type as Parser>::parse)
-        };
         ($type:ty, $parse:expr) => {
             Box::new(Primitive {
                 builder: PrimitiveBuilder::<$type>::with_capacity(rows).with_data_type(data_type.clone()),
@@ -46,8 +43,17 @@ pub(super) fn field_builder(data_type: &DataType, rows: usize) -> Result<Box<dyn
     }
     macro_rules! timestamp {
         ($type:ty) => {
-            primitive!($type, |text| date_time(text, <$type>::UNIT)
-                .or_else(|| <$type as Parser>::parse(text)))
+            primitive!($type, |text| date_time(text, <$type>::UNIT).or_else(|| {
+                exact::fits_unit(text, <$type>::UNIT).then(|| <$type as Parser>::parse(text)).flatten()
+            }))
+        };
+    }
+    macro_rules! time {
+        ($type:ty, $unit:expr) => {
+            primitive!($type, |text| {
+                let is_kept = exact::scaled(text, 0).is_none() && exact::fits_unit(text, $unit);
+                is_kept.then(|| <$type as Parser>::parse(text)).flatten()
+            })
         };
     }
     Ok(match data_type {
@@ -60,13 +66,14 @@ pub(super) fn field_builder(data_type: &DataType, rows: usize) -> Result<Box<dyn
         DataType::UInt16 => integer!(UInt16Type),
         DataType::UInt32 => integer!(UInt32Type),
         DataType::UInt64 => integer!(UInt64Type),
-        DataType::Float32 => primitive!(Float32Type),
-        DataType::Float64 => primitive!(Float64Type),
-        DataType::Date32 => primitive!(Date32Type),
-        DataType::Time32(TimeUnit::Second) => primitive!(Time32SecondType),
-        DataType::Time32(TimeUnit::Millisecond) => primitive!(Time32MillisecondType),
-        DataType::Time64(TimeUnit::Microsecond) => primitive!(Time64MicrosecondType),
-        DataType::Time64(TimeUnit::Nanosecond) => primitive!(Time64NanosecondType),
+        DataType::Float32 => primitive!(Float32Type, exact::float32),
+        DataType::Float64 => primitive!(Float64Type, exact::float64),
+        DataType::Date32 => primitive!(Date32Type, |text| <Date32Type as Parser>::parse(text)
+            .filter(|_| exact::fits_day(text))),
+        DataType::Time32(TimeUnit::Second) => time!(Time32SecondType, TimeUnit::Second),
+        DataType::Time32(TimeUnit::Millisecond) => time!(Time32MillisecondType, TimeUnit::Millisecond),
+        DataType::Time64(TimeUnit::Microsecond) => time!(Time64MicrosecondType, TimeUnit::Microsecond),
+        DataType::Time64(TimeUnit::Nanosecond) => time!(Time64NanosecondType, TimeUnit::Nanosecond),
         DataType::Timestamp(TimeUnit::Second, _) => timestamp!(TimestampSecondType),
         DataType::Timestamp(TimeUnit::Millisecond, _) => timestamp!(TimestampMillisecondType),
         DataType::Timestamp(TimeUnit::Microsecond, _) => timestamp!(TimestampMicrosecondType),
@@ -89,8 +96,7 @@ pub(super) fn field_builder(data_type: &DataType, rows: usize) -> Result<Box<dyn
 /// The common form of a timestamp, with or without a `Z`, if the unit holds it exactly.
 fn date_time(text: &str, unit: TimeUnit) -> Option<i64> {
     let at = DateTime::read(text, true).or_else(|| DateTime::read(text, false))?;
-    let count = at.count(unit)?;
-    (DateTime::of_count(count, unit) == at).then_some(count)
+    at.exact_count(unit)
 }
 
 struct Primitive<T: ArrowPrimitiveType> {
@@ -158,13 +164,11 @@ struct Decimal {
 
 impl FieldBuilder for Decimal {
     fn append(&mut self, text: &str) -> bool {
-        match parse_decimal::<Decimal128Type>(text.trim_ascii(), self.precision, self.scale) {
-            Ok(value) => {
-                self.builder.append_value(value);
-                true
-            }
-            Err(_) => false,
+        let value = exact::decimal(text.trim_ascii(), self.precision, self.scale);
+        if let Some(value) = value {
+            self.builder.append_value(value);
         }
+        value.is_some()
     }
 
     fn append_null(&mut self) {

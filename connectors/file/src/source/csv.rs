@@ -9,6 +9,8 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
+use millstream_connect_api::config::suggest;
+use millstream_connect_api::convert::exact;
 use millstream_connect_api::{ConnectError, Result};
 
 use super::columns::{FieldBuilder, field_builder};
@@ -41,23 +43,28 @@ impl Layout {
     /// The layout of a file with this header.
     ///
     /// # Errors
-    /// Which columns the header lacks.
+    /// Which columns the header lacks, or has twice.
     pub(super) fn of(header: &[String], schema: &SchemaRef) -> Result<Self, String> {
-        let mut missing = Vec::new();
+        let is_read = |name: &str| schema.field_with_name(name).is_ok();
+        if let Some(name) = name_twice(header).find(|name| is_read(name)) {
+            return Err(format!("{} in its header; {RENAME}", stands_twice(name)));
+        }
         let place = |name: &String| header.iter().position(|field| field == name);
-        let mut fields = Vec::new();
-        for field in schema.fields() {
-            match place(field.name()) {
-                Some(at) => fields.push(at),
-                None => missing.push(field.name().as_str()),
-            }
-        }
-        match missing[..] {
-            [] => Ok(Self { width: header.len(), fields }),
-            _ => {
-                Err(format!("its header has no column {}; it has {}", missing.join(", "), header.join(", ")))
-            }
-        }
+        let fields = schema.fields().iter().map(|field| {
+            let missing = || {
+                format!("its header has no column '{0}'; {1}", field.name(), nearest(field.name(), header))
+            };
+            place(field.name()).ok_or_else(missing)
+        });
+        Ok(Self { width: header.len(), fields: fields.collect::<Result<_, String>>()? })
+    }
+}
+
+/// What may be meant by a name that a header does not have.
+pub(super) fn nearest(name: &str, header: &[String]) -> String {
+    match suggest(name, header.iter().map(String::as_str)) {
+        Some(near) => format!("did you mean '{near}'?"),
+        None => format!("it has {}", header.join(", ")),
     }
 }
 
@@ -110,6 +117,20 @@ pub(super) fn parse(
         rows = filter_record_batch(&rows, &keep.into()).map_err(failed)?;
     }
     Ok(Parsed { rows, bad, consumed: line })
+}
+
+/// How to mend a header with a name twice.
+pub(super) const RENAME: &str = "give one of the columns another name in the file, or declare columns = { name = \"type\", .. } without it";
+
+/// Names that stand in a header more than once: the values of which column are meant cannot be told.
+pub(super) fn name_twice(header: &[String]) -> impl Iterator<Item = &str> {
+    let is_again = |(at, name): &(usize, &String)| header.iter().take(*at).any(|before| before == *name);
+    header.iter().enumerate().filter(is_again).map(|(_, name)| name.as_str())
+}
+
+/// Says that of a name.
+pub(super) fn stands_twice(name: &str) -> String {
+    if name.is_empty() { "two columns have no name".to_owned() } else { format!("'{name}' stands twice") }
 }
 
 /// The names in a header line.
@@ -201,9 +222,8 @@ fn append(
             builder.append_null();
         } else if !builder.append(text) {
             builder.append_null();
-            let name = millstream_connect_api::types::type_name(column.data_type());
-            let shown: String = text.chars().take(80).collect();
-            reason.get_or_insert_with(|| format!("column '{}': '{shown}' is not a {name}", column.name()));
+            let why = || exact::why_not(text.trim_ascii(), column.data_type());
+            reason.get_or_insert_with(|| format!("column '{}': {}", column.name(), why()));
         }
     }
     reason
@@ -392,7 +412,77 @@ mod tests {
     fn a_header_lacks_columns() {
         let schema = Arc::new(Schema::new(vec![ArrowField::new("id", DataType::Int64, true)]));
         let names = header(b"\xef\xbb\xbf\"a\" , b", &dialect()).unwrap();
-        assert_eq!(Layout::of(&names, &schema).unwrap_err(), "its header has no column id; it has a, b");
+        assert_eq!(Layout::of(&names, &schema).unwrap_err(), "its header has no column 'id'; it has a, b");
+        let names = ["idx".to_owned(), "b".to_owned()];
+        assert_eq!(
+            Layout::of(&names, &schema).unwrap_err(),
+            "its header has no column 'id'; did you mean 'idx'?"
+        );
+    }
+
+    #[test]
+    fn a_header_has_a_name_twice() {
+        let schema = Arc::new(Schema::new(vec![ArrowField::new("id", DataType::Int64, true)]));
+        let layout = |names: &[&str]| {
+            Layout::of(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>(), &schema)
+        };
+        let error = layout(&["id", "a", "id"]).unwrap_err();
+        assert!(
+            error.starts_with("'id' stands twice in its header; give one of the columns another name"),
+            "{error}"
+        );
+        assert_eq!(
+            layout(&["a", "id", "a", "", ""]).unwrap().fields,
+            [1],
+            "columns that are not read may be ambiguous"
+        );
+    }
+
+    #[test]
+    fn a_value_that_would_be_cut_or_rounded_is_bad() {
+        for (kind, text, expected) in [
+            ("int64", "1.5", Err("'1.5' is not exactly a int64")),
+            ("int64", "9223372036854775808", Err("'9223372036854775808' does not fit into a int64")),
+            ("int64", "9007199254740993", Ok("9007199254740993")),
+            ("decimal(18,2)", "1.239", Err("'1.239' is not exactly a decimal(18,2)")),
+            ("decimal(18,2)", "1.2300", Ok("1.23")),
+            ("decimal(18,2)", "1e3", Ok("1000.00")),
+            ("timestamp", "2020-01-01T00:00:00.1234567Z", Err("declare a finer one, such as timestamp(ns)")),
+            ("timestamp", "2020-01-01 02:00:00.1234560+02:00", Ok("2020-01-01T00:00:00.123456Z")),
+            ("timestamp", "1577836800", Err("use to_timestamp_seconds() or to_timestamp_millis() in a step")),
+            ("time", "10:00:00.1234567", Err("declare a finer one, such as time(ns)")),
+            ("time", "36000", Err("36000 is a number, and not a time")),
+            ("date", "2020-01-01 10:00:00", Err("it has a time")),
+            ("date", "2020-01-01 00:00:00", Ok("2020-01-01")),
+            ("float64", "9007199254740993", Err("has more digits than a float64 holds")),
+            ("float64", "1e400", Err("'1e400' is too large for a float64")),
+            ("float64", "NaN", Ok("NaN")),
+            ("float64", "-inf", Ok("-inf")),
+            ("float32", "1e39", Err("'1e39' is too large for a float32")),
+        ] {
+            let data_type = millstream_connect_api::types::parse_type(kind).unwrap();
+            let schema = Arc::new(Schema::new(vec![ArrowField::new("a", data_type, true)]));
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::write(folder.path().join("x"), text).unwrap();
+            let file = std::fs::File::open(folder.path().join("x")).unwrap();
+            let chunk = Chunk::read(&file, 0, 1 << 16, true).unwrap();
+            let layout = Layout { width: 1, fields: vec![0] };
+            let parsed = parse(&chunk, true, &schema, &layout, &dialect()).unwrap();
+            match expected {
+                Ok(shown) => {
+                    assert_eq!(parsed.bad, vec![], "{kind} {text}");
+                    let column = parsed.rows.column(0);
+                    assert_eq!(arrow::util::display::array_value_to_string(column, 0).unwrap(), shown);
+                }
+                Err(reason) => {
+                    let found = &parsed.bad[0].1;
+                    assert!(
+                        found.starts_with("column 'a': ") && found.contains(reason),
+                        "{kind} {text}: {found}"
+                    );
+                }
+            }
+        }
     }
 
     proptest! {

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use arrow::array::types::{Date32Type, Float64Type, Int64Type, TimestampNanosecondType};
+use arrow::array::types::{Date32Type, Int64Type, TimestampNanosecondType};
+use arrow::array::{ArrayRef, AsArray};
 use arrow::compute::kernels::cast_utils::Parser;
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
+use bytes::Bytes;
+use millstream_connect_api::convert::{Converter, JsonConverter, exact};
 use millstream_connect_api::types::UTC;
 
 use super::columns::parse_boolean;
@@ -19,6 +22,8 @@ const FLOAT: u8 = 1 << 2;
 const DATE: u8 = 1 << 3;
 const INSTANT: u8 = 1 << 4;
 const DATETIME: u8 = 1 << 5;
+/// No part of a second is finer than a microsecond.
+const MICROS: u8 = 1 << 6;
 
 impl Candidates {
     fn of(text: &str) -> Self {
@@ -29,8 +34,9 @@ impl Candidates {
             && !(digits.len() > 1 && digits.starts_with('0') && !digits.starts_with("0."));
         let mut found = 0;
         found |= if parse_boolean(text).is_some() { BOOLEAN } else { 0 };
-        found |= if number && Int64Type::parse(text).is_some() { INTEGER | FLOAT } else { 0 };
-        found |= if number && Float64Type::parse(text).is_some() { FLOAT } else { 0 };
+        found |= if number && Int64Type::parse(text).is_some() { INTEGER } else { 0 };
+        // Not a whole number that a float would make another one of: ids are such.
+        found |= if number && exact::float64(text).is_some() { FLOAT } else { 0 };
         if text.len() == 10 && text.as_bytes().get(4) == Some(&b'-') && Date32Type::parse(text).is_some() {
             found |= DATE;
         }
@@ -41,18 +47,20 @@ impl Candidates {
             let time = text.get(11..).unwrap_or_default();
             let zoned = time.ends_with(['Z', 'z']) || time.contains(['+', '-']);
             found |= if zoned { INSTANT } else { DATETIME };
+            found |= if exact::fits_unit(text, TimeUnit::Microsecond) { MICROS } else { 0 };
         }
         Self(found)
     }
 
     fn data_type(self) -> DataType {
+        let unit = if self.0 & MICROS == 0 { TimeUnit::Nanosecond } else { TimeUnit::Microsecond };
         [
             (BOOLEAN, DataType::Boolean),
             (INTEGER, DataType::Int64),
             (FLOAT, DataType::Float64),
             (DATE, DataType::Date32),
-            (INSTANT, DataType::Timestamp(TimeUnit::Microsecond, Some(UTC.into()))),
-            (DATETIME, DataType::Timestamp(TimeUnit::Microsecond, None)),
+            (INSTANT, DataType::Timestamp(unit, Some(UTC.into()))),
+            (DATETIME, DataType::Timestamp(unit, None)),
         ]
         .into_iter()
         .find(|(bit, _)| self.0 & bit != 0)
@@ -78,15 +86,57 @@ pub(super) fn csv_schema(header: &[String], records: impl Iterator<Item = Vec<Op
 }
 
 /// The schema of NDJSON with these sampled lines; lines that are no JSON objects are passed over.
-pub(super) fn json_schema<'a>(lines: impl Iterator<Item = &'a [u8]>) -> Result<SchemaRef, String> {
-    let objects = lines.filter_map(|line| serde_json::from_slice::<serde_json::Value>(line).ok());
-    let objects = objects.filter(serde_json::Value::is_object).map(Ok);
-    let schema =
-        arrow_json::reader::infer_json_schema_from_iterator(objects).map_err(|error| error.to_string())?;
+pub(super) fn json_schema(lines: impl Iterator<Item = Bytes>) -> Result<SchemaRef, String> {
+    let object = |line: Bytes| {
+        let value = serde_json::from_slice::<serde_json::Value>(&line).ok()?;
+        value.is_object().then_some((line, value))
+    };
+    let (lines, objects): (Vec<_>, Vec<_>) = lines.filter_map(object).unzip();
+    let schema = arrow_json::reader::infer_json_schema_from_iterator(objects.into_iter().map(Ok))
+        .map_err(|error| error.to_string())?;
     if schema.fields().is_empty() {
         return Err("the sample has no JSON object with a key".into());
     }
-    Ok(Arc::new(schema))
+    floats_that_lose_nothing(schema, &lines)
+}
+
+/// Has columns be text where the sample has whole numbers that a float would make other ones of.
+fn floats_that_lose_nothing(schema: Schema, lines: &[Bytes]) -> Result<SchemaRef, String> {
+    let texts: Vec<FieldRef> = schema.fields().iter().map(as_text).collect();
+    let texts = Arc::new(Schema::new(texts));
+    // Lines that do not fit the inferred types are left out here, and will be bad records.
+    let decoded = JsonConverter.decode(&texts, lines).map_err(|error| error.to_string())?;
+    let fields = schema.fields().iter().zip(decoded.rows.columns());
+    Ok(Arc::new(Schema::new(fields.map(|(field, texts)| keep_digits(field, texts)).collect::<Vec<_>>())))
+}
+
+/// The field with texts in place of floats: they take numbers as they are written.
+fn as_text(field: &FieldRef) -> FieldRef {
+    let data_type = match field.data_type() {
+        DataType::Float64 => DataType::Utf8,
+        DataType::List(item) => DataType::List(as_text(item)),
+        DataType::Struct(fields) => DataType::Struct(fields.iter().map(as_text).collect()),
+        other => other.clone(),
+    };
+    Arc::new(Field::clone(field).with_data_type(data_type))
+}
+
+fn keep_digits(field: &FieldRef, texts: &ArrayRef) -> FieldRef {
+    let data_type = match field.data_type() {
+        DataType::Float64 => {
+            let mut texts = texts.as_string::<i32>().iter().flatten();
+            if texts.all(|text| exact::float64(text).is_some()) { DataType::Float64 } else { DataType::Utf8 }
+        }
+        DataType::List(item) => DataType::List(keep_digits(item, texts.as_list::<i32>().values())),
+        DataType::Struct(fields) => {
+            let columns = texts.as_struct().columns();
+            DataType::Struct(
+                fields.iter().zip(columns).map(|(field, texts)| keep_digits(field, texts)).collect(),
+            )
+        }
+        other => other.clone(),
+    };
+    Arc::new(Field::clone(field).with_data_type(data_type))
 }
 
 #[cfg(test)]
@@ -97,6 +147,7 @@ mod tests {
     fn types() {
         let timestamp = DataType::Timestamp(TimeUnit::Microsecond, Some(UTC.into()));
         let datetime = DataType::Timestamp(TimeUnit::Microsecond, None);
+        let nanos = DataType::Timestamp(TimeUnit::Nanosecond, Some(UTC.into()));
         for (values, expected) in [
             (&[Some("1"), None, Some("-5")][..], DataType::Int64),
             (&[Some("1"), Some("2.5"), Some("1e3")], DataType::Float64),
@@ -108,6 +159,13 @@ mod tests {
             (&[Some("2013-01-01 10:00:00")], datetime),
             (&[Some("2013-01-01"), Some("2013-01-01T10:00:00Z")], DataType::Utf8),
             (&[Some("1"), Some("x")], DataType::Utf8),
+            (&[Some("9007199254740993"), Some("1")], DataType::Int64),
+            (&[Some("9007199254740993"), Some("1.5")], DataType::Utf8),
+            (&[Some("9007199254740992"), Some("1.5")], DataType::Float64),
+            (&[Some("12345678901234567890")], DataType::Utf8),
+            (&[Some("1e300"), Some("0.1")], DataType::Float64),
+            (&[Some("1e400")], DataType::Utf8),
+            (&[Some("2013-01-01T10:00:00.123456Z"), Some("2013-01-01T10:00:00.1234567Z")], nanos),
             (&[Some("nan"), Some("inf")], DataType::Utf8),
             (&[None], DataType::Utf8),
             (&[], DataType::Utf8),
@@ -118,13 +176,30 @@ mod tests {
         }
     }
 
+    fn types_of(lines: &[&'static str]) -> Result<Vec<String>, String> {
+        let schema = json_schema(lines.iter().map(|line| Bytes::from_static(line.as_bytes())))?;
+        Ok(schema.fields().iter().map(|f| format!("{} {}", f.name(), f.data_type())).collect())
+    }
+
     #[test]
     fn json() {
-        let lines = [&b"{\"a\":1,\"b\":\"x\"}"[..], b"oops", b"{\"a\":2.5,\"c\":[true]}"];
-        let schema = json_schema(lines.into_iter()).unwrap();
-        let names: Vec<_> =
-            schema.fields().iter().map(|f| format!("{} {}", f.name(), f.data_type())).collect();
-        assert_eq!(names, ["a Float64", "b Utf8", "c List(Boolean)"]);
-        assert!(json_schema([&b"[]"[..]].into_iter()).is_err());
+        let types = types_of(&[r#"{"a":1,"b":"x"}"#, "oops", r#"{"a":2.5,"c":[true]}"#]).unwrap();
+        assert_eq!(types, ["a Float64", "b Utf8", "c List(Boolean)"]);
+        assert!(types_of(&["[]"]).is_err());
+    }
+
+    #[test]
+    fn json_numbers_that_a_float_would_round_are_text() {
+        for (lines, expected) in [
+            (&[r#"{"a":9007199254740993}"#][..], "a Int64"),
+            (&[r#"{"a":9007199254740993}"#, r#"{"a":1.5}"#], "a Utf8"),
+            (&[r#"{"a":18446744073709551615}"#, r#"{"a":1}"#], "a Utf8"),
+            (&[r#"{"a":12345678901234567890}"#, "{}", r#"{"a":null}"#], "a Utf8"),
+            (&[r#"{"a":12345678901234567000}"#], "a Float64"), // as JavaScript writes floats
+            (&[r#"{"a":[1.5,18446744073709551615]}"#], "a List(Utf8)"),
+            (&[r#"{"a":{"b":18446744073709551615}}"#], "a Struct(\"b\": Utf8)"),
+        ] {
+            assert_eq!(types_of(lines).unwrap(), [expected], "{lines:?}");
+        }
     }
 }

@@ -257,10 +257,108 @@ fn every_file_has_its_own_header() {
     let mut task = world.start();
     world.drain(&mut *task);
     world.check(&["1", "2"]);
+    let tables = world.tables(&[]).unwrap();
     world.append("d.csv", "no\n1\n");
-    let mut task = world.start();
+    let mut task = FileSource.task(&world.config(), &tables).unwrap();
+    block_on(task.open(world.positions.clone(), TaskContext::inline(Millis(0)))).unwrap();
     let error = block_on(task.poll()).unwrap_err().to_string();
-    assert!(error.contains("d.csv") && error.contains("its header has no column id; it has no"), "{error}");
+    assert!(error.contains("d.csv") && error.contains("its header has no column 'id'; it has no"), "{error}");
+}
+
+/// What is wrong with the files, where in the settings it is shown, and how to mend it.
+fn problems(world: &World) -> Vec<(String, String, String)> {
+    let Err(ConnectError::Config(problems)) = world.tables(&[]) else { panic!("the files are taken") };
+    let folder = format!("{}/", world.folder.path().display());
+    let shown = |problem: millstream_connect_api::Problem| {
+        let span = problem.span.unwrap();
+        let place = world.settings[span.start..span.end].to_owned();
+        (place, problem.message.replace(&folder, ""), problem.help.unwrap_or_default())
+    };
+    problems.into_iter().map(shown).collect()
+}
+
+#[test]
+fn declared_columns_are_compared_with_the_headers_that_are_there() {
+    let mut world = World::new(
+        "include = '*.csv'\nformat = 'csv'\nread = 'once'\ncolumns = { idx = 'int64', t = 'string', zebra = 'float64' }",
+    );
+    assert!(world.tables(&[]).is_ok(), "files may come later");
+    world.append("a.csv", "");
+    assert!(world.tables(&[]).is_ok(), "a header may come later");
+    world.append("b.csv", "id,t,t\n1,x,y\n");
+    let expected = [
+        ("'int64'", "the header of b.csv has no column 'idx'", "did you mean 'id'?"),
+        ("'string'", "'t' stands twice in the header of b.csv", super::super::csv::RENAME),
+        ("'float64'", "the header of b.csv has no column 'zebra'", "it has id, t, t"),
+    ];
+    assert_eq!(problems(&world), expected.map(|(at, what, help)| (at.into(), what.into(), help.into())));
+    world.settings.push_str("\nheader = false");
+    assert!(world.tables(&[]).is_ok(), "the columns are named in order");
+}
+
+#[test]
+fn columns_are_inferred_by_name_where_files_order_them_otherwise() {
+    let mut world = World::new("include = 'a*.csv'\nformat = 'csv'\nread = 'once'");
+    world.append("a1.csv", "id,amount\n1,2.5\n");
+    world.append("a2.csv", "amount,more,id\n3.25,x,7\n");
+    let tables = world.tables(&[]).unwrap();
+    let types = tables[0].schema.fields().iter().map(|f| format!("{} {}", f.name(), f.data_type()));
+    assert_eq!(types.collect::<Vec<_>>(), ["id Int64", "amount Float64"]);
+    let mut task = world.start();
+    world.drain(&mut *task);
+    world.check(&["1", "7"]);
+    assert_eq!(world.bad, vec![]);
+}
+
+#[test]
+fn what_types_cannot_be_inferred_from_is_refused_with_how_to_mend_it() {
+    for (format, text, message, help) in [
+        (
+            "csv",
+            "",
+            "*.x is empty, so there is nothing to infer types from",
+            "declare columns = { name = \"type\", .. }",
+        ),
+        (
+            "json",
+            "",
+            "*.x is empty, so there is nothing to infer types from",
+            "declare columns = { name = \"type\", .. }",
+        ),
+        (
+            "json",
+            "[1]\n",
+            "the sample has no JSON object with a key",
+            "declare columns = { name = \"type\", .. }",
+        ),
+        ("csv", "a,b,a\n1,2,3\n", "'a' stands twice in the header of in.x", super::super::csv::RENAME),
+        ("csv", "a,,\n1,2,3\n", "two columns have no name in the header of in.x", super::super::csv::RENAME),
+    ] {
+        let world = World::new(&format!("include = '*.x'\nformat = '{format}'"));
+        world.append("in.x", text);
+        assert_eq!(problems(&world), [("'*.x'".into(), message.into(), help.into())], "{text}");
+    }
+}
+
+#[test]
+fn digits_of_large_numbers_are_kept() {
+    for (name, format, text, expected) in [
+        ("a.csv", "csv", "big,id\n9007199254740993,1\n1.5,2\n", ["9007199254740993", "1.5"]),
+        ("a.ndjson", "json", "{\"big\":18446744073709551615}\n{\"big\":2}\n", ["18446744073709551615", "2"]),
+        (
+            "b.ndjson",
+            "json",
+            "{\"big\":12345678901234567890}\n{\"big\":\"x\"}\n",
+            ["12345678901234567890", "x"],
+        ),
+    ] {
+        let mut world = World::new(&format!("include = '{name}'\nformat = '{format}'\nread = 'once'"));
+        world.append(name, text);
+        let mut task = world.start();
+        world.drain(&mut *task);
+        world.check(&expected);
+        assert_eq!(world.bad, vec![]);
+    }
 }
 
 #[test]
