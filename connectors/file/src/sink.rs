@@ -1,5 +1,6 @@
 //! The file sink: what it takes, and what it refuses.
 
+mod csv;
 mod note;
 mod parts;
 mod settings;

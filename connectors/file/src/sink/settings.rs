@@ -31,7 +31,7 @@ pub(super) fn definition() -> ConfigDef {
     ConfigDef::new()
         .key(Key::path("path").required().doc("Name of the files: {seq} stands for partition, first and last offset; {topic}, {partition}, {first} and {last} stand for themselves."))
         .key(Key::path("base_dir").doc("The folder that all files are below. Left out, it is the part of path before the first { up to a /."))
-        .key(Key::one_of("format", &["json", "csv", "parquet"]).doc("Left out, the ending of path says it: .ndjson, .jsonl, .json, .csv or .parquet."))
+        .key(Key::one_of("format", &["json", "csv", "parquet"]).doc("Left out, the ending of path says it: .ndjson, .jsonl, .json, .csv or .parquet. JSON leaves a null out, and has \"NaN\", \"Infinity\" and \"-Infinity\" for floats that are no numbers; CSV writes an empty text as \"\", and a null as nothing."))
         .key(Key::table(
             "roll",
             ConfigDef::new()

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use arrow_json::writer::{LineDelimited, WriterBuilder as JsonWriterBuilder};
+use millstream_connect_api::convert::{Converter, JsonConverter};
 use millstream_connect_api::{ConnectError, Result};
 use millstream_record::{Millis, Offset};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
 use parquet::file::properties::WriterProperties;
 
+use super::csv::CsvWriter;
 use super::parts::{io_error, publish};
 use super::settings::{Format, Settings};
 
@@ -29,8 +30,8 @@ pub(super) struct PartWriter {
 }
 
 enum FormatWriter {
-    Json(arrow_json::Writer<Counted, LineDelimited>),
-    Csv(Box<arrow_csv::Writer<Counted>>, Written),
+    Json(Counted),
+    Csv(CsvWriter<Counted>),
     Parquet(Box<ArrowWriter<File>>),
 }
 
@@ -51,11 +52,14 @@ impl PartWriter {
     pub(super) fn write(&mut self, rows: &RecordBatch, last: Offset) -> Result<()> {
         let context = || format!("writing {}", self.tmp.display());
         match &mut self.format {
-            FormatWriter::Json(writer) => {
-                writer.write(rows).map_err(|error| arrow_error(context(), error))?
+            FormatWriter::Json(out) => {
+                for line in JsonConverter.encode(rows)? {
+                    let written = out.write_all(&line).and_then(|()| out.write_all(b"\n"));
+                    written.map_err(io_error("writing", &self.tmp))?;
+                }
             }
-            FormatWriter::Csv(writer, _) => {
-                writer.write(rows).map_err(|error| arrow_error(context(), error))?
+            FormatWriter::Csv(writer) => {
+                writer.write(rows).map_err(|error| arrow_error(context(), error))?;
             }
             FormatWriter::Parquet(writer) => {
                 writer.write(rows).map_err(|error| parquet_error(context(), error))?;
@@ -69,10 +73,10 @@ impl PartWriter {
     }
 
     /// Bytes so far, about.
-    pub(super) fn size(&self) -> u64 {
-        match &self.format {
-            FormatWriter::Json(writer) => writer.get_ref().written.get(),
-            FormatWriter::Csv(_, written) => written.get(),
+    pub(super) fn size(&mut self) -> u64 {
+        match &mut self.format {
+            FormatWriter::Json(out) => out.written,
+            FormatWriter::Csv(writer) => writer.out().written,
             FormatWriter::Parquet(writer) => (writer.bytes_written() + writer.in_progress_size()) as u64,
         }
     }
@@ -82,13 +86,8 @@ impl PartWriter {
         let Self { tmp, format, .. } = self;
         let context = || format!("writing {}", tmp.display());
         match format {
-            FormatWriter::Json(mut writer) => {
-                writer.finish().map_err(|error| arrow_error(context(), error))?;
-                writer.into_inner().file.flush().map_err(io_error("writing", &tmp))?;
-            }
-            FormatWriter::Csv(writer, _) => {
-                writer.into_inner().file.flush().map_err(io_error("writing", &tmp))?;
-            }
+            FormatWriter::Json(mut out) => out.flush().map_err(io_error("writing", &tmp))?,
+            FormatWriter::Csv(mut writer) => writer.out().flush().map_err(io_error("writing", &tmp))?,
             FormatWriter::Parquet(writer) => {
                 writer.close().map_err(|error| parquet_error(context(), error))?;
             }
@@ -99,17 +98,10 @@ impl PartWriter {
 
 impl FormatWriter {
     fn new(settings: &Settings, schema: &SchemaRef, file: File, tmp: &Path) -> Result<Self> {
-        let written = Written::default();
-        let counted =
-            |file| Counted { file: BufWriter::with_capacity(1 << 16, file), written: written.clone() };
+        let counted = |file| Counted { file: BufWriter::with_capacity(1 << 16, file), written: 0 };
         Ok(match settings.format {
-            Format::Json => {
-                Self::Json(JsonWriterBuilder::new().with_explicit_nulls(false).build(counted(file)))
-            }
-            Format::Csv => {
-                let builder = arrow_csv::WriterBuilder::new().with_header(settings.csv_header);
-                Self::Csv(Box::new(builder.build(counted(file))), written.clone())
-            }
+            Format::Json => Self::Json(counted(file)),
+            Format::Csv => Self::Csv(CsvWriter::new(counted(file), settings.csv_header)),
             Format::Parquet => {
                 let compression =
                     if settings.snappy { Compression::SNAPPY } else { Compression::UNCOMPRESSED };
@@ -122,25 +114,16 @@ impl FormatWriter {
     }
 }
 
-/// Bytes that went by, seen from both sides of a writer.
-#[derive(Clone, Default)]
-struct Written(std::sync::Arc<std::sync::atomic::AtomicU64>);
-
-impl Written {
-    fn get(&self) -> u64 {
-        self.0.load(std::sync::atomic::Ordering::Relaxed)
-    }
-}
-
+/// A file that knows how many bytes went into it.
 struct Counted {
     file: BufWriter<File>,
-    written: Written,
+    written: u64,
 }
 
 impl Write for Counted {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let count = self.file.write(bytes)?;
-        self.written.0.fetch_add(count as u64, std::sync::atomic::Ordering::Relaxed);
+        self.written += count as u64;
         Ok(count)
     }
 
