@@ -42,7 +42,7 @@ pub(super) fn reconcile(
             None => partitions.iter().any(|at| *at.partition.topic == **topic && at.committed.is_some()),
         };
         if !is_known && finished.iter().any(|range| *range.partition.topic == **topic) {
-            return Err(another_log(settings, topic));
+            return Err(another_log(settings, topic, stored.as_ref()));
         }
     }
     let mut merged = stored.clone().unwrap_or_default();
@@ -70,10 +70,21 @@ fn read(path: &Path) -> Result<Option<Topics>> {
     }
 }
 
-fn another_log(settings: &Settings, topic: &str) -> ConnectError {
+fn another_log(settings: &Settings, topic: &str, stored: Option<&Topics>) -> ConnectError {
+    // Where names tell the topic, files of others are not looked at.
+    let before = stored.filter(|stored| !settings.template.has_topic() && !stored.contains_key(topic));
+    let cause = match before.and_then(|stored| stored.keys().next()) {
+        Some(before) => format!(
+            "its files were written from topic '{before}', and the sink reads '{topic}' now ('from' or 'topic' has changed)"
+        ),
+        None => format!(
+            "its files were written from another log than topic '{topic}' of this one (after a reset, on another cluster, or with another \
+             'from')"
+        ),
+    };
     let reason = format!(
-        "its files were written from another log than topic '{topic}' of this one (after a reset, or on another cluster), so their names \
-         do not tell what is still missing; move or remove them, or choose another path"
+        "{cause}, so their names do not tell what is still missing; choose another path, or move the files away or remove them: then all rows \
+         that are still in the log are written anew"
     );
     ConnectError::fatal(format!("folder {}", parts::folder(&settings.base_dir).display()), reason)
 }

@@ -18,6 +18,7 @@ struct World {
     folder: TempDir,
     state: TempDir,
     settings: String,
+    topic: &'static str,
     id: TopicId,
     committed: Option<Offset>,
     now: i64,
@@ -49,14 +50,15 @@ impl World {
     fn new(settings: &str) -> Self {
         let (folder, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let id = TopicId::from_random(1, 1);
-        Self { folder, state, settings: settings.into(), id, committed: None, now: 0 }
+        Self { folder, state, settings: settings.into(), topic: "t", id, committed: None, now: 0 }
     }
 
     fn start(&self) -> Result<(Box<dyn SinkTask>, Option<Offset>)> {
         let table = parse_toml(&self.settings).unwrap();
         let config = FileSink.definition().relative_to(self.folder.path()).resolve(&table, None).unwrap();
         let mut task = FileSink.task(&config, &input()).unwrap();
-        let partition = SinkPartition { partition: topic(), topic_id: self.id, committed: self.committed };
+        let partition = TopicPartition::new(self.topic, 0);
+        let partition = SinkPartition { partition, topic_id: self.id, committed: self.committed };
         let open = SinkOpen {
             partitions: vec![partition],
             state_dir: self.state.path().join("out"),
@@ -189,6 +191,27 @@ fn files_of_another_log_are_refused() {
     assert!(world.start().is_ok(), "only the note was lost: the log knows that this sink worked on it");
     world.committed = None;
     assert_eq!(world.start().unwrap().1, Some(Offset(1)), "and it is noted again");
+}
+
+#[test]
+fn another_input_under_files_that_are_there_is_refused_by_its_name() {
+    let mut world = World::new("path = '{seq}.csv'");
+    let (mut task, _) = world.start().unwrap();
+    block_on(task.put(batch(&[0]))).unwrap();
+    block_on(task.finish()).unwrap();
+    world.topic = "u";
+    world.id = TopicId::from_random(2, 2);
+    let error = world.start().map(|_| ()).unwrap_err().to_string();
+    for part in [
+        "its files were written from topic 't', and the sink reads 'u' now ('from' or 'topic' has changed)",
+        "choose another path, or move the files away or remove them",
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
+    // The note went with a reset: which of the reasons it is cannot be told.
+    world.state = tempfile::tempdir().unwrap();
+    let error = world.start().map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("(after a reset, on another cluster, or with another 'from')"), "{error}");
 }
 
 #[test]
