@@ -1,5 +1,7 @@
 //! Why a request, or a part of one, is refused: the one place that maps this room's and storage's errors to Kafka's codes.
 
+use std::fmt;
+
 use bytestring::ByteString;
 use millstream_protocol::ErrorCode;
 use millstream_storage::StorageError;
@@ -9,17 +11,33 @@ use millstream_storage::StorageError;
 pub(crate) struct Refusal {
     pub(crate) code: ErrorCode,
     pub(crate) why: Option<ByteString>,
+    /// The records that a batch is refused for, where it is for some of them only (KIP-467).
+    pub(crate) records: Vec<BadRecord>,
+}
+
+/// A record that a batch is refused for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct BadRecord {
+    /// Which of the batch's records, from 0.
+    pub(crate) index: i32,
+    pub(crate) why: ByteString,
+}
+
+impl fmt::Display for BadRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "record {}: {}", self.index, self.why)
+    }
 }
 
 impl Refusal {
     pub(crate) fn new(code: ErrorCode, why: impl Into<ByteString>) -> Self {
-        Self { code, why: Some(why.into()) }
+        Self { code, why: Some(why.into()), records: Vec::new() }
     }
 }
 
 impl From<ErrorCode> for Refusal {
     fn from(code: ErrorCode) -> Self {
-        Self { code, why: None }
+        Self { code, why: None, records: Vec::new() }
     }
 }
 
@@ -36,7 +54,6 @@ fn code_of(error: &StorageError) -> ErrorCode {
         StorageError::MalformedBatch { .. } => ErrorCode::InvalidRecord,
         StorageError::BatchTooLarge { .. } => ErrorCode::MessageTooLarge,
         StorageError::AppendTooLarge { .. } => ErrorCode::RecordListTooLarge,
-        StorageError::InvalidTimestamp { .. } => ErrorCode::InvalidTimestamp,
         StorageError::OutOfOrderSequence { .. } => ErrorCode::OutOfOrderSequenceNumber,
         StorageError::SequenceUsed { .. } => ErrorCode::UnknownProducerId, // has a client abort and begin a new epoch
         StorageError::InvalidProducerEpoch { .. } => ErrorCode::InvalidProducerEpoch,

@@ -80,7 +80,27 @@ impl Batch {
         }
     }
 
-    /// Walks the records of `body`, which [`Batch::decompress`] gave.
+    /// The records' bytes, decompressed into `buffer` (whatever it held) where they are compressed: for who looks at many
+    /// batches, one after the other.
+    ///
+    /// # Errors
+    /// As [`Batch::decompress`].
+    pub fn decompress_into<'a>(
+        &'a self,
+        limit_bytes: usize,
+        buffer: &'a mut Vec<u8>,
+    ) -> Result<&'a [u8], RecordError> {
+        let body = self.bytes.get(HEADER_BYTES..).unwrap_or_default();
+        match self.header.attributes.compression()? {
+            Compression::None => Ok(body),
+            compression => {
+                compression.decompress_into(body, limit_bytes, buffer)?;
+                Ok(buffer)
+            }
+        }
+    }
+
+    /// Walks the records of `body`, which [`Batch::decompress`] or [`Batch::decompress_into`] gave.
     #[must_use]
     pub fn records<'a>(&self, body: &'a [u8]) -> Records<'a> {
         Records::new(&self.header, body)

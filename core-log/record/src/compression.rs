@@ -75,37 +75,62 @@ impl Compression {
     /// # Errors
     /// Bytes that the codec cannot read, and [`RecordError::TooLarge`] when more than `limit_bytes` come out.
     pub fn decompress(self, bytes: &[u8], limit_bytes: usize) -> Result<Bytes, RecordError> {
+        let mut out = Vec::new();
+        self.decompress_into(bytes, limit_bytes, &mut out)?;
+        Ok(out.into())
+    }
+
+    /// Puts what `bytes` hold, decompressed, in the place of what is in `out`, for a caller that uses one buffer again and
+    /// again. After an error it holds what came out until then.
+    ///
+    /// # Errors
+    /// As [`Compression::decompress`].
+    pub fn decompress_into(
+        self,
+        bytes: &[u8],
+        limit_bytes: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), RecordError> {
+        out.clear();
         match self {
             Self::None if bytes.len() > limit_bytes => Err(self.too_large(limit_bytes)),
-            Self::None => Ok(Bytes::copy_from_slice(bytes)),
-            Self::Gzip => self.read_all(flate2::read::MultiGzDecoder::new(bytes), bytes.len(), limit_bytes),
-            Self::Snappy => self.unsnap(bytes, limit_bytes),
-            Self::Lz4 => self.read_all(lz4_flex::frame::FrameDecoder::new(bytes), bytes.len(), limit_bytes),
+            Self::None => {
+                out.extend_from_slice(bytes);
+                Ok(())
+            }
+            Self::Gzip => {
+                self.read_all(flate2::read::MultiGzDecoder::new(bytes), bytes.len(), limit_bytes, out)
+            }
+            Self::Snappy => self.unsnap(bytes, limit_bytes, out),
+            Self::Lz4 => {
+                self.read_all(lz4_flex::frame::FrameDecoder::new(bytes), bytes.len(), limit_bytes, out)
+            }
             Self::Zstd => {
                 let decoder =
                     zstd::stream::read::Decoder::with_buffer(bytes).map_err(|error| self.failed(&error))?;
-                self.read_all(decoder, bytes.len(), limit_bytes)
+                self.read_all(decoder, bytes.len(), limit_bytes, out)
             }
         }
     }
 
     /// Reads `source` to its end. The buffer grows with what has come out, never by what a frame claims.
-    fn read_all(self, source: impl Read, hint: usize, limit_bytes: usize) -> Result<Bytes, RecordError> {
-        let mut out = Vec::with_capacity(hint.saturating_mul(2).min(limit_bytes));
+    fn read_all(
+        self,
+        source: impl Read,
+        hint: usize,
+        limit_bytes: usize,
+        out: &mut Vec<u8>,
+    ) -> Result<(), RecordError> {
+        out.reserve(hint.saturating_mul(2).min(limit_bytes));
         // One byte more than the limit tells "just fits" from "too large".
         let most = (limit_bytes as u64).saturating_add(1);
-        source.take(most).read_to_end(&mut out).map_err(|error| self.failed(&error))?;
-        if out.len() > limit_bytes {
-            return Err(self.too_large(limit_bytes));
-        }
-        Ok(out.into())
+        source.take(most).read_to_end(out).map_err(|error| self.failed(&error))?;
+        if out.len() > limit_bytes { Err(self.too_large(limit_bytes)) } else { Ok(()) }
     }
 
-    fn unsnap(self, bytes: &[u8], limit_bytes: usize) -> Result<Bytes, RecordError> {
-        let mut out = Vec::new();
+    fn unsnap(self, bytes: &[u8], limit_bytes: usize, out: &mut Vec<u8>) -> Result<(), RecordError> {
         if !bytes.starts_with(XERIAL_MAGIC) {
-            self.unsnap_block(bytes, &mut out, limit_bytes)?;
-            return Ok(out.into());
+            return self.unsnap_block(bytes, out, limit_bytes);
         }
         let mut rest = bytes;
         while !rest.is_empty() {
@@ -121,10 +146,10 @@ impl Compression {
                 .ok()
                 .and_then(|length| tail.split_at_checked(length));
             let (block, tail) = block.ok_or_else(|| self.failed(&"a block is longer than the stream"))?;
-            self.unsnap_block(block, &mut out, limit_bytes)?;
+            self.unsnap_block(block, out, limit_bytes)?;
             rest = tail;
         }
-        Ok(out.into())
+        Ok(())
     }
 
     fn unsnap_block(self, block: &[u8], out: &mut Vec<u8>, limit_bytes: usize) -> Result<(), RecordError> {
@@ -265,6 +290,18 @@ mod tests {
             for records in [&b""[..], b"a", b"hello hello hello", &long] {
                 let packed = pack(compression, records);
                 assert_eq!(compression.decompress(&packed, LIMIT).unwrap(), records, "{compression}");
+            }
+        }
+    }
+
+    #[test]
+    fn one_buffer_serves_many_batches_and_keeps_nothing_of_the_one_before() {
+        let mut out = Vec::new();
+        for compression in Compression::ALL {
+            for records in [&b"longer than the next"[..], b"short", b""] {
+                let packed = pack(compression, records);
+                compression.decompress_into(&packed, LIMIT, &mut out).unwrap();
+                assert_eq!(out, records, "{compression}");
             }
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! The bottom room of Millstream. It holds the words that every other room shares ([`noun`]) and record batch v2, the one
 //! format that a record has on disk, on the wire and in memory. A producer builds a batch once ([`BatchBuilder`]); the
-//! broker checks it, patches a few header fields in place ([`patch`]) and never looks inside; a consumer walks its records
-//! ([`Batch::records`]) as slices of the bytes that arrived.
+//! broker walks its records once to check them, and patches a few header fields in place ([`patch`]); a consumer walks its
+//! records ([`Batch::records`]) as slices of the bytes that arrived.
 //!
 //! ```text
 //! base offset 8 | length 4 | leader epoch 4 | magic 1 | crc 4 | attributes 2 | last offset delta 4 | base timestamp 8 |

@@ -36,6 +36,18 @@ pub fn set_log_append_time(batch: &mut [u8], now: Millis) -> Result<(), RecordEr
     refresh_crc(batch)
 }
 
+/// Gives the batch the largest timestamp that its records have, as times that their producer set, and a new CRC: the index by
+/// time and retention go by that field, and a producer may have written anything.
+///
+/// # Errors
+/// [`RecordError::Truncated`] when `batch` is shorter than a header.
+pub fn set_create_time(batch: &mut [u8], max_timestamp: Millis) -> Result<(), RecordError> {
+    let attributes = attributes(batch)?.with_timestamp_type(TimestampType::CreateTime);
+    put(batch, ATTRIBUTES_AT, attributes.0.to_be_bytes())?;
+    put(batch, MAX_TIMESTAMP_AT, max_timestamp.0.to_be_bytes())?;
+    refresh_crc(batch)
+}
+
 /// Gives the batch a producer and its first sequence number, and a new CRC: a producer does so when it sends a batch that it
 /// built before it knew its id, or that an older epoch of it has failed to send (KIP-360).
 ///

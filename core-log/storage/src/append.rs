@@ -1,6 +1,6 @@
 //! What an append takes and gives, and the checks that need no log.
 
-use millstream_record::{LeaderEpoch, Millis, Offset, TimestampType};
+use millstream_record::{LeaderEpoch, Millis, Offset};
 
 use crate::batch::{self, HEADER_BYTES, Header, Stamp};
 use crate::config::LogConfig;
@@ -57,17 +57,17 @@ pub struct AppendSummary {
     pub batches: usize,
     /// Number of records, as the headers claim.
     pub records: u64,
-    /// The largest timestamp.
+    /// The largest timestamp, as the headers claim.
     pub max_timestamp: Millis,
 }
 
-/// Checks what a client wants appended: whole batches of format v2, their CRCs, `max.message.bytes`, record counts, timestamps, and that
-/// none is a control batch. The
-/// records themselves stay opaque.
+/// Checks the headers of what a client wants appended: whole batches of format v2, their CRCs, `max.message.bytes`, record counts,
+/// offsets and sequences as a producer writes them, and that none is a control batch. The records themselves stay opaque here; what
+/// a header says of them is not believed before they are walked, which is the broker's to do (`millstream-broker`, `records`).
 ///
 /// # Errors
-/// [`StorageError::MalformedBatch`], [`StorageError::BatchTooLarge`] or [`StorageError::InvalidTimestamp`].
-pub fn validate_for_append(batches: &[u8], config: &LogConfig, now: Millis) -> Result<AppendSummary> {
+/// [`StorageError::MalformedBatch`] or [`StorageError::BatchTooLarge`].
+pub fn validate_for_append(batches: &[u8], config: &LogConfig) -> Result<AppendSummary> {
     let mut summary = AppendSummary { batches: 0, records: 0, max_timestamp: Millis::NONE };
     for found in parse(batches)? {
         let header = found.header;
@@ -85,8 +85,11 @@ pub fn validate_for_append(batches: &[u8], config: &LogConfig, now: Millis) -> R
         if !header.is_dense() {
             return Err(malformed("the record count does not fit the last offset"));
         }
-        if config.message_timestamp_type == TimestampType::CreateTime {
-            check_timestamp(header.max_timestamp, config, now)?;
+        if header.base_offset != Offset(0) {
+            return Err(malformed("a base offset that is not 0, which only a broker gives"));
+        }
+        if header.has_producer() && header.base_sequence < 0 {
+            return Err(malformed("a producer id without a sequence"));
         }
         summary.batches += 1;
         summary.records += u64::from(header.record_count.unsigned_abs());
@@ -108,19 +111,6 @@ pub fn validate_for_follower(batches: &[u8]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn check_timestamp(timestamp: Millis, config: &LogConfig, now: Millis) -> Result<()> {
-    let behind_ms = now.since_ms(timestamp);
-    let limit_ms = match behind_ms {
-        _ if timestamp == Millis::NONE => return Ok(()),
-        0.. if behind_ms > config.message_timestamp_before_max_ms => config.message_timestamp_before_max_ms,
-        ..0 if behind_ms.saturating_neg() > config.message_timestamp_after_max_ms => {
-            config.message_timestamp_after_max_ms
-        }
-        _ => return Ok(()),
-    };
-    Err(StorageError::InvalidTimestamp { timestamp_ms: timestamp.0, now_ms: now.0, limit_ms })
 }
 
 /// A batch among those handed over.

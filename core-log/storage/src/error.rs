@@ -47,16 +47,6 @@ pub enum StorageError {
         /// The limit.
         max: u64,
     },
-    /// A batch's timestamp is too far from the clock (`message.timestamp.before.max.ms`, `message.timestamp.after.max.ms`).
-    #[error("timestamp {timestamp_ms} is more than {limit_ms} ms away from the broker's clock ({now_ms})")]
-    InvalidTimestamp {
-        /// The batch's largest timestamp.
-        timestamp_ms: i64,
-        /// The broker's clock.
-        now_ms: i64,
-        /// The limit.
-        limit_ms: i64,
-    },
     /// A follower was handed batches that do not continue its log.
     #[error("batches from the leader begin at offset {found}, but the log ends at {expected}")]
     OffsetsOutOfOrder {

@@ -11,7 +11,8 @@ use bytestring::ByteString;
 use millstream_machine::metadata::InternalTopic;
 use millstream_machine::replica::{Acks, Outcome};
 use millstream_protocol::messages::produce::{
-    PartitionProduceData, PartitionProduceResponse, TopicProduceData, TopicProduceResponse,
+    BatchIndexAndErrorMessage, PartitionProduceData, PartitionProduceResponse, TopicProduceData,
+    TopicProduceResponse,
 };
 use millstream_protocol::messages::{ProduceRequest, ProduceResponse};
 use millstream_protocol::{Ctx, ErrorCode, Receipt};
@@ -21,8 +22,8 @@ use millstream_storage::{AppendInfo, validate_for_append};
 use super::leader_hint::LeaderHint;
 use super::transactions;
 use crate::gather::Gather;
-use crate::keys;
 use crate::partition::{Appender, Partition, Terms, Waiting};
+use crate::records::Rules;
 use crate::refusal::Refusal;
 use crate::shared::Shared;
 use crate::verification::Claim;
@@ -99,16 +100,17 @@ impl Produce<'_> {
         let records = data.records.as_ref().filter(|records| !records.is_empty());
         let records =
             records.ok_or_else(|| Refusal::new(ErrorCode::InvalidRecord, "there is no record batch"))?;
-        let header = self.check(&partition, records)?;
+        partition.must_lead()?; // whoever asks the wrong broker is told so, whatever is wrong with the batch
+        let (header, records) = self.check(&partition, records)?;
         if header.attributes.is_transactional() {
             self.append_transactional(&partition, records, &header, place)
         } else {
-            partition.append(records, self.terms, place.clone().answering()).map(|_| ())
+            partition.append(&records, self.terms, place.clone().answering()).map(|_| ())
         }
     }
 
-    /// What must hold of any batch that a client sends; needs no lock.
-    fn check(&self, partition: &Partition, records: &Bytes) -> Result<BatchHeader, Refusal> {
+    /// What must hold of any batch that a client sends; needs no lock. Gives what is to be appended.
+    fn check(&self, partition: &Partition, records: &Bytes) -> Result<(BatchHeader, Bytes), Refusal> {
         let invalid = |why: &'static str| Refusal::new(ErrorCode::InvalidRecord, why);
         let header =
             BatchHeader::peek(records).map_err(|error| Refusal::new(code_of(&error), error.to_string()))?;
@@ -127,11 +129,9 @@ impl Produce<'_> {
             Ok(_) => {}
         }
         let settings = partition.settings();
-        validate_for_append(records, &settings.log, self.shared.env.now())?;
-        if settings.compacted {
-            keys::require(records)?;
-        }
-        Ok(header)
+        validate_for_append(records, &settings.log)?;
+        let records = Rules::of(&settings, self.shared.env.now()).check(records)?;
+        Ok((header, records))
     }
 
     /// A transaction's first batch in a partition is appended on the coordinator's word that the partition belongs to the
@@ -139,7 +139,7 @@ impl Produce<'_> {
     fn append_transactional(
         &self,
         partition: &Arc<Partition>,
-        records: &Bytes,
+        records: Bytes,
         header: &BatchHeader,
         place: &Place,
     ) -> Result<(), Refusal> {
@@ -155,7 +155,7 @@ impl Produce<'_> {
             producer_epoch: header.producer_epoch,
         };
         let (facts, terms, place) = (self.ctx.facts, self.terms, place.clone());
-        let (target, records) = (Arc::clone(partition), records.clone());
+        let target = Arc::clone(partition);
         self.shared.verification.admit(claim, partition, move |word| {
             let appended = word.map_err(|code| Refusal::from(transactions::unverified(code, &facts)));
             let appended = appended.and_then(|word| {
@@ -242,6 +242,11 @@ fn refuse_all(request: &ProduceRequest, code: ErrorCode) -> millstream_protocol:
 fn refuse(slot: &mut PartitionProduceResponse, refusal: Refusal) {
     slot.error_code = refusal.code.code();
     slot.error_message = refusal.why;
+    let named = refusal.records.into_iter().map(|record| BatchIndexAndErrorMessage {
+        batch_index: record.index,
+        batch_index_error_message: Some(record.why),
+    });
+    slot.record_errors = named.collect();
 }
 
 fn fill(slot: &mut PartitionProduceResponse, info: &AppendInfo, outcome: Outcome) {

@@ -19,7 +19,7 @@ use crate::refusal::Refusal;
 pub(super) fn create(broker: &Broker, request: CreateTopicsRequest) -> Receipt {
     let shared = Arc::clone(&broker.shared);
     broker.answer("create topics", async move {
-        shared.metadata.ask(request.clone()).await.unwrap_or_else(|Refusal { code, why }| {
+        shared.metadata.ask(request.clone()).await.unwrap_or_else(|Refusal { code, why, .. }| {
             let topics = request.topics.into_iter().map(|topic| CreatableTopicResult {
                 name: topic.name,
                 error_code: code.code(),
@@ -58,7 +58,7 @@ fn none_deleted(request: &DeleteTopicsRequest, refusal: &Refusal) -> DeleteTopic
 pub(super) fn create_partitions(broker: &Broker, request: CreatePartitionsRequest) -> Receipt {
     let shared = Arc::clone(&broker.shared);
     broker.answer("create partitions", async move {
-        shared.metadata.ask(request.clone()).await.unwrap_or_else(|Refusal { code, why }| {
+        shared.metadata.ask(request.clone()).await.unwrap_or_else(|Refusal { code, why, .. }| {
             let results = request.topics.into_iter().map(|topic| CreatePartitionsTopicResult {
                 name: topic.name,
                 error_code: code.code(),
@@ -72,7 +72,7 @@ pub(super) fn create_partitions(broker: &Broker, request: CreatePartitionsReques
 pub(super) fn alter_configs(broker: &Broker, request: IncrementalAlterConfigsRequest) -> Receipt {
     let shared = Arc::clone(&broker.shared);
     broker.answer("alter configs", async move {
-        shared.metadata.ask(request.clone()).await.unwrap_or_else(|Refusal { code, why }| {
+        shared.metadata.ask(request.clone()).await.unwrap_or_else(|Refusal { code, why, .. }| {
             let responses = request.resources.into_iter().map(|resource| AlterConfigsResourceResponse {
                 error_code: code.code(),
                 error_message: why.clone(),

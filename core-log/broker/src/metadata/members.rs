@@ -166,7 +166,7 @@ impl Metadata {
             Err(refusal) if refusal.code == ErrorCode::NotLeaderOrFollower => {
                 Err(ErrorCode::NotController.into())
             }
-            Err(Refusal { code, why }) => Ok(AddRaftVoterResponse {
+            Err(Refusal { code, why, .. }) => Ok(AddRaftVoterResponse {
                 error_code: code.code(),
                 error_message: why,
                 ..AddRaftVoterResponse::default()
@@ -250,7 +250,7 @@ impl Metadata {
             Err(refusal) if refusal.code == ErrorCode::NotLeaderOrFollower => {
                 Err(ErrorCode::NotController.into())
             }
-            Err(Refusal { code, why }) => Ok(RemoveRaftVoterResponse {
+            Err(Refusal { code, why, .. }) => Ok(RemoveRaftVoterResponse {
                 error_code: code.code(),
                 error_message: why,
                 ..RemoveRaftVoterResponse::default()

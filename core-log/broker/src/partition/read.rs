@@ -145,6 +145,12 @@ impl Partition {
         self.state.lock().role.leading().is_ok()
     }
 
+    /// # Errors
+    /// What a client is told that takes this broker for the leader, when it is not.
+    pub(crate) fn must_lead(&self) -> Result<(), Refusal> {
+        self.state.lock().role.leading().map(|_| ())
+    }
+
     /// The end of the log, if this replica leads in `epoch`.
     pub(crate) fn end_in(&self, epoch: LeaderEpoch) -> Option<Offset> {
         let state = self.state.lock();

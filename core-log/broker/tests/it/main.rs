@@ -4,6 +4,7 @@ mod cluster;
 mod groups;
 mod harness;
 mod log;
+mod records;
 mod sessions;
 mod topics;
 mod transactions;

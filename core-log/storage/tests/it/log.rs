@@ -551,13 +551,9 @@ fn followers_keep_the_leaders_offsets() {
 
 #[test]
 fn validation_before_append() {
-    let config = LogConfig {
-        max_message_bytes: 500,
-        message_timestamp_before_max_ms: 1000,
-        message_timestamp_after_max_ms: 1000,
-        ..small()
-    };
+    let config = LogConfig { max_message_bytes: 500, ..small() };
     let stamped = |ms: i64| batch_of(BatchOptions::default(), &[(Millis(NOW.0 + ms), b"x")]).to_vec();
+    let placed = |options| batch_of(options, &[(NOW, b"x")]).to_vec();
     let mut flipped = stamped(0);
     flipped[65] ^= 1;
     let mut old_magic = stamped(0);
@@ -567,9 +563,8 @@ fn validation_before_append() {
     for (bytes, expected) in [
         (stamped(0), "ok 1"),
         ([stamped(0), stamped(1)].concat(), "ok 2"),
-        (stamped(-1000), "ok 1"),
-        (stamped(-1001), "timestamp"),
-        (stamped(1001), "timestamp"),
+        (placed(BatchOptions { base_offset: Offset(99), ..BatchOptions::default() }), "malformed"),
+        (placed(BatchOptions { producer_id: ProducerId(7), ..BatchOptions::default() }), "malformed"),
         (plain(1, 600).to_vec(), "too large"),
         (marker(1, 0, true).to_vec(), "malformed"),
         (flipped, "malformed"),
@@ -580,9 +575,8 @@ fn validation_before_append() {
         ([&stamped(0)[..], b"tail"].concat(), "malformed"),
         (Vec::new(), "malformed"),
     ] {
-        let found = match validate_for_append(&bytes, &config, NOW) {
+        let found = match validate_for_append(&bytes, &config) {
             Ok(summary) => format!("ok {}", summary.batches),
-            Err(StorageError::InvalidTimestamp { .. }) => "timestamp".to_owned(),
             Err(StorageError::BatchTooLarge { .. }) => "too large".to_owned(),
             Err(StorageError::MalformedBatch { .. }) => "malformed".to_owned(),
             Err(other) => other.to_string(),
