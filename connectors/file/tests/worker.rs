@@ -141,3 +141,56 @@ fn killed_at_random_moments_it_goes_on_and_the_output_is_exact() {
     }
     check_output(folder.path());
 }
+
+/// What a value is must not change on its way: empty and null, what is no finite number, and every digit.
+#[test]
+fn values_come_out_as_they_went_in() {
+    const VALUES: &str = "
+[worker]
+name = 'values'
+
+[source.values]
+type = 'file'
+include = 'in.csv'
+format = 'csv'
+read = 'once'
+columns = { s = 'string', f = 'float64', n = 'int64', d = 'decimal(20,2)', t = 'timestamp(ns)' }
+
+[sink.csv]
+type = 'file'
+topic = 'values'
+path = 'csv/{seq}.csv'
+
+[sink.json]
+type = 'file'
+topic = 'values'
+path = 'json/{seq}.ndjson'
+";
+    let text = [
+        "s,f,n,d,t",
+        "\"\",NaN,9223372036854775807,123456789012345678.90,2020-01-01T00:00:00.123456789Z",
+        ",inf,,,",
+        "\"a,\"\"b\"\"\",-inf,-1,-0.01,1969-12-31T23:59:59Z",
+        ",1.5,0,0.00,",
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("in.csv"), text.join("\n") + "\n").unwrap();
+    let (runtime, env) = HostRuntime::start("file-worker", 2).unwrap();
+    runtime.block_on(async {
+        let node = start(folder.path()).await;
+        let bounded = env.timeout(Duration::from_secs(60), run(folder.path(), &env, &node, VALUES)).await;
+        assert_eq!(bounded.expect("it ends").unwrap(), [4, 4, 4]);
+        node.shutdown().await.unwrap();
+    });
+    assert_eq!(lines(&folder.path().join("csv")), text);
+    let json = lines(&folder.path().join("json"));
+    assert_eq!(
+        json,
+        [
+            r#"{"s":"","f":"NaN","n":9223372036854775807,"d":123456789012345678.90,"t":"2020-01-01T00:00:00.123456789Z"}"#,
+            r#"{"f":"Infinity"}"#,
+            r#"{"s":"a,\"b\"","f":"-Infinity","n":-1,"d":-0.01,"t":"1969-12-31T23:59:59Z"}"#,
+            r#"{"f":1.5,"n":0,"d":0.00}"#,
+        ]
+    );
+}

@@ -15,7 +15,7 @@ const WHOLE_FLOATS: f64 = 9_007_199_254_740_992.0;
 /// Characters of a value that an error shows.
 const SHOWN_CHARS: usize = 80;
 /// Bytes of `2013-01-01`.
-const DATE_BYTES: usize = 10;
+pub(super) const DATE_BYTES: usize = 10;
 const DAY_SECONDS: i64 = 86_400;
 
 /// The number times 10^`scale`, if that is a whole number: `1.50` with scale 2 is 150, and `1.505` is none. Takes an exponent.

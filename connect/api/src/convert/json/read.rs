@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arrow::array::{
     ArrayRef, ArrowPrimitiveType, BooleanBuilder, PrimitiveBuilder, RecordBatch, StringBuilder,
 };
+use arrow::compute::kernels::cast_utils::Parser;
 use arrow::datatypes::*;
 use bytes::Bytes;
 
@@ -189,6 +190,7 @@ fn cells(data_type: &DataType, rows: usize) -> Option<Box<dyn Cells>> {
             precision: *precision,
             scale: *scale,
         }),
+        DataType::Date32 => Box::new(Dates(PrimitiveBuilder::with_capacity(rows))),
         DataType::Utf8 => Box::new(Texts(StringBuilder::with_capacity(rows, rows * TEXT_BYTES))),
         DataType::Timestamp(unit, zone) if zone.as_deref().is_none_or(|zone| zone == crate::types::UTC) => {
             match unit {
@@ -310,6 +312,25 @@ impl Cells for Texts {
             b't' | b'f' => self.0.append_value(boolean(cursor)?.to_string()),
             _ => self.0.append_value(cursor.number()?),
         }
+        Some(())
+    }
+
+    fn append_null(&mut self) {
+        self.0.append_null();
+    }
+
+    fn finish(&mut self) -> ArrayRef {
+        Arc::new(self.0.finish())
+    }
+}
+
+struct Dates(PrimitiveBuilder<Date32Type>);
+
+impl Cells for Dates {
+    fn read(&mut self, cursor: &mut Cursor<'_>) -> Option<()> {
+        let text = cursor.string()?;
+        let is_common = text.len() == exact::DATE_BYTES && text.starts_with(|c: char| c.is_ascii_digit());
+        self.0.append_value(is_common.then(|| Date32Type::parse(&text)).flatten()?);
         Some(())
     }
 

@@ -37,6 +37,8 @@ fn schema() -> SchemaRef {
         Field::new("ms", utc(TimeUnit::Millisecond), true),
         Field::new("us", DataType::Timestamp(TimeUnit::Microsecond, None), true),
         Field::new("ns", utc(TimeUnit::Nanosecond), true),
+        Field::new("date", DataType::Date32, true),
+        Field::new("dec", DataType::Decimal128(12, 3), true),
     ]))
 }
 
@@ -56,7 +58,10 @@ type Plain = (
     Option<String>,
 );
 
-type Row = (Plain, (Option<i64>, Option<(i64, u16)>, Option<(i64, u32)>, Option<i64>));
+type Row = (Plain, (Option<i64>, Option<(i64, u16)>, Option<(i64, u32)>, Option<i64>), Exact);
+
+/// A day of the years 0 to 9999, and thousandths.
+type Exact = (Option<i32>, Option<i64>);
 
 fn row() -> impl Strategy<Value = Row> {
     (
@@ -70,6 +75,7 @@ fn row() -> impl Strategy<Value = Row> {
             )),
             any::<Option<i64>>(),
         ),
+        (prop::option::of(-700_000i32..2_900_000), prop::option::of(-999_999_999_999i64..1_000_000_000_000)),
     )
 }
 
@@ -92,6 +98,13 @@ fn batch(rows: &[Row]) -> RecordBatch {
         of(kind(9), rows.iter().map(|row| row.1.1.map(|(s, ms)| s * 1_000 + i64::from(ms))).collect()),
         of(kind(10), rows.iter().map(|row| row.1.2.map(|(s, us)| s * 1_000_000 + i64::from(us))).collect()),
         of(kind(11), rows.iter().map(|row| row.1.3).collect()),
+        Arc::new(rows.iter().map(|row| row.2.0).collect::<Date32Array>()),
+        Arc::new(
+            rows.iter()
+                .map(|row| row.2.1.map(i128::from))
+                .collect::<Decimal128Array>()
+                .with_data_type(kind(13).clone()),
+        ),
     ];
     RecordBatch::try_new(schema, columns).unwrap()
 }
@@ -109,6 +122,7 @@ fn value() -> impl Strategy<Value = String> {
         any::<String>().prop_map(|text| serde_json::to_string(&text).unwrap()),
         "\"(\\\\[\"\\\\/bfnrtu]|[0-9a-f]|ä){0,12}\"",
         "\"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-6][0-9]([.][0-9]{0,10})?(Z|[+]01:00)?\"",
+        "\"[0-9]{4}-[01][0-9]-[0-3][0-9]( 10:00:00)?\"",
         "[\\[{]{0,3}[0-9]*[\\]}]{0,3}",
         Just("[1,{\"a\":[true,null]},\"x\"]".to_owned()),
         Just("{}".to_owned()),
@@ -118,7 +132,7 @@ fn value() -> impl Strategy<Value = String> {
 fn object() -> impl Strategy<Value = Bytes> {
     let name = prop_oneof![
         prop::sample::select(vec![
-            "b", "i", "i16", "u", "u8", "f", "f32", "na\"me\n", "ts", "ms", "us", "ns"
+            "b", "i", "i16", "u", "u8", "f", "f32", "na\"me\n", "ts", "ms", "us", "ns", "date", "dec"
         ])
         .prop_map(str::to_owned),
         "[a-c]{1,2}",
