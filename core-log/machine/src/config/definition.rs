@@ -158,6 +158,38 @@ impl Definition {
             .map_err(|why| format!("Invalid value {value} for configuration {}: {why}", self.name))
     }
 
+    /// A value as it is kept and shown: what Kafka makes of it when it reads it, however it was written.
+    ///
+    /// # Errors
+    /// As [`Definition::validate`].
+    pub fn canonical(&self, value: &str) -> Result<String, String> {
+        self.validate(value)?;
+        let text = value.trim();
+        let number = text.parse::<i64>().map(|number| number.to_string());
+        let fraction = text.parse::<f64>().map(|number| format!("{number:?}"));
+        Ok(match self.kind {
+            Type::Boolean => text.to_ascii_lowercase(),
+            Type::Short | Type::Int | Type::Long => number.unwrap_or_else(|_| text.to_owned()),
+            Type::Double => fraction.unwrap_or_else(|_| text.to_owned()),
+            Type::List => {
+                let mut items: Vec<&str> = Vec::new();
+                for item in self.texts(text) {
+                    if !(self.is_choice() && items.contains(&item)) {
+                        items.push(item);
+                    }
+                }
+                items.join(",")
+            }
+            Type::String | Type::Class => text.to_owned(),
+            Type::Password => value.to_owned(),
+        })
+    }
+
+    /// Whether it is made of words of which there are only so many.
+    fn is_choice(&self) -> bool {
+        matches!(self.check, Check::OneOf(_) | Check::OneOfAnyCase(_))
+    }
+
     fn well_typed(&self, value: &str) -> Result<(), String> {
         let (ok, wanted) = match self.kind {
             Type::Boolean => (
@@ -174,6 +206,10 @@ impl Definition {
     }
 
     fn allowed(&self, value: &str) -> Result<(), String> {
+        let is_list = self.kind == Type::List && self.is_choice() && !value.is_empty();
+        if is_list && value.split(',').any(|text| text.trim().is_empty()) {
+            return Err("its values must not be empty; there is a comma too many.".to_owned());
+        }
         let whole = || value.parse::<i64>().unwrap_or_default();
         let (ok, wanted) = match self.check {
             Check::Any => return Ok(()),
@@ -250,6 +286,9 @@ mod tests {
             ("cleanup.policy", "compact,delete", true),
             ("cleanup.policy", "compact, delete", true),
             ("cleanup.policy", "shred", false),
+            ("cleanup.policy", "", true),
+            ("cleanup.policy", ",delete", false),
+            ("cleanup.policy", "compact,,delete", false),
             ("compression.type", "zstd", true),
             ("compression.type", "brotli", false),
             ("compression.gzip.level", "0", false),
@@ -273,5 +312,34 @@ mod tests {
             topic_definition("retention.ms").unwrap().validate("-2"),
             Err("Invalid value -2 for configuration retention.ms: it must be at least -1.".into())
         );
+    }
+
+    #[test]
+    fn values_are_kept_as_kafka_reads_them() {
+        let table = [
+            ("cleanup.policy", " compact , delete ", "compact,delete"),
+            ("cleanup.policy", "delete,delete", "delete"),
+            ("cleanup.policy", " ", ""),
+            ("retention.ms", " 77 ", "77"),
+            ("retention.ms", "+78", "78"),
+            ("retention.ms", "007", "7"),
+            ("retention.bytes", "-0", "0"),
+            ("preallocate", " TRUE ", "true"),
+            ("min.cleanable.dirty.ratio", "1e-1", "0.1"),
+            ("min.cleanable.dirty.ratio", "0.50", "0.5"),
+            ("min.cleanable.dirty.ratio", "1", "1.0"),
+            ("compression.type", " gzip ", "gzip"),
+            ("leader.replication.throttled.replicas", " 0:1 , 1:2", "0:1,1:2"),
+            ("leader.replication.throttled.replicas", "0:1,0:1", "0:1,0:1"),
+            ("leader.replication.throttled.replicas", " * ", "*"),
+        ];
+        for (name, value, expected) in table {
+            let definition = topic_definition(name).unwrap();
+            assert_eq!(definition.canonical(value).as_deref(), Ok(expected), "{name}={value:?}");
+            assert_eq!(definition.canonical(expected).as_deref(), Ok(expected), "{name}: stays as it is");
+        }
+        let password = broker_definition("ssl.key.password").unwrap();
+        assert_eq!(password.canonical(" s ").as_deref(), Ok(" s "), "a secret is no matter of taste");
+        assert!(topic_definition("retention.ms").unwrap().canonical("soon").is_err());
     }
 }

@@ -21,4 +21,5 @@ pub use definition::{
     topic_definitions,
 };
 pub use effective::{Effective, Entry, Setting, Source, Static};
+pub(crate) use topic_config::judge_together;
 pub use topic_config::{Cleanup, Compression, TimestampType, TopicConfig};

@@ -119,6 +119,26 @@ impl TopicConfig {
     }
 }
 
+/// Judges what holds of a topic only of several values together, or only here: each is right by itself.
+///
+/// # Errors
+/// What is wrong, and what would be right, as a sentence.
+pub(crate) fn judge_together(value: impl Fn(&str) -> Option<String>) -> Result<(), String> {
+    if value("remote.storage.enable").is_some_and(|flag| flag.trim().eq_ignore_ascii_case("true")) {
+        return Err("Tiered storage is not there in this broker, so no topic can use remote log storage; \
+                    leave remote.storage.enable at false."
+            .to_owned());
+    }
+    let lag = |name: &str| value(name).and_then(|text| text.trim().parse::<i64>().ok());
+    match (lag("min.compaction.lag.ms"), lag("max.compaction.lag.ms")) {
+        (Some(min), Some(max)) if min > max => Err(format!(
+            "Conflicting topic configs: min.compaction.lag.ms ({min}) is more than max.compaction.lag.ms ({max}); \
+             lower the one or raise the other."
+        )),
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -17,7 +17,9 @@ use super::controller::{Controller, Decision, Refusal};
 use super::image::{ConfigScope, Image};
 use super::partition_change::ELR_FEATURE;
 use super::topic_name::validate_topic_name;
-use crate::config::{Definition, Effective, Type, Update, broker_definition, topic_definition};
+use crate::config::{
+    Definition, Effective, Type, Update, broker_definition, judge_together, topic_definition,
+};
 
 /// In-sync replicas below which nothing is acknowledged.
 const MIN_ISR: &str = "min.insync.replicas";
@@ -96,6 +98,9 @@ impl Controller {
                 return Err(Refusal::new(ErrorCode::InvalidRequest, message));
             }
         }
+        if let ConfigScope::Topic(topic) = &scope {
+            self.judge_topic(image, topic, &changes)?;
+        }
         let unchanged = |name: &str, value: Option<&ByteString>| {
             image.config(&scope, name).map(|set| &**set) == value.map(|value| &**value)
         };
@@ -115,6 +120,22 @@ impl Controller {
             records.push(forget_eligible(&scope)?);
         }
         Ok(records)
+    }
+
+    /// Whether what a topic has set goes together once it is changed.
+    fn judge_topic(
+        &self,
+        image: &Image,
+        topic: &str,
+        changes: &BTreeMap<ByteString, Option<ByteString>>,
+    ) -> Result<(), Refusal> {
+        let effective = Effective::new(image, NodeId(-1), &self.statics);
+        let value = |name: &str| match changes.get(name) {
+            Some(Some(value)) => Some(value.to_string()),
+            Some(None) => effective.topic_value(None, name),
+            None => effective.topic_value(Some(topic), name),
+        };
+        judge_together(value).map_err(|why| Refusal::new(ErrorCode::InvalidConfig, why))
     }
 
     /// The value after one operation; `None` when it is no longer set.
@@ -152,8 +173,8 @@ impl Controller {
             ConfigScope::Topic(_) => ErrorCode::InvalidConfig,
             ConfigScope::Broker(_) | ConfigScope::BrokerDefault => ErrorCode::InvalidRequest,
         };
-        definition.validate(&value).map_err(|why| Refusal::new(wrong, why))?;
-        Ok(Some(value))
+        let value = definition.canonical(&value).map_err(|why| Refusal::new(wrong, why))?;
+        Ok(Some(value.into()))
     }
 
     fn edit_list(

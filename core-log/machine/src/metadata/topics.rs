@@ -20,7 +20,7 @@ use super::controller::{Controller, Decision, MAX_PARTITIONS_PER_REQUEST, NewIds
 use super::image::{ConfigScope, Image};
 use super::topic_name::{collide, may_collide, validate_topic_name};
 use super::{Record, placement};
-use crate::config::{Effective, topic_definition};
+use crate::config::{Effective, judge_together, topic_definition};
 
 /// The metadata log itself; nobody may create it.
 const METADATA_TOPIC: &str = "__cluster_metadata";
@@ -79,7 +79,7 @@ impl Controller {
             return Err(Refusal::new(ErrorCode::InvalidRequest, message));
         }
         judge_name(image, &topic.name)?;
-        let configs = judge_configs(topic)?;
+        let configs = self.judge_configs(image, topic)?;
         let id = new_ids();
         let assignment = if topic.assignments.is_empty() {
             self.automatic_assignment(image, topic, id, max_partitions)?
@@ -103,6 +103,30 @@ impl Controller {
         assume(image, &records);
         let result = self.created(image, topic, id, &assignment);
         Ok((records, result))
+    }
+
+    fn judge_configs(
+        &self,
+        image: &Image,
+        topic: &CreatableTopic,
+    ) -> Result<BTreeMap<ByteString, ByteString>, Refusal> {
+        let invalid = |message: String| Refusal::new(ErrorCode::InvalidConfig, message);
+        let mut configs: BTreeMap<ByteString, ByteString> = BTreeMap::new();
+        for config in &topic.configs {
+            let definition = topic_definition(&config.name)
+                .ok_or_else(|| invalid(format!("Unknown topic config name: {}", config.name)))?;
+            let Some(value) = &config.value else {
+                return Err(invalid(format!("Null value not supported for topic configs: {}", config.name)));
+            };
+            let value = definition.canonical(value).map_err(invalid)?;
+            configs.insert(config.name.clone(), value.into());
+        }
+        let defaults = Effective::new(image, NodeId(-1), &self.statics);
+        let value = |name: &str| {
+            configs.get(name).map(|value| value.to_string()).or_else(|| defaults.topic_value(None, name))
+        };
+        judge_together(value).map_err(invalid)?;
+        Ok(configs)
     }
 
     fn automatic_assignment(
@@ -278,21 +302,6 @@ fn judge_name(image: &Image, name: &str) -> Result<(), Refusal> {
         return Err(Refusal::new(ErrorCode::InvalidTopicException, message));
     }
     Ok(())
-}
-
-fn judge_configs(topic: &CreatableTopic) -> Result<BTreeMap<ByteString, ByteString>, Refusal> {
-    let invalid = |message: String| Refusal::new(ErrorCode::InvalidConfig, message);
-    let mut configs = BTreeMap::new();
-    for config in &topic.configs {
-        let definition = topic_definition(&config.name)
-            .ok_or_else(|| invalid(format!("Unknown topic config name: {}", config.name)))?;
-        let Some(value) = &config.value else {
-            return Err(invalid(format!("Null value not supported for topic configs: {}", config.name)));
-        };
-        definition.validate(value).map_err(invalid)?;
-        configs.insert(config.name.clone(), value.clone());
-    }
-    Ok(configs)
 }
 
 fn manual_assignment(image: &Image, topic: &CreatableTopic) -> Result<Assignment, Refusal> {

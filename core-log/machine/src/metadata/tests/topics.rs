@@ -1,5 +1,7 @@
 //! Topics, partitions and configurations.
 
+use std::sync::Arc;
+
 use bytestring::ByteString;
 use millstream_protocol::ErrorCode;
 use millstream_protocol::messages::create_partitions::CreatePartitionsTopic;
@@ -13,7 +15,7 @@ use millstream_record::{NodeId, Uuid};
 
 use super::{assigned, cluster, commit, configured, controller, create, topic};
 use crate::config::{Effective, Source, Static};
-use crate::metadata::{ConfigScope, InternalTopic};
+use crate::metadata::{ConfigScope, Controller, InternalTopic};
 
 #[test]
 fn bad_topics_are_refused_with_kafkas_codes() {
@@ -33,6 +35,10 @@ fn bad_topics_are_refused_with_kafkas_codes() {
         (configured("c", "retention.ms", Some("x")), E::InvalidConfig),
         (configured("c", "retention.ms", None), E::InvalidConfig),
         (configured("c", "colour", Some("red")), E::InvalidConfig),
+        (configured("c", "remote.storage.enable", Some("true")), E::InvalidConfig),
+        (configured("c", "remote.storage.enable", Some("false")), E::None),
+        (lags("c", "5", "4"), E::InvalidConfig),
+        (lags("c", "5", "5"), E::None),
         (assigned("m", &[(0, &[1, 2]), (1, &[2, 1])]), E::None),
         (assigned("m", &[(0, &[1]), (2, &[2])]), E::InvalidReplicaAssignment),
         (assigned("m", &[(0, &[1]), (0, &[2])]), E::InvalidReplicaAssignment),
@@ -208,6 +214,10 @@ fn configs_are_altered_by_operation() {
     type Row = (i8, &'static str, &'static str, i8, Option<&'static str>, ErrorCode, Option<&'static str>);
     let table: &[Row] = &[
         (topic_type, "t", "retention.ms", set, Some("7"), E::None, Some("7")),
+        (topic_type, "t", "retention.ms", set, Some(" +78 "), E::None, Some("78")),
+        (topic_type, "t", "cleanup.policy", set, Some(" compact , delete "), E::None, Some("compact,delete")),
+        (topic_type, "t", "cleanup.policy", set, Some(",delete"), E::InvalidConfig, None),
+        (topic_type, "t", "remote.storage.enable", set, Some("TRUE"), E::InvalidConfig, None),
         (topic_type, "t", "retention.ms", delete, None, E::None, None),
         (topic_type, "t", "retention.ms", set, Some("-7"), E::InvalidConfig, Some("5")),
         (topic_type, "t", "retention.ms", set, None, E::InvalidRequest, Some("5")),
@@ -253,6 +263,62 @@ fn configs_are_altered_by_operation() {
         let scope = ConfigScope::of_resource(*kind, resource);
         let stored = scope.and_then(|scope| image.config(&scope, name).map(|value| value.to_string()));
         assert_eq!(stored.as_deref(), *after, "{shown}");
+    }
+}
+
+fn lags(name: &str, min: &str, max: &str) -> CreatableTopic {
+    let mut topic = configured(name, "min.compaction.lag.ms", Some(min));
+    topic.configs.extend(configured(name, "max.compaction.lag.ms", Some(max)).configs);
+    topic
+}
+
+#[test]
+fn values_that_do_not_go_together_are_refused_whenever_they_were_set() {
+    const MIN: &str = "min.compaction.lag.ms";
+    const MAX: &str = "max.compaction.lag.ms";
+    const SET: i8 = 0;
+    const DELETE: i8 = 1;
+    let statics: Static =
+        [("log.cleaner.max.compaction.lag.ms".to_owned(), "2000".to_owned())].into_iter().collect();
+    let controller = Controller::new(Arc::new(statics));
+    let mut image = cluster(1);
+    create(&mut image, vec![topic("t", 1, 1)]);
+    type Row = (&'static [(&'static str, i8, Option<&'static str>)], bool);
+    let table: &[Row] = &[
+        (&[(MIN, SET, Some("2001"))], false), // more than what the broker's file says
+        (&[(MIN, SET, Some("1000"))], true),
+        (&[(MAX, SET, Some("10"))], false),
+        (&[(MAX, SET, Some("10")), (MIN, SET, Some("9"))], true),
+        (&[(MIN, SET, Some("11"))], false),
+        (&[(MAX, SET, Some("3000"))], true),
+        (&[(MIN, SET, Some("3000"))], true),
+        (&[(MAX, DELETE, None)], false),
+        (&[(MAX, DELETE, None), (MIN, DELETE, None)], true),
+    ];
+    for (changes, is_right) in table {
+        let config = |&(name, operation, value): &(&str, i8, Option<&str>)| AlterableConfig {
+            name: name.into(),
+            config_operation: operation,
+            value: value.map(ByteString::from),
+        };
+        let request = IncrementalAlterConfigsRequest {
+            resources: vec![AlterConfigsResource {
+                resource_type: 2,
+                resource_name: "t".into(),
+                configs: changes.iter().map(config).collect(),
+            }],
+            ..IncrementalAlterConfigsRequest::default()
+        };
+        let decision = controller.alter_configs(&image, &request);
+        let answer = &decision.response.responses[0];
+        let expected = if *is_right { ErrorCode::None } else { ErrorCode::InvalidConfig };
+        assert_eq!(
+            ErrorCode::from_code(answer.error_code),
+            expected,
+            "{changes:?} {:?}",
+            answer.error_message
+        );
+        commit(&mut image, decision.records);
     }
 }
 
