@@ -99,10 +99,9 @@ fn find(
             let settled = partition.settled_marks(LeaderEpoch(asked.current_leader_epoch))?;
             Ok(at(settled.readable_end(isolation), settled.epoch))
         }
-        EARLIEST | EARLIEST_LOCAL | EARLIEST_PENDING_UPLOAD => {
-            Ok(at(marks.start, partition.epoch_at(marks.start)))
-        }
-        LATEST_TIERED => Ok(NOWHERE),
+        EARLIEST | EARLIEST_LOCAL => Ok(at(marks.start, partition.epoch_at(marks.start))),
+        // There is no tier above this one: nothing is in it, and nothing waits to go there.
+        LATEST_TIERED | EARLIEST_PENDING_UPLOAD => Ok(NOWHERE),
         OF_MAX_TIMESTAMP => look(|| partition.plan_max_timestamp(), end),
         time if time >= 0 => look(|| partition.plan_by_time(Millis(time)), end),
         _ => Err(ErrorCode::UnsupportedVersion.into()),

@@ -213,6 +213,10 @@ fn offsets_are_found_by_place_and_by_time() {
     ] {
         assert_eq!(node.offset("t", 0, timestamp), (ErrorCode::None, expected), "{timestamp}");
     }
+    for tiered in [-5, -6] {
+        let found = node.offset("t", 0, tiered);
+        assert_eq!(found, (ErrorCode::None, -1), "{tiered}: there is no tier above this one");
+    }
     assert_eq!(node.offset("t", 5, -1).0, ErrorCode::UnknownTopicOrPartition);
     assert_eq!(node.offset("t", 0, -9).0, ErrorCode::UnsupportedVersion);
 }
