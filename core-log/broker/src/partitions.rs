@@ -1,6 +1,7 @@
 //! The replicas that are on this broker, kept as the metadata says.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -13,7 +14,7 @@ use millstream_machine::metadata::{
 };
 use millstream_protocol::ErrorCode;
 use millstream_record::{LeaderEpoch, Offset, TopicId, TopicPartition, Uuid};
-use millstream_storage::{DeletedLog, Log, LogConfig, LogDir, Offsets, OpenFiles, StorageError};
+use millstream_storage::{DeletedLog, Log, LogConfig, LogDir, Offsets, OpenFiles, Room, StorageError};
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 
@@ -100,6 +101,12 @@ impl Partitions {
             Some(Slot::Broken(_)) => Err(ErrorCode::KafkaStorageError),
             Some(Slot::Elsewhere) | None => Err(ErrorCode::NotLeaderOrFollower),
         }
+    }
+
+    /// Where the logs are, and the room on that disk where it is known.
+    pub(crate) fn log_dir(&self) -> (PathBuf, Option<Room>) {
+        let dir = self.dir.read();
+        (dir.path().to_owned(), dir.room().ok().flatten())
     }
 
     /// Whether the disk has failed: nothing here is written or led any more until the node starts again.

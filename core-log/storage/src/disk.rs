@@ -1,6 +1,6 @@
 //! The one door to a disk: [`Disk`] names files and directories, [`DiskFile`] reads and writes one of them.
 //!
-//! Everything durable in Millstream goes through these fourteen calls, so a simulated disk that forgets unsynced sectors,
+//! Everything durable in Millstream goes through these fifteen calls, so a simulated disk that forgets unsynced sectors,
 //! undoes unsynced names or flips bits needs to implement nothing else. What the rest of storage relies on:
 //!
 //! - [`DiskFile::sync`] makes a file's bytes and length durable, [`Disk::sync_dir`] its name. Neither implies the other.
@@ -62,6 +62,19 @@ pub trait Disk: Send + Sync + 'static {
     /// Takes the exclusive lock named by a file, which is created when missing; [`io::ErrorKind::WouldBlock`] when
     /// another process, or another owner in this one, holds it.
     fn lock(&self, path: &Path) -> io::Result<DirLock>;
+    /// How much room there is for `dir`; `None` where that is not known.
+    fn room(&self, _dir: &Path) -> io::Result<Option<Room>> {
+        Ok(None)
+    }
+}
+
+/// The room on a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// All of it, in bytes.
+    pub total: u64,
+    /// What we may still write, in bytes.
+    pub usable: u64,
 }
 
 /// An open file. Positions are explicit, so readers and the one writer share a handle.

@@ -78,7 +78,7 @@ mod snapshot;
 pub use append::{AppendInfo, AppendOrigin, AppendSummary, validate_for_append, validate_for_follower};
 pub use checkpoint::Offsets;
 pub use config::LogConfig;
-pub use disk::{DirEntry, Disk, DiskFile, FaultyDisk, MemoryDisk, OpenMode, RealDisk};
+pub use disk::{DirEntry, Disk, DiskFile, FaultyDisk, MemoryDisk, OpenMode, RealDisk, Room};
 pub use epoch_file::EpochsJob;
 pub use epochs::LeaderEpochs;
 pub use error::{Result, StorageError};

@@ -8,7 +8,7 @@ use millstream_record::{Millis, NodeId, Offset, TopicId, TopicPartition, Uuid};
 
 use crate::checkpoint::{self, Offsets};
 use crate::config::LogConfig;
-use crate::disk::{self, DirLock, Disk};
+use crate::disk::{self, DirLock, Disk, Room};
 use crate::error::{Result, StorageError};
 use crate::handle::OpenFiles;
 use crate::log::Log;
@@ -118,6 +118,14 @@ impl LogDir {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The room on its disk; `None` where that is not known.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`].
+    pub fn room(&self) -> Result<Option<Room>> {
+        self.disk().room(&self.path).map_err(StorageError::io(&self.path))
     }
 
     /// Whether the last owner closed it in order.

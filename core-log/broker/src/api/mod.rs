@@ -7,6 +7,7 @@ mod cluster;
 mod controller;
 mod describe_cluster;
 mod describe_configs;
+mod describe_log_dirs;
 mod fetch;
 mod find_coordinator;
 mod groups;
@@ -48,6 +49,7 @@ pub(crate) fn dispatch(broker: &Broker, ctx: Ctx, request: Request) -> Receipt {
         Request::ApiVersions(request) => now(api_versions::handle(shared, &ctx, &request)),
         Request::DescribeCluster(request) => now(describe_cluster::handle(shared, &ctx, &request)),
         Request::DescribeConfigs(request) => now(describe_configs::handle(shared, &request)),
+        Request::DescribeLogDirs(request) => describe_log_dirs::handle(broker, request),
         Request::IncrementalAlterConfigs(request) => topics::alter_configs(broker, request),
         Request::CreateTopics(request) => topics::create(broker, request),
         Request::DeleteTopics(request) => topics::delete(broker, &ctx, request),

@@ -173,6 +173,13 @@ impl Partition {
         }
     }
 
+    /// Bytes of the log, and how many of the records that are known to be committed it does not have yet.
+    pub(crate) fn size_and_lag(&self) -> (u64, i64) {
+        let state = self.state.lock();
+        let lag = state.role.high_watermark().0 - state.log.end_offset().0;
+        (state.log.size_bytes(), lag.max(0))
+    }
+
     /// The end of the log.
     pub(crate) fn end(&self) -> Offset {
         self.state.lock().log.end_offset()

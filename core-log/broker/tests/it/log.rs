@@ -4,11 +4,15 @@ use std::path::Path;
 
 use futures::FutureExt;
 use millstream_protocol::ErrorCode;
+use millstream_protocol::messages::describe_log_dirs::{
+    DescribableLogDirTopic, DescribeLogDirsResult, DescribeLogDirsTopic,
+};
 use millstream_protocol::messages::offset_for_leader_epoch::{
     OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
 use millstream_protocol::messages::{
-    DescribeLogDirsRequest, FetchRequest, OffsetForLeaderEpochRequest, ProduceRequest,
+    AlterReplicaLogDirsRequest, DescribeLogDirsRequest, FetchRequest, OffsetForLeaderEpochRequest,
+    ProduceRequest,
 };
 use millstream_record::{BatchOptions, Compression};
 use millstream_storage::FaultyDisk;
@@ -280,9 +284,54 @@ fn a_failed_fsync_acknowledges_nothing_and_is_not_tried_again() {
 #[test]
 fn what_is_not_served_is_refused_by_name() {
     let node = Harness::start();
-    let refused =
-        node.wait::<DescribeLogDirsRequest>(node.send(DescribeLogDirsRequest::default())).unwrap_err();
-    assert!(refused.to_string().contains("DescribeLogDirs"), "{refused}");
+    let refused = node
+        .wait::<AlterReplicaLogDirsRequest>(node.send(AlterReplicaLogDirsRequest::default()))
+        .unwrap_err();
+    assert!(refused.to_string().contains("AlterReplicaLogDirs"), "{refused}");
+}
+
+#[test]
+fn the_log_directory_says_what_is_in_it() {
+    let node = Harness::start();
+    node.create("t", 2, &[]);
+    node.create("u", 1, &[]);
+    node.put("t", 1, &["a", "b"]);
+    node.put("t", 1, &["c"]);
+    let bytes = (batch(&["a", "b"]).len() + batch(&["c"]).len()) as i64;
+    let describe = |topics| {
+        let answer = node.call(DescribeLogDirsRequest { topics });
+        assert_eq!((answer.error_code, answer.results.len()), (0, 1), "there is one directory");
+        answer.results[0].clone()
+    };
+    let named = |name: &str, partitions: &[i32]| DescribableLogDirTopic {
+        topic: name.into(),
+        partitions: partitions.to_vec(),
+    };
+    let sizes = |result: &DescribeLogDirsResult| {
+        let sized = |topic: &DescribeLogDirsTopic| {
+            let name = topic.name.to_string();
+            let partitions = topic.partitions.iter();
+            assert!(partitions.clone().all(|one| one.offset_lag == 0 && !one.is_future_key), "it leads");
+            partitions
+                .map(move |one| (name.clone(), one.partition_index, one.partition_size))
+                .collect::<Vec<_>>()
+        };
+        result.topics.iter().flat_map(sized).collect::<Vec<_>>()
+    };
+    let at = |name: &str, index: i32, size: i64| (name.to_owned(), index, size);
+    let all = describe(None);
+    assert_eq!(all.error_code, 0);
+    let dir = std::path::Path::new(&*all.log_dir);
+    assert!(dir.is_absolute() && dir.join("t-1").is_dir(), "{}", all.log_dir);
+    assert!(all.usable_bytes > 0 && all.total_bytes > all.usable_bytes, "{all:?}");
+    assert_eq!(sizes(&all), [at("t", 0, 0), at("t", 1, bytes), at("u", 0, 0)]);
+    assert_eq!(sizes(&describe(Some(vec![named("t", &[1, 7]), named("none", &[0])]))), [at("t", 1, bytes)]);
+    assert_eq!(sizes(&describe(Some(Vec::new()))), []);
+    node.disk.arm(Op::Sync, ".log", 0, Fault::Error);
+    assert_ne!(node.produce("t", 0, batch(&["lost"])).error_code, 0);
+    let offline = describe(None);
+    assert_eq!(ErrorCode::from_code(offline.error_code), ErrorCode::KafkaStorageError);
+    assert_eq!((offline.log_dir, offline.topics, offline.total_bytes), (all.log_dir, Vec::new(), -1));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{DirEntry, DirLock, Disk, DiskFile, OpenMode};
+use super::{DirEntry, DirLock, Disk, DiskFile, OpenMode, Room};
 
 /// The calls that a [`FaultyDisk`] counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +124,9 @@ impl Disk for FaultyDisk {
     }
     fn lock(&self, path: &Path) -> io::Result<DirLock> {
         self.0.disk.lock(path)
+    }
+    fn room(&self, dir: &Path) -> io::Result<Option<Room>> {
+        self.0.disk.room(dir)
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use rustix::fs::{Advice, FlockOperation};
 use rustix::io::ReadWriteFlags;
 
-use super::{DirEntry, DirLock, Disk, DiskFile, OpenMode};
+use super::{DirEntry, DirLock, Disk, DiskFile, OpenMode, Room};
 
 /// The most parts that one `pwritev` takes (`IOV_MAX` of Linux).
 const PARTS_PER_WRITE: usize = 1024;
@@ -64,6 +64,12 @@ impl Disk for RealDisk {
             Err(rustix::io::Errno::ACCESS) => Err(io::ErrorKind::WouldBlock.into()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn room(&self, dir: &Path) -> io::Result<Option<Room>> {
+        let found = rustix::fs::statvfs(dir)?;
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        Ok(Some(Room { total: bytes(found.f_blocks), usable: bytes(found.f_bavail) }))
     }
 }
 
