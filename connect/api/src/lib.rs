@@ -44,5 +44,5 @@ pub use schema::TableSchema;
 pub use sink::{SinkBatch, SinkConnector, SinkInput, SinkOpen, SinkPartition, SinkTask};
 pub use source::{
     BadRecord, Operation, Polled, Positions, SourceBatch, SourceConnector, SourceTask, SystemColumns,
-    bad_record_schema,
+    bad_record_columns, bad_record_schema,
 };

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{Int8Array, RecordBatch, StringArray, TimestampMillisecondArray};
+use arrow::array::{ArrayRef, Int8Array, RecordBatch, StringArray, TimestampMillisecondArray, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use futures::future::BoxFuture;
+use millstream_record::Millis;
 
 use crate::types::UTC;
 use crate::{Config, ConfigDef, Result, TableSchema, TaskContext};
@@ -162,4 +163,22 @@ pub fn bad_record_schema() -> SchemaRef {
         Field::new("raw", DataType::Utf8, false),
         Field::new("at", DataType::Timestamp(TimeUnit::Millisecond, Some(UTC.into())), false),
     ]))
+}
+
+/// Dead letters as rows of [`bad_record_schema`]; `at` tells the time of each.
+pub fn bad_record_columns(connector: &str, bad: &[BadRecord], at: impl Fn(usize) -> Millis) -> RecordBatch {
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter_values(bad.iter().map(|_| connector))),
+        Arc::new(StringArray::from_iter_values(bad.iter().map(|record| record.origin.as_str()))),
+        Arc::new(bad.iter().map(|record| record.line).collect::<UInt64Array>()),
+        Arc::new(StringArray::from_iter_values(bad.iter().map(|record| record.reason.as_str()))),
+        Arc::new(StringArray::from_iter_values(
+            bad.iter().map(|record| String::from_utf8_lossy(&record.raw)),
+        )),
+        Arc::new(
+            TimestampMillisecondArray::from_iter_values((0..bad.len()).map(|row| at(row).0))
+                .with_timezone(UTC),
+        ),
+    ];
+    RecordBatch::try_new(bad_record_schema(), columns).expect("the columns are those of the schema")
 }

@@ -36,7 +36,6 @@ mod status;
 
 pub use client_log::ClientLog;
 pub use daemon::{Daemon, Lookup};
-pub use dead_letters::bad_record_columns;
 pub use error::{Result, RuntimeError};
 pub use host::{Stop, Stopper, stop_signal};
 pub use log::{Fetched, KeyFilter, Log, LogReader, LogWriter, NewRecord, Placement, TopicFacts, TopicSpec};

@@ -325,7 +325,7 @@ impl<'a> Runner<'a> {
             topics: sink.topics.clone(),
             converter: CONVERTER.to_owned(),
             ends: Some(receiver),
-            on_error: on_error(&sink.on_error),
+            on_error: on_error(self.plan.bad_input_of(sink)),
             retry: RetryPolicy::default(),
             commit_interval: COMMIT_INTERVAL,
         };
@@ -397,10 +397,11 @@ impl Running {
         match sink.from.as_deref().map(section) {
             Some(Some(section)) => self.ended.contains_key(section),
             Some(None) => self.app_ended,
-            // Bad input comes from connectors of both kinds.
+            // Bad input comes from connectors of both kinds, and from what steps read.
             None => {
                 let sources = plan.sources.iter().all(|source| self.ended.contains_key(&source.section));
                 sources
+                    && self.app_ended
                     && self.jobs.only_sinks(|name| {
                         plan.sinks.iter().any(|other| other.name == name && other.from.is_none())
                     })

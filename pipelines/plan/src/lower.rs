@@ -18,8 +18,9 @@ use millstream_streams_core::{
 
 use crate::operator::{
     AggregateFold, KeyedRows, RowReader, RowWriter, SelectRows, TableLookup, TakeColumns, unique_names,
+    with_bad_input,
 };
-use crate::plan::{Plan, SinkKind, Source, Step};
+use crate::plan::{BadInput, Plan, SinkKind, Source, SourceKind, Step};
 use crate::sql::{
     Aggregate, GroupColumn, Join, Query, Scan, ScanColumn, Select, Stage, WINDOW_END, WINDOW_START,
 };
@@ -235,10 +236,26 @@ impl Lowering<'_> {
         let time = source.time.as_ref().and_then(|time| self.position(name, time.column));
         let reader = RowReader::stream(schema, time);
         let spec = SourceSpec::new([source.topic.as_str()], move || reader.clone());
-        let port = self.builder.source(name, spec);
+        let port = self.input(&source, spec);
         let relation = Relation { port, partitions: self.partitions_of(&source) };
         self.ports.insert(name.to_owned(), relation);
         Some(relation)
+    }
+
+    /// A source. Its records are those that others wrote, or a connector, whose records are rows.
+    fn input(&mut self, source: &Source, spec: SourceSpec) -> Port {
+        let port = self.builder.source(Arc::clone(&source.table.name), with_bad_input(spec, source));
+        if let (SourceKind::Topic { .. }, BadInput::Topic(topic)) = (&source.kind, &source.on_error) {
+            let schema = millstream_connect_api::bad_record_schema();
+            self.sink(
+                &format!("{}.bad", source.table.name),
+                topic,
+                &schema,
+                &[],
+                port.side(SourceSpec::BAD_PORT),
+            );
+        }
+        port
     }
 
     /// The store of a table; its rows are read to their end before the first row of a stream.
@@ -250,12 +267,14 @@ impl Lowering<'_> {
         let schema = Arc::clone(&source.table.schema);
         let key: Vec<usize> =
             source.table.key.iter().map(|column| schema.index_of(column).ok()).collect::<Option<_>>()?;
-        let reader = RowReader::table(schema, source.time.as_ref().map(|time| time.column), key.clone());
+        let reader =
+            RowReader::table(Arc::clone(&schema), source.time.as_ref().map(|time| time.column), key.clone());
         let spec = SourceSpec::new([source.topic.as_str()], move || reader.clone()).bootstrap();
-        let port = self.builder.source(Arc::clone(name), spec);
+        let port = self.input(source, spec);
         let store: Arc<str> = format!("{name}-table").into();
         self.builder.add_store(StoreSpec::new(Arc::clone(&store)));
-        let spec = OperatorSpec::new("table", move || TableUpsert::new(KeyedRows::new(key.clone())));
+        let rows = move || KeyedRows::new(Arc::clone(&schema), key.clone());
+        let spec = OperatorSpec::new("table", move || TableUpsert::new(rows()));
         self.builder.operator(format!("{name}.table"), spec.store(Arc::clone(&store)), &[port]);
         self.tables.insert(name.to_string(), Arc::clone(&store));
         Some(store)

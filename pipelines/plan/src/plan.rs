@@ -152,6 +152,20 @@ impl Plan {
         self.steps.iter().find(|step| step.name == name).map(Step::table)
     }
 
+    /// What becomes of records that `sink` cannot decode or refuses. One that reads a topic of others itself, with no step between, does
+    /// as its source says unless it says something itself.
+    #[must_use]
+    pub fn bad_input_of<'a>(&'a self, sink: &'a Sink) -> &'a BadInput {
+        let reads = |source: &&Source| {
+            matches!(source.kind, SourceKind::Topic { .. })
+                && sink.from.as_deref() == Some(&*source.table.name)
+        };
+        match self.sources.iter().find(reads) {
+            Some(source) if sink.on_error == BadInput::Fail => &source.on_error,
+            _ => &sink.on_error,
+        }
+    }
+
     /// The topic that holds the late rows of the step `step`: rows as the step reads them.
     #[must_use]
     pub fn late_topic(&self, step: &str) -> String {

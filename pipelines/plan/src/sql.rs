@@ -5,6 +5,7 @@
 //! stages (`query`).
 
 mod accept;
+mod checked;
 mod functions;
 mod names;
 mod planner;

@@ -316,6 +316,38 @@ fn sql_outside_of_the_set() {
 }
 
 #[test]
+fn results_that_no_row_can_carry() {
+    refused(
+        "SELECT f.carrier, a.name, a.carrier FROM flights f JOIN airlines a ON f.carrier = a.carrier",
+        "p.toml:17:27: two columns of the result are called 'carrier'\n  help: name the columns one by one, and rename one: carrier AS other",
+    );
+    refused(
+        "SELECT * FROM flights f LEFT JOIN airlines a ON f.carrier = a.carrier",
+        "p.toml:17:8: two columns of the result are called 'carrier'\n  help: name the columns one by one, and rename one: a.carrier AS other",
+    );
+    refused(
+        "SELECT n, carrier AS n FROM flights",
+        "p.toml:17:11: two columns of the result are called 'n'\n  help: name the columns one by one, and rename one: n AS other",
+    );
+    refused(
+        "SELECT n, at - TIMESTAMP '2020-01-01T00:00:00Z' AS ago FROM flights",
+        "p.toml:17:11: 'ago' is of type duration(ns), which no row can carry\n  help: cast it, as CAST(... AS VARCHAR) does, or take a part of it with date_part",
+    );
+    refused(
+        "SELECT n, INTERVAL '1 day' AS d FROM flights",
+        "p.toml:17:20: 'd' is of type interval, which no row can carry\n  help: cast it, as CAST(... AS VARCHAR) does, or take a part of it with date_part",
+    );
+    refused(
+        "SELECT n, 9223372036854775807 + 1 AS m FROM flights",
+        "p.toml:17:11: Arithmetic overflow: Overflow happened on: 9223372036854775807 + 1",
+    );
+    refused(
+        "SELECT n FROM flights f JOIN airlines a ON f.carrier = a.carrier AND lower(f.carrier) = a.carrier",
+        "p.toml:17:44: ON has two equations for 'carrier'\n  help: ON names the table's key and nothing else: airlines.carrier = ...; put other conditions into WHERE",
+    );
+}
+
+#[test]
 fn windows() {
     let sql = |call: &str| format!("SELECT window_start, count(*) AS c FROM {call} GROUP BY window_start");
     refused(

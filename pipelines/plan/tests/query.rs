@@ -266,3 +266,145 @@ fn every_aggregate_resumes_from_its_saved_state() {
         assert_eq!(run.read("p.out"), [format!("{{\"v\":{expected}}}")], "{call}");
     }
 }
+
+#[test]
+fn what_cannot_be_computed_says_for_which_row_and_how_to_mend_it() {
+    let most = i64::MAX;
+    let grouped = "FROM TUMBLE(flights, at, INTERVAL '1 hour') GROUP BY window_start";
+    for (sql, row, expected) in [
+        (
+            "SELECT n + 1 AS m FROM flights".to_owned(),
+            format!("{{\"n\":{most}}}"),
+            format!(
+                "in step \"out.select\": n + 1 for the row {{\"n\":{most}}}: Arithmetic overflow: Overflow happened on: {most} + 1; cast to a wider type before, as CAST(... AS DECIMAL(38, 0)) does"
+            ),
+        ),
+        (
+            "SELECT carrier FROM flights WHERE n * 2 > 1".to_owned(),
+            format!("{{\"n\":{most}}}"),
+            format!(
+                "in step \"out.select\": n * 2 > 1 for the row {{\"n\":{most}}}: Arithmetic overflow: Overflow happened on: {most} * 2; cast to a wider type before, as CAST(... AS DECIMAL(38, 0)) does"
+            ),
+        ),
+        (
+            "SELECT -n AS m FROM flights".to_owned(),
+            format!("{{\"n\":{}}}", i64::MIN),
+            format!(
+                "in step \"out.select\": 0 - n for the row {{\"n\":{0}}}: Arithmetic overflow: Overflow happened on: 0 - {0}; cast to a wider type before, as CAST(... AS DECIMAL(38, 0)) does",
+                i64::MIN
+            ),
+        ),
+        (
+            "SELECT 10 / n AS m FROM flights".to_owned(),
+            r#"{"n":0,"carrier":"a"}"#.to_owned(),
+            "in step \"out.select\": 10 / n for the row {\"n\":0}: Divide by zero error; divide by NULLIF(..., 0), which gives null then".to_owned(),
+        ),
+        (
+            "SELECT CAST(carrier AS INT) AS m FROM flights".to_owned(),
+            r#"{"carrier":"one"}"#.to_owned(),
+            "in step \"out.select\": CAST(carrier AS Int32) for the row {\"carrier\":\"one\"}: Cannot cast string 'one' to value of Int32 type; use TRY_CAST, which gives null then".to_owned(),
+        ),
+        (
+            format!("SELECT sum(n) AS s {grouped}"),
+            format!("{{\"n\":{most},\"at\":\"2013-01-01T10:00:00Z\"}}"),
+            String::new(),
+        ),
+    ] {
+        let time = if sql.contains("TUMBLE") { "time = { column = 'at' }" } else { "" };
+        let mut run = run(time, &sql, &[]);
+        let mut failed = run.try_row("flights", &row);
+        if expected.is_empty() {
+            failed.unwrap();
+            failed = run.try_row("flights", r#"{"n":5,"at":"2013-01-01T10:00:00Z"}"#);
+        }
+        let found = failed.map_or_else(|error| error.to_string(), |()| format!("{:?}", run.read("p.out")));
+        match expected.is_empty() {
+            false => assert_eq!(found, expected, "{sql}"),
+            true => assert_eq!(
+                found,
+                format!(
+                    "in step \"out.group\": sum(n): Arithmetic overflow: Overflow happened on: {most} + 5; cast to a wider type before, as CAST(... AS DECIMAL(38, 0)) does"
+                )
+            ),
+        }
+    }
+}
+
+#[test]
+fn guarded_arithmetic_is_not_an_error() {
+    check(
+        "SELECT CASE WHEN n < 9 THEN n + 1 END AS m, 6 / nullif(n, 0) AS q FROM flights",
+        &[&format!("{{\"n\":{}}}", i64::MAX), r#"{"n":0}"#, r#"{"n":2}"#],
+        &[r#"{"q":0}"#, r#"{"m":1}"#, r#"{"m":3,"q":3}"#],
+    );
+    check(
+        "SELECT substr(carrier, 2) AS a, substring(carrier FROM 2 FOR 1) AS b FROM flights",
+        &[r#"{"carrier":"abc"}"#],
+        &[r#"{"a":"bc","b":"b"}"#],
+    );
+}
+
+/// What is kept with state must not change by an upgrade of DataFusion: it would refuse the state of every older pipeline.
+#[test]
+fn states_say_what_they_are_of() {
+    let said = |time: &str, sql: &str, store: &str| {
+        let mut run = run(time, sql, &[r#"{"carrier":"UA","n":1,"at":"2013-01-01T10:00:00Z"}"#]);
+        run.driver.commit().unwrap();
+        let layout = run.driver.store(store).unwrap().get(&[0xff, b'l']).unwrap();
+        String::from_utf8(layout.unwrap_or_default().to_vec()).unwrap()
+    };
+    let time = "time = { column = 'at' }";
+    assert_eq!(
+        said(
+            time,
+            "SELECT window_end, x + 1 AS g, upper(carrier) AS u, sum(n * 2) AS s, avg(x) AS a, count(*) FILTER (WHERE n > 1 AND carrier LIKE 'a%') AS c FROM HOP(flights, at, INTERVAL '10 minutes', INTERVAL '1 hour') GROUP BY window_end, upper(carrier), x + 1",
+            "out"
+        ),
+        "[sum(n * 2): Int64, avg(x): UInt64: Float64, count(1) FILTER (WHERE n > 1 AND carrier LIKE a%): Int64] grouped by [window_end, upper(carrier): Utf8, x + 1: Float64] in windows of 3600000 ms every 600000 ms"
+    );
+    let grouped = "SELECT carrier, max(at) AS m FROM flights GROUP BY carrier";
+    assert_eq!(said("", grouped, "out"), "[max(at): Timestamp(µs, \"+00:00\")] grouped by [carrier: Utf8]");
+    let joined = "SELECT n, name FROM flights f JOIN airlines a ON f.carrier = a.carrier";
+    assert_eq!(
+        said("", joined, "airlines-table"),
+        "a table [carrier: Utf8, name: Utf8, size: Int64] by [carrier]"
+    );
+}
+
+/// A topic that others write, with one record that is no row between others.
+#[test]
+fn records_that_are_no_rows_go_where_the_source_says() {
+    let text = |on_error: &str| {
+        format!(
+            "version = 1\nname = \"p\"\n[source.ev]\ntype = \"topic\"\ntopic = \"ev\"\ncolumns = {{ n = \"int64\" }}\n{on_error}\n[step.out]\nsql = 'SELECT n FROM ev'\n[sink.screen]\ntype = \"print\"\nfrom = \"out\"\n"
+        )
+    };
+    let keeper = "[sink.bad]\ntype = \"file\"\npath = \"bad\"\n";
+    let rows = [r#"{"n":1}"#, "bad", "{\"n\":\"x\"}", r#"{"n":2}"#, "worse"];
+    for (on_error, kept) in [("on_error = \"dlq:bad\"", true), ("on_error = \"skip\"", false)] {
+        let mut run = Run::new(&(text(on_error) + if kept { keeper } else { "" }));
+        rows.iter().for_each(|row| run.row("ev", row));
+        run.driver.end_inputs().unwrap();
+        assert_eq!(run.read("p.out"), [r#"{"n":1}"#, r#"{"n":2}"#]);
+        assert_eq!(run.driver.counters("ev").bad, 3);
+        if kept {
+            let bad = run.read("p.ev.bad");
+            assert_eq!(bad.len(), 3, "{bad:?}");
+            for (letter, raw) in bad.iter().zip(["\"bad\"", "\"{\\\"n\\\":\\\"x\\\"}\"", "\"worse\""]) {
+                let (begin, end) = (
+                    "{\"connector\":\"ev\",\"origin\":\"ev-0\",\"line\":",
+                    "\"at\":\"1970-01-01T00:00:00Z\"}",
+                );
+                assert!(letter.starts_with(begin) && letter.ends_with(end), "{letter}");
+                assert!(letter.contains(&format!("\"raw\":{raw}")), "{letter}");
+            }
+        }
+    }
+    let mut run = Run::new(&text(""));
+    run.row("ev", rows[0]);
+    let error = run.try_row("ev", rows[1]).unwrap_err().to_string();
+    assert!(
+        error.starts_with("ev-0 offset 1: ") && error.ends_with("to [source.ev] to go on without it"),
+        "{error}"
+    );
+}

@@ -67,6 +67,16 @@ pub enum StreamsError {
         /// What the engine said.
         reason: String,
     },
+    /// A store holds entries that mean something else.
+    #[error(
+        "its state is of {was}, and it is {now} now; put that back, give the step another name, or begin anew without the state (of a pipeline: millstream reset)"
+    )]
+    Layout {
+        /// What wrote the entries.
+        was: String,
+        /// What was to read them.
+        now: String,
+    },
     /// Code of the front end or of the user failed.
     #[error("{0}")]
     User(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -20,6 +20,7 @@ mod groups;
 mod join;
 mod key_aggregate;
 mod keys;
+mod layout;
 mod table;
 mod window_aggregate;
 

@@ -195,8 +195,8 @@ impl Task {
     /// # Errors
     /// An error of a node, with its name.
     pub fn process(&mut self, wall: Millis) -> Result<bool> {
-        let Some((node, chunk)) = self.inputs.next_run(MAX_RUN_ROWS) else { return Ok(false) };
-        self.fan_out(node, 0, chunk)?;
+        let Some((node, port, chunk)) = self.inputs.next_run(MAX_RUN_ROWS) else { return Ok(false) };
+        self.fan_out(node, port, chunk)?;
         self.tell_time(self.inputs.times(wall))?;
         Ok(true)
     }

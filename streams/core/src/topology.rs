@@ -14,6 +14,8 @@ mod io;
 pub use build::TopologyBuilder;
 pub use io::{BadRecord, Decoded, Deserializer, InputRecord, OutputRecord, Serializer};
 
+use crate::chunk::Rows;
+use crate::error::Result;
 use crate::operator::Operator;
 use crate::store::StoreSpec;
 
@@ -73,13 +75,30 @@ impl Port {
     }
 }
 
+/// Makes rows of records that could not be decoded, one for each: of a topic, a partition of it, and those records.
+pub type BadRows = Arc<dyn Fn(&str, i32, &[BadRecord]) -> Result<Rows> + Send + Sync>;
+
+/// What becomes of records that cannot be decoded.
+#[derive(Clone, Default)]
+pub(crate) enum OnBad {
+    #[default]
+    Fail,
+    Skip,
+    Forward(BadRows),
+}
+
 /// Where rows come in.
 #[derive(Clone)]
 pub struct SourceSpec {
     pub(crate) topics: Vec<TopicName>,
     pub(crate) deserializer: DeserializerFactory,
     pub(crate) bootstrap: bool,
-    pub(crate) skip_bad: bool,
+    pub(crate) on_bad: OnBad,
+}
+
+impl SourceSpec {
+    /// The port of a source for what [`SourceSpec::forward_bad`] makes.
+    pub const BAD_PORT: u16 = 1;
 }
 
 impl SourceSpec {
@@ -92,7 +111,7 @@ impl SourceSpec {
             topics: topics.into_iter().map(|topic| TopicName::User(topic.into())).collect(),
             deserializer: Arc::new(move || Box::new(deserializer())),
             bootstrap: false,
-            skip_bad: false,
+            on_bad: OnBad::Fail,
         }
     }
 
@@ -108,7 +127,17 @@ impl SourceSpec {
     /// Leaves broken records out, counted and logged. Without this the first one stops the task, as in Kafka Streams.
     #[must_use]
     pub fn skip_bad(mut self) -> Self {
-        self.skip_bad = true;
+        self.on_bad = OnBad::Skip;
+        self
+    }
+
+    /// Counts broken records, and forwards what `rows` makes of them to [`SourceSpec::BAD_PORT`], without a time of their own.
+    #[must_use]
+    pub fn forward_bad(
+        mut self,
+        rows: impl Fn(&str, i32, &[BadRecord]) -> Result<Rows> + Send + Sync + 'static,
+    ) -> Self {
+        self.on_bad = OnBad::Forward(Arc::new(rows));
         self
     }
 }

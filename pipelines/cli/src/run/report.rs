@@ -61,7 +61,7 @@ impl Report {
             // A topic that others write is read by the steps themselves.
             let found = counts(section).unwrap_or(Counts { rows: from_log.rows_out, ..Counts::default() });
             let node = Node::connector(section, "source", &found);
-            nodes.push(Node { bad: found.bad + from_log.bad, ..node });
+            nodes.push(Node { rows_in: node.rows_in + from_log.bad, bad: found.bad + from_log.bad, ..node });
         }
         for step in &plan.steps {
             let names = lowered.nodes.get(&step.name).map(Vec::as_slice).unwrap_or_default();

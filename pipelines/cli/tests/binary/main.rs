@@ -4,4 +4,5 @@ mod connect;
 mod follow;
 mod log_commands;
 mod sinks;
+mod states;
 mod support;

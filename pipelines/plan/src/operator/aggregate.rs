@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt32Array, new_empty_array};
 use arrow::compute::{cast, take};
-use arrow::datatypes::{DataType, Field, Fields, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, SchemaRef, TimeUnit};
 use bytes::Bytes;
 use datafusion_common::ScalarValue;
 use datafusion_expr::Accumulator;
@@ -17,7 +17,8 @@ use millstream_streams_core::rule::Window;
 use millstream_streams_core::{Chunk, Result, StreamsError};
 
 use super::select::batch;
-use super::{evaluate, evaluate_all};
+use super::sum::checked_sum;
+use super::{evaluate, evaluate_all, explain, text};
 use crate::sql::{Aggregate, GroupColumn};
 
 /// Groups by the values of a row and folds it into one accumulator for each aggregate.
@@ -80,6 +81,14 @@ impl AggregateFold {
         evaluate_all(values, rows)
     }
 
+    /// One aggregate as SQL has it.
+    fn call(&self, at: usize) -> String {
+        let lowered = &self.aggregates[at];
+        let arguments: Vec<_> = lowered.aggregate.expressions().iter().map(text).collect();
+        let filter = lowered.filter.as_ref().map(|filter| format!(" FILTER (WHERE {})", text(filter)));
+        format!("{}({}){}", lowered.aggregate.fun().name(), arguments.join(", "), filter.unwrap_or_default())
+    }
+
     /// The arguments of one aggregate for the rows in `order`.
     fn arguments(&self, at: usize, rows: &RecordBatch, order: &[Pick]) -> Result<Vec<ArrayRef>> {
         let lowered = &self.aggregates[at];
@@ -92,7 +101,7 @@ impl AggregateFold {
     fn order(&self, at: usize, rows: &RecordBatch, picks: &[Pick]) -> Result<Vec<Pick>> {
         let mut order = picks.to_vec();
         if let Some(filter) = &self.aggregates[at].filter {
-            let verdict = evaluate(filter.as_ref(), rows)?;
+            let verdict = evaluate(filter, rows)?;
             let verdict = verdict.as_boolean();
             order.retain(|pick| {
                 let row = pick.row as usize;
@@ -107,6 +116,25 @@ impl AggregateFold {
 impl Fold for AggregateFold {
     type State = Vec<Box<dyn Accumulator>>;
 
+    fn layout(&self) -> Option<String> {
+        let mut groups = Vec::new();
+        let mut key_fields = self.key_fields.iter();
+        for group in &self.groups {
+            groups.push(match group {
+                GroupColumn::Value(expr) => format!("{}{}", text(expr), typed(key_fields.next())),
+                GroupColumn::WindowStart => "window_start".to_owned(),
+                GroupColumn::WindowEnd => "window_end".to_owned(),
+            });
+        }
+        let mut state_fields = self.state_fields.iter();
+        let aggregates = self.state_widths.iter().enumerate().map(|(at, &width)| {
+            let state: String = state_fields.by_ref().take(width).map(|field| typed(Some(field))).collect();
+            self.call(at) + &state
+        });
+        let aggregates: Vec<_> = aggregates.collect();
+        Some(format!("[{}] grouped by [{}]", aggregates.join(", "), groups.join(", ")))
+    }
+
     fn keys(&mut self, chunk: &Chunk, keys: &mut KeyColumn) -> Result<()> {
         let values = self.group_values(chunk.batch()?)?;
         if values.is_empty() {
@@ -119,8 +147,11 @@ impl Fold for AggregateFold {
     }
 
     fn init(&mut self) -> Result<Self::State> {
-        let made = self.aggregates.iter().map(|lowered| lowered.aggregate.create_accumulator());
-        made.map(|accumulator| accumulator.map_err(StreamsError::user)).collect()
+        let make = |lowered: &LoweredAggregate| match checked_sum(&lowered.aggregate) {
+            Some(sum) => Ok(sum),
+            None => lowered.aggregate.create_accumulator().map_err(StreamsError::user),
+        };
+        self.aggregates.iter().map(make).collect()
     }
 
     fn load(&mut self, bytes: &Bytes) -> Result<Self::State> {
@@ -158,7 +189,7 @@ impl Fold for AggregateFold {
             for run in order.chunk_by(|a, b| a.slot == b.slot) {
                 let own: Vec<_> = arguments.iter().map(|values| values.slice(start, run.len())).collect();
                 let accumulator = &mut states[run[0].slot as usize][at];
-                accumulator.update_batch(&own).map_err(StreamsError::user)?;
+                accumulator.update_batch(&own).map_err(|error| explain(&self.call(at), &error, None))?;
                 start += run.len();
             }
         }
@@ -204,6 +235,10 @@ impl AggregateFold {
         });
         columns.collect()
     }
+}
+
+fn typed(field: Option<&FieldRef>) -> String {
+    field.map_or_else(String::new, |field| format!(": {}", field.data_type()))
 }
 
 /// A bound of each window in the type of its column.

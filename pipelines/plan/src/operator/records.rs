@@ -8,16 +8,18 @@ use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use bytes::Bytes;
 use datafusion_physical_expr::PhysicalExpr;
 use millstream_connect_api::convert::{Converter, JsonConverter};
-use millstream_connect_api::key;
+use millstream_connect_api::{bad_record_columns, key};
 use millstream_record::{Millis, Offset};
+use millstream_streams_core::chunk::Rows;
 use millstream_streams_core::topology::BadRecord;
 use millstream_streams_core::{
     BEGINNING_OF_TIME, Chunk, Decoded, Deserializer, InputRecord, OutputRecord, Result, Serializer,
-    StreamsError,
+    SourceSpec, StreamsError,
 };
 
 use super::evaluate_all;
 use super::select::millis;
+use crate::plan::{BadInput, Source};
 
 /// What a record without a time has as its timestamp (Kafka's `NO_TIMESTAMP`).
 const NO_TIMESTAMP: Millis = Millis(-1);
@@ -133,7 +135,8 @@ struct Kept {
 impl Deserializer for RowReader {
     fn deserialize(&mut self, records: Vec<InputRecord>) -> Result<Decoded> {
         let mut decoded = Decoded::default();
-        let (mut values, mut kept, mut deleted) = (Vec::with_capacity(records.len()), Vec::new(), Vec::new());
+        let (mut values, mut kept, mut deleted) =
+            (Vec::<Bytes>::with_capacity(records.len()), Vec::new(), Vec::new());
         for record in records {
             let place = Kept { offset: record.offset, timestamp: record.timestamp };
             match (record.value, record.key) {
@@ -146,9 +149,14 @@ impl Deserializer for RowReader {
             }
         }
         let found = JsonConverter.decode(&self.schema, &values).map_err(StreamsError::user)?;
-        for (at, reason) in found.bad.iter().rev() {
-            let place = kept.remove(*at);
-            decoded.bad.insert(0, BadRecord { offset: place.offset, reason: reason.clone() });
+        decoded.bad.extend(found.bad.iter().map(|(at, reason)| BadRecord {
+            offset: kept[*at].offset,
+            timestamp: kept[*at].timestamp,
+            value: Some(values[*at].clone()),
+            reason: reason.clone(),
+        }));
+        for (at, _) in found.bad.iter().rev() {
+            kept.remove(*at);
         }
         let mut rows = found.rows;
         if self.key.is_some() {
@@ -199,6 +207,35 @@ impl Serializer for RowWriter {
             headers: Vec::new(),
         }));
         Ok(())
+    }
+}
+
+/// Reads `source` such that what cannot be decoded is treated as its `on_error` says: one that is kept leaves by
+/// [`SourceSpec::BAD_PORT`], as a row of [`bad_record_schema`](millstream_connect_api::bad_record_schema).
+pub fn with_bad_input(spec: SourceSpec, source: &Source) -> SourceSpec {
+    let name = source.section.clone();
+    match source.on_error {
+        BadInput::Skip => spec.skip_bad(),
+        BadInput::Fail => spec.forward_bad(move |topic, partition, bad| {
+            let Some(first) = bad.first() else { return Err(StreamsError::user("no record is bad")) };
+            let (offset, reason) = (first.offset, &first.reason);
+            Err(StreamsError::user(format!(
+                "{topic}-{partition} offset {offset}: {reason}; add on_error = \"skip\" or \"dlq:<sink>\" to [source.{name}] to go on without it"
+            )))
+        }),
+        BadInput::Topic(_) => spec.forward_bad(move |topic, partition, bad| {
+            let letters: Vec<_> = bad.iter().map(|record| dead_letter(topic, partition, record)).collect();
+            Ok(Rows::Arrow(bad_record_columns(&name, &letters, |row| bad[row].timestamp)))
+        }),
+    }
+}
+
+fn dead_letter(topic: &str, partition: i32, record: &BadRecord) -> millstream_connect_api::BadRecord {
+    millstream_connect_api::BadRecord {
+        origin: format!("{topic}-{partition}"),
+        line: u64::try_from(record.offset.0).ok(),
+        reason: record.reason.clone(),
+        raw: record.value.as_ref().map(|value| value.to_vec()).unwrap_or_default(),
     }
 }
 

@@ -78,7 +78,7 @@ fn keep(select: &Select, chunk: &mut Chunk) -> Result<()> {
     if chunk.is_empty() {
         return Ok(());
     }
-    let verdict = evaluate(filter.as_ref(), chunk.batch()?)?;
+    let verdict = evaluate(filter, chunk.batch()?)?;
     let verdict: &BooleanArray = verdict.as_boolean_opt().ok_or_else(|| {
         StreamsError::user(format!("a filter gave {} instead of a boolean", verdict.data_type()))
     })?;

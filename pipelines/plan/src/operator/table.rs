@@ -1,6 +1,7 @@
 //! The rows of a table, by key.
 
 use arrow::array::{Array, AsArray};
+use arrow::datatypes::{FieldRef, SchemaRef};
 use bytes::Bytes;
 use millstream_connect_api::convert::{Converter, JsonConverter};
 use millstream_connect_api::key;
@@ -11,18 +12,28 @@ use millstream_streams_core::{Chunk, Result, StreamsError};
 /// (see [`super::RowReader::table`]).
 pub struct KeyedRows {
     key: Vec<usize>,
+    schema: SchemaRef,
     /// The JSON of the rows of the chunk at hand.
     values: Vec<Bytes>,
 }
 
 impl KeyedRows {
-    /// Rows whose key is made of the columns at these positions.
-    pub fn new(key: Vec<usize>) -> Self {
-        Self { key, values: Vec::new() }
+    /// Rows of `schema` whose key is made of the columns at these positions.
+    pub fn new(schema: SchemaRef, key: Vec<usize>) -> Self {
+        Self { key, schema, values: Vec::new() }
     }
 }
 
 impl TableRows for KeyedRows {
+    fn layout(&self) -> Option<String> {
+        let told = |field: &FieldRef| format!("{}: {}", field.name(), field.data_type());
+        let fields = self.schema.fields();
+        let columns: Vec<_> = fields.iter().map(told).collect();
+        let key: Vec<_> =
+            self.key.iter().filter_map(|&at| fields.get(at)).map(|f| f.name().as_str()).collect();
+        Some(format!("a table [{}] by [{}]", columns.join(", "), key.join(", ")))
+    }
+
     fn keys(&mut self, chunk: &Chunk, keys: &mut KeyColumn) -> Result<()> {
         let rows = chunk.batch()?;
         let columns: Vec<_> = self.key.iter().map(|&at| rows.column(at).clone()).collect();

@@ -1,8 +1,9 @@
 //! Resolving names: relations, columns and functions, every unknown one at once with what was probably meant.
 
 use std::collections::BTreeSet;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
+use arrow::datatypes::{DataType, Schema};
 use datafusion_sql::sqlparser::ast::{
     DuplicateTreatment, Expr, Function, FunctionArguments, GroupByExpr, Ident, JoinConstraint, JoinOperator,
     ObjectName, Select, SelectItem, SelectItemQualifiedWildcardKind, Spanned, visit_expressions,
@@ -73,7 +74,13 @@ impl Names<'_> {
     fn select(&mut self, select: &Select) {
         let mut made = BTreeSet::new();
         self.joins(select);
+        let mut named = BTreeSet::new();
         for item in &select.projection {
+            if let Some(name) = name_of_item(item)
+                && !named.insert(name.clone())
+            {
+                self.problems.push(twice(&name, self.text.span(item.span()), None));
+            }
             match item {
                 SelectItem::UnnamedExpr(expression) => self.expression(expression, &BTreeSet::new()),
                 SelectItem::ExprWithAlias { expr, alias } => {
@@ -272,6 +279,56 @@ impl Names<'_> {
             );
         }
     }
+}
+
+/// Refuses columns of a result that could not be told apart, or whose type no record can carry.
+pub(super) fn check_result(accepted: &Accepted, schema: &Schema, text: &SqlText) -> Result<(), Diagnostic> {
+    let mut seen = BTreeSet::new();
+    for field in schema.fields() {
+        let name = field.name();
+        let mut items = accepted.select().projection.iter().rev();
+        let item = items.find(|item| name_of_item(item).is_none_or(|made| made == *name));
+        let span = item.map_or_else(|| text.whole(), |item| text.span(item.span()));
+        if !seen.insert(name) {
+            let owner = accepted.relations().last().map(|relation| relation.alias.as_str());
+            return Err(twice(name, span, owner));
+        }
+        if let Some(part) = unwritable(field.data_type()) {
+            let kind = millstream_connect_api::types::type_name(part);
+            let message = format!("'{name}' is of type {kind}, which no row can carry");
+            let help = "cast it, as CAST(... AS VARCHAR) does, or take a part of it with date_part";
+            return Err(Diagnostic::new("sql-refused", span, message).help(help));
+        }
+    }
+    Ok(())
+}
+
+/// A type in this one that has no form in JSON.
+fn unwritable(data_type: &DataType) -> Option<&DataType> {
+    match data_type {
+        DataType::Duration(_) | DataType::Interval(_) => Some(data_type),
+        DataType::List(field) | DataType::LargeList(field) | DataType::Map(field, _) => {
+            unwritable(field.data_type())
+        }
+        DataType::Struct(fields) => fields.iter().find_map(|field| unwritable(field.data_type())),
+        _ => None,
+    }
+}
+
+/// The name of the column that an item makes, where it says so itself.
+fn name_of_item(item: &SelectItem) -> Option<String> {
+    match item {
+        SelectItem::UnnamedExpr(Expr::Identifier(column)) => Some(super::name_of(column)),
+        SelectItem::UnnamedExpr(Expr::CompoundIdentifier(parts)) => parts.last().map(super::name_of),
+        SelectItem::ExprWithAlias { alias, .. } => Some(super::name_of(alias)),
+        _ => None,
+    }
+}
+
+fn twice(name: &str, span: Range<usize>, owner: Option<&str>) -> Diagnostic {
+    let column = owner.map_or_else(|| name.to_owned(), |owner| format!("{owner}.{name}"));
+    Diagnostic::new("sql-refused", span, format!("two columns of the result are called '{name}'"))
+        .help(format!("name the columns one by one, and rename one: {column} AS other"))
 }
 
 fn did_you_mean(name: &str) -> String {

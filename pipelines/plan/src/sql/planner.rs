@@ -20,7 +20,7 @@ use datafusion_sql::sqlparser::ast::{
 use super::functions::functions;
 use super::query::Stages;
 use super::window::WindowPlanner;
-use super::{Accepted, Query, Readable, RelationSource, SqlText, names};
+use super::{Accepted, Query, Readable, RelationSource, SqlText, checked, names};
 use crate::diagnostic::Diagnostic;
 
 /// Times the rules run over a plan at most; they settle in two.
@@ -101,6 +101,7 @@ fn logical_plan(accepted: &Accepted, relations: &[&Readable]) -> Result<LogicalP
     let catalog = Catalog::new(accepted, relations);
     let planned = SqlToRel::new(&catalog).sql_statement_to_plan(accepted.statement.clone())?;
     let analyzed = Analyzer::new().execute_and_check(planned, &catalog.options, |_, _| {})?;
+    checked::constants(&analyzed)?;
     let context = OptimizerContext::new_with_config_options(Arc::new(catalog.options.clone()))
         .without_query_execution_start_time()
         .with_skip_failing_rules(false)
@@ -145,10 +146,15 @@ pub(super) fn diagnose(error: &DataFusionError, text: &SqlText) -> Diagnostic {
     let found = error.iter().find_map(DataFusionError::diagnostic).or_else(|| error.diagnostic());
     let Some(found) = found else {
         let message = error.find_root().strip_backtrace();
-        let message = ["Error during planning: ", "This feature is not implemented: ", "Schema error: "]
-            .iter()
-            .find_map(|prefix| message.strip_prefix(prefix))
-            .unwrap_or(&message);
+        let message = [
+            "Error during planning: ",
+            "This feature is not implemented: ",
+            "Schema error: ",
+            "Arrow error: ",
+        ]
+        .iter()
+        .find_map(|prefix| message.strip_prefix(prefix))
+        .unwrap_or(&message);
         let first = message.lines().next().unwrap_or(message);
         return Diagnostic::new("sql", text.whole(), first);
     };

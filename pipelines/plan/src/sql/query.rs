@@ -14,7 +14,7 @@ use datafusion_physical_expr::{PhysicalExpr, create_physical_expr};
 use datafusion_sql::sqlparser::ast::{Join as SqlJoin, JoinConstraint, JoinOperator, Spanned};
 use millstream_streams_core::rule::{JoinKind, TimeWindows};
 
-use super::{Accepted, Readable, RelationSource, SqlText, WINDOW_END, WINDOW_START};
+use super::{Accepted, Readable, RelationSource, SqlText, WINDOW_END, WINDOW_START, checked};
 use crate::diagnostic::Diagnostic;
 
 /// A step's SQL, planned: rows of `from` pass the scan and then each stage.
@@ -156,6 +156,7 @@ impl<'a> Stages<'a> {
             Some(Stage::Aggregate(Aggregate { schema, .. })) => schema,
             None => &scan.schema,
         };
+        super::names::check_result(self.accepted, schema, self.text)?;
         Ok(Query {
             from: self.accepted.from.name.clone(),
             schema: Arc::clone(schema),
@@ -329,6 +330,9 @@ impl<'a> Stages<'a> {
             let Some(slot) = at.and_then(|at| found.get_mut(at)) else {
                 return Err(wrong(format!("'{}' is not in the key of table '{table}'", column.name)));
             };
+            if slot.is_some() {
+                return Err(wrong(format!("ON has two equations for '{}'", column.name)));
+            }
             *slot = Some(self.physical(&stream, join.left.schema())?);
         }
         found
@@ -355,7 +359,8 @@ impl<'a> Stages<'a> {
         let aggregates = aggregate.aggr_expr.iter().map(|expr| {
             let builder =
                 LoweredAggregateBuilder::new(expr, input, physical_input, &self.props, &self.context);
-            builder.build().map_err(|error| super::planner::diagnose(&error, self.text))
+            let built = builder.build().and_then(|built| checked::aggregate(built, physical_input));
+            built.map_err(|error| super::planner::diagnose(&error, self.text))
         });
         let aggregates = aggregates.collect::<Refused<Vec<_>>>()?;
         let group_count = groups.len();
@@ -388,7 +393,8 @@ impl<'a> Stages<'a> {
     }
 
     fn physical(&self, expr: &Expr, schema: &DFSchema) -> Refused<Arc<dyn PhysicalExpr>> {
-        let made: PlanResult<_> = create_physical_expr(expr, schema, &self.props, &self.context);
+        let made: PlanResult<_> = create_physical_expr(expr, schema, &self.props, &self.context)
+            .and_then(|made| checked::expression(made, schema.as_arrow()));
         made.map_err(|error| super::planner::diagnose(&error, self.text))
     }
 }

@@ -122,10 +122,13 @@ impl Run {
 
     /// Feeds a JSON row to a source.
     pub fn row(&mut self, source: &str, json: &str) {
+        self.try_row(source, json).unwrap();
+    }
+
+    /// The same where it may fail.
+    pub fn try_row(&mut self, source: &str, json: &str) -> millstream_streams_core::Result<()> {
         let topic = self.topic(source);
-        self.driver
-            .pipe_record(&topic, None, Some(Bytes::copy_from_slice(json.as_bytes())), 0, Vec::new())
-            .unwrap();
+        self.driver.pipe_record(&topic, None, Some(Bytes::copy_from_slice(json.as_bytes())), 0, Vec::new())
     }
 
     /// Deletes the row of a table whose key is this text.

@@ -52,14 +52,20 @@ impl<K: Serde, V: Serde> Deserializer for RowReader<K, V> {
                     continue;
                 }
                 Err(error) => {
-                    decoded.bad.push(BadRecord { offset: record.offset, reason: error.to_string() });
+                    decoded.bad.push(BadRecord {
+                        offset: record.offset,
+                        timestamp: record.timestamp,
+                        reason: error.to_string(),
+                        value: record.value,
+                    });
                     continue;
                 }
             };
             match self.time(&key, &value, record.timestamp) {
                 Ok(at) => columns.timestamps.push(at),
                 Err(reason) => {
-                    decoded.bad.push(BadRecord { offset: record.offset, reason });
+                    let (offset, timestamp, value) = (record.offset, record.timestamp, record.value);
+                    decoded.bad.push(BadRecord { offset, timestamp, value, reason });
                     continue;
                 }
             }

@@ -37,6 +37,12 @@ pub trait Fold: Send + 'static {
     /// The state of one group.
     type State: Send;
 
+    /// How keys and states are laid out, where that can change between two runs of a program: it is kept in the store, and a
+    /// store of another layout is refused. Whoever has one sees that no key begins with `ff`.
+    fn layout(&self) -> Option<String> {
+        None
+    }
+
     /// Writes one key for each row of `chunk`. A null key leaves the row out (also the way to leave out a null value).
     ///
     /// # Errors

@@ -1,17 +1,19 @@
 //! Aggregation by key, without windows.
 
 use super::groups::Groups;
+use super::layout::Layout;
 use super::{Fold, KeyColumn};
 use crate::chunk::Chunk;
 use crate::counter::Counter;
 use crate::error::Result;
-use crate::operator::{Operator, OperatorContext};
+use crate::operator::{Epoch, Operator, OperatorContext};
 
 /// Folds rows by key into a table: count, reduce, aggregate. Declares one store.
 ///
 /// A chunk emits each changed key once, with its state after the chunk (as Kafka Streams does with its cache on); how rows
 /// are cut into chunks changes which states in between are seen, never the last one.
 pub struct KeyAggregate<F: Fold> {
+    layout: Layout,
     fold: F,
     keys: KeyColumn,
 }
@@ -19,11 +21,15 @@ pub struct KeyAggregate<F: Fold> {
 impl<F: Fold> KeyAggregate<F> {
     /// Aggregates with `fold`.
     pub fn new(fold: F) -> Self {
-        Self { fold, keys: KeyColumn::default() }
+        Self { layout: Layout::new(fold.layout()), fold, keys: KeyColumn::default() }
     }
 }
 
 impl<F: Fold> Operator for KeyAggregate<F> {
+    fn restore(&mut self, ctx: &mut OperatorContext<'_>) -> Result<()> {
+        self.layout.compare(ctx.store(0))
+    }
+
     fn on_chunk(&mut self, ctx: &mut OperatorContext<'_>, chunk: Chunk) -> Result<()> {
         self.keys.clear();
         self.fold.keys(&chunk, &mut self.keys)?;
@@ -46,5 +52,9 @@ impl<F: Fold> Operator for KeyAggregate<F> {
         let results = groups.emit(&mut self.fold, &chunk, |key| (key, None))?;
         ctx.forward(results);
         Ok(())
+    }
+
+    fn on_epoch(&mut self, ctx: &mut OperatorContext<'_>, _epoch: Epoch) -> Result<()> {
+        self.layout.note(ctx.store(0))
     }
 }

@@ -2,14 +2,20 @@
 
 use bytes::Bytes;
 
+use super::layout::Layout;
 use super::{KeyColumn, begin_stored, split_stored};
 use crate::chunk::Chunk;
 use crate::counter::Counter;
 use crate::error::Result;
-use crate::operator::{Operator, OperatorContext};
+use crate::operator::{Epoch, Operator, OperatorContext};
 
 /// How rows become entries of a table. One instance serves one task.
 pub trait TableRows: Send + 'static {
+    /// How keys and rows are laid out, as [`super::Fold::layout`] says.
+    fn layout(&self) -> Option<String> {
+        None
+    }
+
     /// Writes one key for each row; a null key leaves the row out.
     ///
     /// # Errors
@@ -32,6 +38,7 @@ pub trait TableRows: Send + 'static {
 
 /// Keeps the last row of each key, in offset order even when timestamps run back. Declares one store.
 pub struct TableUpsert<T: TableRows> {
+    layout: Layout,
     table: T,
     keys: KeyColumn,
 }
@@ -39,11 +46,15 @@ pub struct TableUpsert<T: TableRows> {
 impl<T: TableRows> TableUpsert<T> {
     /// Stores rows as `table` says.
     pub fn new(table: T) -> Self {
-        Self { table, keys: KeyColumn::default() }
+        Self { layout: Layout::new(table.layout()), table, keys: KeyColumn::default() }
     }
 }
 
 impl<T: TableRows> Operator for TableUpsert<T> {
+    fn restore(&mut self, ctx: &mut OperatorContext<'_>) -> Result<()> {
+        self.layout.compare(ctx.store(0))
+    }
+
     fn on_chunk(&mut self, ctx: &mut OperatorContext<'_>, mut chunk: Chunk) -> Result<()> {
         self.keys.clear();
         self.table.keys(&chunk, &mut self.keys)?;
@@ -68,5 +79,9 @@ impl<T: TableRows> Operator for TableUpsert<T> {
             ctx.forward(changes);
         }
         Ok(())
+    }
+
+    fn on_epoch(&mut self, ctx: &mut OperatorContext<'_>, _epoch: Epoch) -> Result<()> {
+        self.layout.note(ctx.store(0))
     }
 }

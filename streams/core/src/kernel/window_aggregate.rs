@@ -6,6 +6,7 @@ use bytes::Bytes;
 use millstream_record::{Millis, Offset};
 
 use super::groups::{Groups, Taken};
+use super::layout::Layout;
 use super::{Fold, Group, KeyColumn, LATE_PORT, split_stored};
 use crate::chunk::{Chunk, Columns};
 use crate::counter::Counter;
@@ -59,6 +60,7 @@ type Entry = (Bytes, Bytes);
 /// reaches the store. With more open windows than [`WindowAggregate::at_hand`] says, states go to the store with every chunk, until it
 /// holds no window.
 pub struct WindowAggregate<F: Fold> {
+    layout: Layout,
     fold: F,
     options: WindowOptions,
     time: StreamTime,
@@ -85,7 +87,11 @@ impl<F: Fold> WindowAggregate<F> {
     /// Aggregates with `fold` over `options.windows`.
     pub fn new(fold: F, options: WindowOptions) -> Self {
         let time = StreamTime { now: BEGINNING_OF_TIME, closed_to: BEGINNING_OF_TIME };
+        let (size, advance) = (options.windows.size_ms(), options.windows.advance_ms());
+        let layout =
+            fold.layout().map(|layout| format!("{layout} in windows of {size} ms every {advance} ms"));
         Self {
+            layout: Layout::new(layout),
             fold,
             options,
             time,
@@ -226,6 +232,7 @@ impl<F: Fold> WindowAggregate<F> {
 
 impl<F: Fold> Operator for WindowAggregate<F> {
     fn restore(&mut self, ctx: &mut OperatorContext<'_>) -> Result<()> {
+        self.layout.compare(ctx.store(0))?;
         if let Some(bytes) = ctx.store(0).get(TIME_KEY)? {
             self.time = StreamTime::decode(&bytes)?;
             self.saved = self.time;
@@ -289,6 +296,7 @@ impl<F: Fold> Operator for WindowAggregate<F> {
         if self.all_at_hand {
             self.groups.save(&mut self.fold, ctx.store(0))?;
         }
+        self.layout.note(ctx.store(0))?;
         if self.saved != self.time {
             ctx.store(0).put(TIME_KEY, &self.time.encode())?;
             self.saved = self.time;

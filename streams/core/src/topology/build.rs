@@ -6,7 +6,7 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 
 use super::{
-    Deserializer, Node, NodeKind, OperatorSpec, Port, Repartition, Serializer, SinkSpec, SourceSpec,
+    Deserializer, Node, NodeKind, OnBad, OperatorSpec, Port, Repartition, Serializer, SinkSpec, SourceSpec,
     Subtopology, TopicName, Topology,
 };
 use crate::error::{Result, StreamsError};
@@ -99,7 +99,7 @@ impl TopologyBuilder {
             topics: vec![topic],
             deserializer: Arc::new(move || Box::new(deserializer()) as Box<dyn Deserializer>),
             bootstrap: false,
-            skip_bad: false,
+            on_bad: OnBad::Fail,
         };
         self.add(format!("{name}-repartition-source").into(), NodeKind::Source(source), &[])
     }

@@ -43,6 +43,10 @@ pub struct OutputRecord {
 pub struct BadRecord {
     /// Offset of the record.
     pub offset: Offset,
+    /// Its timestamp.
+    pub timestamp: Millis,
+    /// Its value.
+    pub value: Option<Bytes>,
     /// What is wrong with it.
     pub reason: String,
 }
@@ -52,7 +56,7 @@ pub struct BadRecord {
 pub struct Decoded {
     /// Rows in offset order; none when no record became a row.
     pub chunk: Option<Chunk>,
-    /// Records left out because they are broken: counted as bad and logged.
+    /// Records left out because they are broken, in offset order: counted as bad, and treated as the source says.
     pub bad: Vec<BadRecord>,
     /// Number of records left out because the row type allows no null there: counted as dropped.
     pub dropped: u64,
