@@ -40,7 +40,7 @@ impl SinkConnector for FileSink {
                     "a file keeps rows that are only added, and this input replaces and deletes rows",
                 )
                 .help(
-                    "use changes = \"append\" in the step, or a sink that can replace rows, such as postgres",
+                    "group by a window, whose rows are final, or use a sink that can replace rows, such as postgres with mode = \"upsert\"",
                 ),
             );
         }

@@ -1,15 +1,20 @@
 //! Opening the log: in this process, or a cluster over TCP. Behind the door both are the same.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use millstream_client::{Client, ClientConfig};
 use millstream_env::Env;
 use millstream_net::TcpDial;
 use millstream_node::{Embedded, EmbeddedConfig, embedded};
-use millstream_protocol::{Dial, Endpoint};
+use millstream_protocol::{Dial, DialError, Endpoint, Link};
 use millstream_record::TopicPartition;
+
+use crate::screen;
 
 /// The folder of the log within a pipeline's data.
 const LOG: &str = "log";
@@ -70,7 +75,8 @@ impl Door {
                 .with_context(|| format!("'{text}' is not host:port, such as localhost:9092"))
         });
         let bootstrap = endpoints.collect::<Result<Vec<_>>>()?;
-        Ok(Self { dial: Arc::new(TcpDial::new(env.clone())), env, bootstrap, embedded: None })
+        let dial = Arc::new(Announced::new(TcpDial::new(env.clone()), &bootstrap));
+        Ok(Self { dial, env, bootstrap, embedded: None })
     }
 
     /// The log in the folder `data`, run in this process.
@@ -102,6 +108,47 @@ impl Door {
             Some(node) => node.shutdown().await.context("closing the log"),
             None => Ok(()),
         }
+    }
+}
+
+/// Says once that nobody answers, since a client goes on trying for a minute before it gives up.
+struct Announced {
+    dial: TcpDial,
+    silent: Arc<Mutex<Silent>>,
+}
+
+/// Who has not answered so far.
+struct Silent {
+    waiting: BTreeSet<Endpoint>,
+    total: usize,
+}
+
+impl Announced {
+    fn new(dial: TcpDial, bootstrap: &[Endpoint]) -> Self {
+        let waiting: BTreeSet<_> = bootstrap.iter().cloned().collect();
+        let silent = Arc::new(Mutex::new(Silent { total: waiting.len(), waiting }));
+        Self { dial, silent }
+    }
+}
+
+impl Dial for Announced {
+    fn dial(&self, endpoint: Endpoint) -> BoxFuture<'static, Result<Arc<dyn Link>, DialError>> {
+        let (dialling, silent) = (self.dial.dial(endpoint.clone()), Arc::clone(&self.silent));
+        async move {
+            let dialled = dialling.await;
+            let mut silent = silent.lock().unwrap_or_else(PoisonError::into_inner);
+            match &dialled {
+                Ok(_) => silent.waiting.clear(),
+                Err(why) => {
+                    if silent.waiting.remove(&endpoint) && silent.waiting.is_empty() {
+                        let others = if silent.total > 1 { ", nor does any other address" } else { "" };
+                        screen::note(format_args!("{endpoint} does not answer{others} ({why}); trying on"));
+                    }
+                }
+            }
+            dialled
+        }
+        .boxed()
     }
 }
 

@@ -21,8 +21,8 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Either, join_all, pending, select};
 use millstream_connect_api::TableSchema;
 use millstream_connect_runtime::{
-    ClientLog, Ends, OnError, RetryPolicy, SinkSpec, SourceSpec, Status, Stop, Stopper, TableTopic,
-    WorkerEnv, ends_channel, known_schemas, run_sink, run_source, stop_signal,
+    ClientLog, Ends, OnError, RetryPolicy, RuntimeError, SinkSpec, SourceSpec, Status, Stop, Stopper,
+    TableTopic, WorkerEnv, ends_channel, known_schemas, run_sink, run_source, stop_signal,
 };
 use millstream_plan::plan::{BadInput, Sink, SinkKind, Source, SourceKind};
 use millstream_plan::{Lowered, Plan, lower};
@@ -219,7 +219,7 @@ impl<'a> Runner<'a> {
     async fn settle(&self, running: &mut Running, done: Done) -> Result<()> {
         match done {
             Done::Source(name, outcome) => {
-                outcome.with_context(|| format!("source '{name}'"))?;
+                outcome.map_err(|error| naming(&format!("source '{name}'"), error))?;
                 let ends = running.source_ends.get(&name).and_then(|ends| ends.borrow().clone());
                 if let Some(ends) = ends {
                     running.source_ended(name, ends);
@@ -227,7 +227,7 @@ impl<'a> Runner<'a> {
             }
             Done::App(outcome) => running.app_ended = outcome.context("running the steps")?.drained,
             Done::Sink(name, outcome) => {
-                outcome.with_context(|| format!("sink '{name}'"))?;
+                outcome.map_err(|error| naming(&format!("sink '{name}'"), error))?;
             }
         }
         self.end_sinks(running).await
@@ -407,6 +407,14 @@ impl Running {
                     })
             }
         }
+    }
+}
+
+/// Says whose error it is, where it does not say so itself.
+fn naming(who: &str, error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref::<RuntimeError>() {
+        None | Some(RuntimeError::Log { .. }) => error.context(who.to_owned()),
+        Some(_) => error,
     }
 }
 

@@ -55,9 +55,7 @@ impl Args {
 /// Says what a run came to.
 pub(super) fn conclude(report: &Report, took: Duration) {
     match report.is_empty() {
-        true => screen::line(
-            "nothing new: every source was read to its end before, and every row is where it belongs",
-        ),
+        true => screen::line("nothing new: every source is at its end, and every row is where it belongs"),
         false => screen::line(report.table(took)),
     }
 }

@@ -192,3 +192,11 @@ path = "out/{seq}.ndjson"
         "{refused}"
     );
 }
+
+#[test]
+fn it_says_at_once_that_nobody_answers() {
+    let folder = Folder::new();
+    let mut command = folder.spawn(&["topics", "-b", "127.0.0.1:1", "list"]);
+    let said = command.first_note();
+    assert!(said.starts_with("127.0.0.1:1 does not answer (") && said.ends_with("); trying on\n"), "{said}");
+}

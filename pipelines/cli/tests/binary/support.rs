@@ -110,6 +110,13 @@ impl Process {
         self.0.wait().unwrap();
     }
 
+    /// The first line that it says to whoever looks on.
+    pub(crate) fn first_note(&mut self) -> String {
+        let mut line = String::new();
+        BufReader::new(self.0.stderr.as_mut().unwrap()).read_line(&mut line).unwrap();
+        line
+    }
+
     /// Ctrl-C.
     pub(crate) fn interrupt(&self) {
         let pid = rustix::process::Pid::from_child(&self.0);
