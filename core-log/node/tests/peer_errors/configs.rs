@@ -71,6 +71,13 @@ pub(super) fn cases(topic: &ByteString) -> Vec<(&'static str, Request)> {
         ("sets a name that is empty", of_topic(&[("", SET, Some("1"))])),
         ("sets twice", of_topic(&[retention, retention])),
         ("sets a policy that there is not", of_topic(&[("cleanup.policy", SET, Some("hide"))])),
+        ("sets a policy with a comma too many", of_topic(&[("cleanup.policy", SET, Some(",delete"))])),
+        ("sets a number with blanks and a sign", of_topic(&[("retention.ms", SET, Some(" +78 "))])),
+        ("sets what needs tiered storage", of_topic(&[("remote.storage.enable", SET, Some("true"))])),
+        (
+            "sets what contradicts itself",
+            of_topic(&[("min.compaction.lag.ms", SET, Some("5")), ("max.compaction.lag.ms", SET, Some("4"))]),
+        ),
         ("deletes a configuration", of_topic(&[("retention.ms", DELETE, None)])),
         ("deletes an unknown configuration", of_topic(&[("no.such.key", DELETE, None)])),
         ("appends to a list", of_topic(&[("cleanup.policy", APPEND, Some("compact"))])),

@@ -1,6 +1,7 @@
 //! What bad requests are answered with: our node and Apache Kafka give the same error codes. Our node is always asked, and held
 //! against `codes.txt`, the codes of the last comparison; Apache Kafka is asked too where `PEER_DIR` says that it is there.
 
+mod batches;
 mod configs;
 mod transactions;
 
@@ -36,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 type Difference = (&'static str, &'static [ErrorCode], &'static [ErrorCode]);
 
 /// Where the codes are not Apache Kafka's on purpose. Those of groups send a client to the same place: it joins anew.
-const DELIBERATE: [Difference; 6] = [
+const DELIBERATE: [Difference; 9] = [
     // Kafka refuses a SyncGroup of version 5 that names no protocol before it looks at the member (KIP-559); our coordinator is
     // not told the version, and what is null means a client of an older one.
     ("syncs an unknown group", &[ErrorCode::UnknownMemberId], &[ErrorCode::InconsistentGroupProtocol]),
@@ -53,6 +54,11 @@ const DELIBERATE: [Difference; 6] = [
     ("does what nobody heard of", &[ErrorCode::InvalidRequest], &[ErrorCode::UnknownServerError]),
     // Kafka keeps it for plugins, which we have none of: who misspells a name learns of it here.
     ("sets of all brokers what is unknown", &[ErrorCode::InvalidConfig], &[ErrorCode::None]),
+    // Kafka fails inside, over bytes that are the client's fault.
+    ("a batch of noise", &[ErrorCode::InvalidRecord], &[ErrorCode::UnknownServerError]),
+    ("a batch of noise that says gzip", &[ErrorCode::InvalidRecord], &[ErrorCode::UnknownServerError]),
+    // Kafka keeps it where it is not compressed, and a consumer sees offsets that are another batch's.
+    ("a batch with a gap in its offsets", &[ErrorCode::InvalidRecord], &[ErrorCode::None]),
 ];
 
 /// A broker that is asked.
@@ -207,6 +213,7 @@ fn cases(asked: &Asked) -> Vec<(&'static str, Request)> {
     all.extend(transactions::without_any(topic));
     all.extend(transactions::while_one_is_open(topic, *topic_id, open));
     all.extend(configs::cases(topic));
+    all.extend(batches::cases(topic, *topic_id));
     all
 }
 
