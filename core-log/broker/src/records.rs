@@ -9,16 +9,17 @@ use std::cell::RefCell;
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use millstream_protocol::ErrorCode;
-use millstream_record::{
-    Batch, BatchHeader, DEFAULT_DECOMPRESSED_LIMIT_BYTES, Millis, RecordError, RecordRef, TimestampType,
-    patch,
-};
+use millstream_record::{Batch, BatchHeader, Millis, RecordError, RecordRef, TimestampType, patch};
 
 use crate::refusal::{BadRecord, Refusal};
 use crate::topic_settings::TopicSettings;
 
 /// What a thread keeps of its buffer between batches. Few batches are larger, and they are not to pin their memory.
 const BUFFER_KEPT_BYTES: usize = 4 << 20;
+/// What a batch may decompress to, or so many times `max.message.bytes` where that is more. Somebody who sends a bomb holds up a thread
+/// for this long and takes so much memory; a client whose data compresses even better is told to split its batch.
+const UNPACKED_BYTES: usize = 32 << 20;
+const UNPACKED_TIMES: usize = 8;
 /// Most records that a refusal names. A small batch may decompress to millions of them, each with an entry of its own in the answer.
 const MOST_NAMED: usize = 1000;
 /// Most records that the sentence about the whole batch names, as in Kafka.
@@ -31,6 +32,7 @@ thread_local! {
 /// What a topic asks of each record.
 pub(crate) struct Rules {
     has_keys: bool,
+    most_unpacked_bytes: usize,
     /// Whether the log keeps the times that producers set.
     keeps_times: bool,
     earliest: Millis,
@@ -42,6 +44,9 @@ impl Rules {
         let log = &settings.log;
         Self {
             has_keys: settings.compacted,
+            most_unpacked_bytes: usize::try_from(log.max_message_bytes)
+                .map_or(0, |bytes| bytes.saturating_mul(UNPACKED_TIMES))
+                .max(UNPACKED_BYTES),
             keeps_times: log.message_timestamp_type == TimestampType::CreateTime,
             earliest: Millis(now.0.saturating_sub(log.message_timestamp_before_max_ms)),
             latest: Millis(now.0.saturating_add(log.message_timestamp_after_max_ms)),
@@ -75,7 +80,7 @@ impl Rules {
     /// The largest timestamp of the batch's records.
     fn walk(&self, batch: &Batch, buffer: &mut Vec<u8>) -> Result<Millis, Refusal> {
         let header = batch.header();
-        let body = batch.decompress_into(DEFAULT_DECOMPRESSED_LIMIT_BYTES, buffer).map_err(unreadable)?;
+        let body = batch.decompress_into(self.most_unpacked_bytes, buffer).map_err(unreadable)?;
         let (mut newest, mut faults) = (Millis::NONE, Faults::default());
         for (record, index) in batch.records(body).zip(0i32..) {
             let record = record.map_err(unreadable)?;

@@ -127,7 +127,7 @@ fn a_batch_that_no_consumer_could_read_is_refused_for_good() {
 fn a_batch_that_unpacks_beyond_all_bounds_is_to_be_split() {
     let node = Harness::start();
     node.create("t", 1, &[]);
-    let bomb = framed(LONG_AGO, 1, &vec![0; (256 << 20) + 1], Compression::Zstd, |_| ());
+    let bomb = framed(LONG_AGO, 1, &vec![0; (32 << 20) + 1], Compression::Zstd, |_| ());
     assert!(bomb.len() < 1 << 20, "{}", bomb.len());
     assert_eq!(ErrorCode::from_code(node.produce("t", 0, bomb).error_code), ErrorCode::MessageTooLarge);
 }

@@ -24,7 +24,7 @@ use millstream_protocol::messages::{
 use millstream_protocol::{ApiKey, Ctx, Dial, Endpoint, Link, versions};
 use millstream_protocol_codegen::schema::{Kind, Message};
 use millstream_protocol_codegen::table;
-use millstream_record::{BatchBuilder, BatchOptions, Millis, TopicId, patch};
+use millstream_record::{BatchBuilder, BatchOptions, Compression, Millis, TopicId, patch};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -38,6 +38,8 @@ const MAX_GROWTH_KIB: u64 = 256 * 1024;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// An attacker does not wait longer than this for an answer.
 const SHORT: Duration = Duration::from_millis(100);
+/// What a bomb decompresses to.
+const BOMB_BYTES: usize = 600 << 20;
 /// Attackers at once.
 const ATTACKERS: usize = 24;
 
@@ -332,6 +334,12 @@ fn batches(topic_id: TopicId) -> Vec<Bytes> {
             all.push(encoded(produce(PREY, topic_id, bad), 13).into());
         }
     }
+    // And one whose record is nothing but zeros, compressed to next to nothing.
+    let zstd = BatchOptions { codec: Compression::Zstd.into(), ..BatchOptions::default() };
+    let mut bomb = BatchBuilder::new(zstd);
+    bomb.append(Millis(1), None, Some(&vec![0; BOMB_BYTES]), &[]).unwrap();
+    let bomb = Bytes::from(encoded(produce(PREY, topic_id, bomb.build().unwrap().to_vec()), 13));
+    all.extend(std::iter::repeat_n(bomb, ATTACKERS));
     all
 }
 
