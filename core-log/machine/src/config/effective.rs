@@ -151,18 +151,22 @@ impl<'a> Effective<'a> {
         let mut synonyms: Vec<Setting> =
             own.map(|value| setting(definition, value, Source::DynamicTopic)).into_iter().collect();
         if let Some((broker_name, _)) = synonym::of_topic(definition.name).first() {
-            synonyms.extend(self.broker_settings(broker_name));
+            synonyms.extend(self.shown_settings(broker_name));
         }
         let value = own.map(|value| value.to_string()).or_else(|| self.inherited(definition.name));
         Entry { read_only: false, ..entry(definition, value, synonyms) }
     }
 
     fn describe_broker_value(&self, definition: &'static Definition) -> Entry {
-        let synonyms = self.broker_settings(definition.name);
-        // A synonym in another unit decides what applies, but is not this configuration's value.
-        let value =
-            synonyms.iter().find(|setting| setting.name == definition.name).and_then(|set| set.value.clone());
+        let synonyms = self.shown_settings(definition.name);
+        let value = synonyms.first().and_then(|setting| setting.value.clone());
         entry(definition, value, synonyms)
+    }
+
+    /// What describing shows of the settings: from the first of that very name on, as Kafka does. What is set in another unit
+    /// before decides what applies, but nobody has set `name` with it.
+    fn shown_settings(&self, name: &str) -> Vec<Setting> {
+        self.broker_settings(name).into_iter().skip_while(|setting| setting.name != name).collect()
     }
 
     /// Every value set for a broker configuration or for what says the same in other units, the strongest first.
@@ -218,7 +222,10 @@ fn entry(definition: &'static Definition, value: Option<String>, synonyms: Vec<S
 
 #[cfg(test)]
 mod tests {
+    use millstream_protocol::messages::ConfigRecord;
+
     use super::*;
+    use crate::metadata::Record;
 
     fn statics(pairs: &[(&str, &str)]) -> Static {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
@@ -248,18 +255,50 @@ mod tests {
 
     #[test]
     fn describing_shows_source_and_synonyms_as_kafka_does() {
+        type Shown<'a> = (Option<&'a str>, Source, Vec<(&'a str, Source)>);
+        fn shown<'a>(entries: &'a [Entry], name: &str) -> Shown<'a> {
+            let entry = entries.iter().find(|entry| entry.definition.name == name).unwrap();
+            let synonyms = entry.synonyms.iter().map(|setting| (setting.name, setting.source));
+            (entry.value.as_deref(), entry.source, synonyms.collect())
+        }
+        const HOURS: (&str, Source) = ("log.retention.hours", Source::Default);
+        // What Kafka 4.3.1 shows where only a weaker synonym is set: it applies, but is none of what is described.
         let image = Image::default();
-        let statics = statics(&[("log.retention.minutes", "2")]);
-        let effective = Effective::new(&image, NodeId(1), &statics);
-        let entries = effective.describe_topic("t");
-        let retention = entries.iter().find(|entry| entry.definition.name == "retention.ms").unwrap();
-        assert_eq!((retention.value.as_deref(), retention.source), (Some("120000"), Source::StaticBroker));
-        let names: Vec<_> = retention.synonyms.iter().map(|s| (s.name, s.source)).collect();
+        let minutes = statics(&[("log.retention.minutes", "2")]);
+        let entries = Effective::new(&image, NodeId(1), &minutes).describe_topic("t");
+        assert_eq!(shown(&entries, "retention.ms"), (Some("120000"), Source::Default, vec![]));
+        let message = ("message.max.bytes", Source::Default);
         assert_eq!(
-            names,
-            [("log.retention.minutes", Source::StaticBroker), ("log.retention.hours", Source::Default)]
+            shown(&entries, "max.message.bytes"),
+            (Some("1048588"), Source::Default, vec![message]),
+            "one that has its broker's default"
         );
+        // What it shows after `--alter --entity-name 1 --add-config log.retention.ms=99`.
+        let record = ConfigRecord {
+            resource_type: 4,
+            resource_name: "1".into(),
+            name: "log.retention.ms".into(),
+            value: Some("99".into()),
+        };
+        let mut image = Image::default();
+        image.apply(&Record::Config(record)).unwrap();
+        let nothing = statics(&[]);
+        let effective = Effective::new(&image, NodeId(1), &nothing);
+        let set = ("log.retention.ms", Source::DynamicBroker);
         let broker = effective.describe_broker();
+        assert_eq!(
+            shown(&broker, "log.retention.ms"),
+            (Some("99"), Source::DynamicBroker, vec![set, HOURS]),
+            "who is set"
+        );
+        assert_eq!(shown(&broker, "log.retention.hours"), (Some("168"), Source::Default, vec![HOURS]));
+        assert_eq!(shown(&broker, "log.retention.minutes"), (None, Source::Default, vec![]));
+        let topic = effective.describe_topic("t");
+        assert_eq!(
+            shown(&topic, "retention.ms"),
+            (Some("99"), Source::DynamicBroker, vec![set, HOURS]),
+            "which a topic inherits"
+        );
         let secret = broker.iter().find(|entry| entry.definition.name == "ssl.key.password").unwrap();
         assert!(secret.definition.is_sensitive() && secret.value.is_none());
         let node_id = broker.iter().find(|entry| entry.definition.name == "node.id").unwrap();
