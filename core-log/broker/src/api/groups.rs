@@ -87,7 +87,7 @@ fn response(answer: Answer) -> Response {
         Answer::Leave(response) => response.into(),
         Answer::OffsetCommit(response) => response.into(),
         Answer::TxnOffsetCommit(response) => response.into(),
-        Answer::OffsetFetch(_) | Answer::Delete(_) | Answer::EndTransaction(_) => {
+        Answer::OffsetFetch(_) | Answer::OffsetDelete(_) | Answer::Delete(_) | Answer::EndTransaction(_) => {
             unreachable!("an answer of the kind that was asked for")
         }
     }

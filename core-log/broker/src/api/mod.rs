@@ -16,6 +16,7 @@ mod list_offsets;
 mod metadata;
 mod observe;
 mod offset_for_leader_epoch;
+mod offset_delete;
 mod offsets;
 mod permissions;
 mod produce;
@@ -74,6 +75,7 @@ pub(crate) fn dispatch(broker: &Broker, ctx: Ctx, request: Request) -> Receipt {
         Request::OffsetFetch(request) => offsets::fetch(shared, request),
         Request::TxnOffsetCommit(request) => offsets::commit_in_transaction(shared, &ctx, request),
         Request::InitProducerId(request) => transactions::init_producer_id(broker, &ctx, request),
+        Request::OffsetDelete(request) => offset_delete::handle(shared, request),
         Request::AddPartitionsToTxn(request) => transactions::add_partitions(shared, &ctx, request),
         Request::AddOffsetsToTxn(request) => transactions::add_offsets(broker, &ctx, request),
         Request::EndTxn(request) => transactions::end(shared, &ctx, request),

@@ -4,12 +4,15 @@ use futures::FutureExt;
 use millstream_protocol::messages::join_group::JoinGroupRequestProtocol;
 use millstream_protocol::messages::leave_group::MemberIdentity;
 use millstream_protocol::messages::offset_commit::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
+use millstream_protocol::messages::offset_delete::{
+    OffsetDeleteRequestPartition, OffsetDeleteRequestTopic, OffsetDeleteResponseTopic,
+};
 use millstream_protocol::messages::offset_fetch::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use millstream_protocol::messages::sync_group::SyncGroupRequestAssignment;
 use millstream_protocol::messages::{
     DeleteGroupsRequest, DescribeGroupsRequest, FindCoordinatorRequest, HeartbeatRequest, JoinGroupRequest,
-    JoinGroupResponse, LeaveGroupRequest, ListGroupsRequest, OffsetCommitRequest, OffsetFetchRequest,
-    SyncGroupRequest,
+    JoinGroupResponse, LeaveGroupRequest, ListGroupsRequest, OffsetCommitRequest, OffsetDeleteRequest,
+    OffsetFetchRequest, SyncGroupRequest,
 };
 use millstream_protocol::{ErrorCode, Receipt};
 
@@ -206,6 +209,64 @@ fn committed_offsets_survive_restart_and_crash() {
     assert_eq!(committed(&node, "g", "t", true), Ok(-1));
     node.crash();
     assert_eq!(committed(&node, "g", "t", true), Ok(-1));
+}
+
+/// Deletes offsets: the code of the group, and every partition with its code.
+fn delete_offsets(
+    node: &Harness,
+    group: &str,
+    topics: &[(&str, &[i32])],
+) -> (ErrorCode, Vec<(String, i32, ErrorCode)>) {
+    let topic = |(name, indexes): &(&str, &[i32])| OffsetDeleteRequestTopic {
+        name: (*name).into(),
+        partitions: indexes
+            .iter()
+            .map(|index| OffsetDeleteRequestPartition { partition_index: *index })
+            .collect(),
+    };
+    let request = OffsetDeleteRequest { group_id: group.into(), topics: topics.iter().map(topic).collect() };
+    let answer = settled(node, || node.call(request.clone()), |answer| answer.error_code);
+    let told = |topic: &OffsetDeleteResponseTopic| {
+        let name = topic.name.to_string();
+        let partitions = topic.partitions.iter();
+        partitions
+            .map(|one| (name.clone(), one.partition_index, ErrorCode::from_code(one.error_code)))
+            .collect::<Vec<_>>()
+    };
+    (ErrorCode::from_code(answer.error_code), answer.topics.iter().flat_map(told).collect())
+}
+
+#[test]
+fn offsets_are_deleted_for_good_one_by_one() {
+    let mut node = Harness::start();
+    node.create("t", 2, &[]);
+    node.create("u", 1, &[]);
+    assert_eq!(delete_offsets(&node, "g", &[("t", &[0])]), (ErrorCode::NotCoordinator, vec![]));
+    find(&node, "g");
+    assert_eq!(delete_offsets(&node, "", &[("t", &[0])]), (ErrorCode::InvalidGroupId, vec![]));
+    let nobody = (ErrorCode::GroupIdNotFound, vec![]);
+    assert_eq!(delete_offsets(&node, "g", &[("t", &[0]), ("none", &[0])]), nobody);
+    assert_eq!(commit(&node, "g", "t", 0, 7), ErrorCode::None);
+    assert_eq!(commit(&node, "g", "u", 0, 8), ErrorCode::None);
+    let unknown = ErrorCode::UnknownTopicOrPartition;
+    let of = |name: &str, index, code| (name.to_owned(), index, code);
+    assert_eq!(
+        delete_offsets(&node, "g", &[("t", &[0, 1, 9]), ("none", &[0])]),
+        (
+            ErrorCode::None,
+            vec![
+                of("t", 9, unknown),
+                of("t", 0, ErrorCode::None),
+                of("t", 1, ErrorCode::None),
+                of("none", 0, unknown)
+            ]
+        ),
+        "partition 1 has no offset, which is as good as deleted"
+    );
+    let left = |node: &Harness| (committed(node, "g", "t", true), committed(node, "g", "u", true));
+    assert_eq!(left(&node), (Ok(-1), Ok(8)));
+    node.crash();
+    assert_eq!(left(&node), (Ok(-1), Ok(8)));
 }
 
 #[test]

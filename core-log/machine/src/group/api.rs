@@ -6,8 +6,8 @@ use millstream_protocol::messages::delete_groups::DeletableGroupResult;
 use millstream_protocol::messages::offset_fetch::{OffsetFetchRequestGroup, OffsetFetchResponseGroup};
 use millstream_protocol::messages::{
     HeartbeatRequest, HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
-    LeaveGroupResponse, OffsetCommitRequest, OffsetCommitResponse, SyncGroupRequest, SyncGroupResponse,
-    TxnOffsetCommitRequest, TxnOffsetCommitResponse,
+    LeaveGroupResponse, OffsetCommitRequest, OffsetCommitResponse, OffsetDeleteRequest, OffsetDeleteResponse,
+    SyncGroupRequest, SyncGroupResponse, TxnOffsetCommitRequest, TxnOffsetCommitResponse,
 };
 use millstream_record::{ProducerEpoch, ProducerId};
 
@@ -117,6 +117,13 @@ pub enum Input {
         /// Fact: a partition with a pending transaction answers UNSTABLE_OFFSET_COMMIT (KIP-447).
         require_stable: bool,
     },
+    /// Offsets of a group are deleted (KIP-496). Topics that do not exist have been taken out.
+    OffsetDelete {
+        /// Who waits.
+        waiter: Waiter,
+        /// What it asks.
+        request: OffsetDeleteRequest,
+    },
     /// A group is deleted with its offsets.
     Delete {
         /// Who waits.
@@ -221,6 +228,8 @@ pub enum Answer {
     TxnOffsetCommit(TxnOffsetCommitResponse),
     /// To [`Input::OffsetFetch`].
     OffsetFetch(OffsetFetchResponseGroup),
+    /// To [`Input::OffsetDelete`].
+    OffsetDelete(OffsetDeleteResponse),
     /// To [`Input::Delete`].
     Delete(DeletableGroupResult),
     /// To [`Input::EndTransaction`].

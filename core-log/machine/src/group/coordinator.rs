@@ -225,6 +225,7 @@ impl Coordinator {
             Input::OffsetFetch { waiter, request, require_stable } => {
                 self.fetch(waiter, &request, require_stable);
             }
+            Input::OffsetDelete { waiter, request } => self.delete_offsets(waiter, &request),
             Input::Delete { waiter, group_id } => self.delete(waiter, &group_id),
             Input::EndTransaction { waiter, producer_id, producer_epoch, coordinator_epoch, outcome } => {
                 self.core.append(Batch::Marker { producer_id, producer_epoch, coordinator_epoch, outcome });

@@ -2,12 +2,16 @@
 
 use bytestring::ByteString;
 use millstream_protocol::ErrorCode;
+use millstream_protocol::messages::offset_delete::{
+    OffsetDeleteRequestPartition, OffsetDeleteResponsePartition, OffsetDeleteResponseTopic,
+};
 use millstream_protocol::messages::offset_fetch::{
     OffsetFetchRequestGroup, OffsetFetchResponseGroup, OffsetFetchResponsePartitions,
     OffsetFetchResponseTopics,
 };
 use millstream_protocol::messages::{
-    ConsumerProtocolSubscription, OffsetCommitRequest, OffsetCommitValue, TxnOffsetCommitRequest,
+    ConsumerProtocolSubscription, OffsetCommitRequest, OffsetCommitValue, OffsetDeleteRequest,
+    OffsetDeleteResponse, TxnOffsetCommitRequest,
 };
 use millstream_protocol::wire::Message;
 use millstream_record::{Millis, ProducerEpoch, ProducerId};
@@ -203,6 +207,53 @@ impl Coordinator {
             partition
         };
         OffsetFetchResponseTopics { name: name.clone(), topic_id, partitions: places.map(read).collect() }
+    }
+
+    /// Deletes offsets of topics that nobody in the group reads. A transaction's offset that is pending there goes with them: it
+    /// would come back when the transaction commits.
+    pub(super) fn delete_offsets(&mut self, waiter: Waiter, request: &OffsetDeleteRequest) {
+        let group_id = &request.group_id;
+        let group = match self.judge_offset_delete(group_id) {
+            Ok(group) => group,
+            Err(error) => {
+                let answer = Answer::OffsetDelete(refusal::offset_delete(error));
+                self.core.answer_when_durable(waiter, answer);
+                return;
+            }
+        };
+        let is_consumer = group.protocol_type.as_deref() == Some(CONSUMER);
+        let stored = self.core.stored.places(group_id);
+        let mut records = Vec::new();
+        let topics = request.topics.iter().map(|topic| {
+            let is_read = is_consumer && subscribes(group, &topic.name);
+            let error = if is_read { ErrorCode::GroupSubscribedToTopic } else { ErrorCode::None };
+            let delete = |partition: &OffsetDeleteRequestPartition| {
+                let place = (topic.name.clone(), partition.partition_index);
+                if !is_read && stored.contains(&place) {
+                    records.push(commit_record(group_id, &place, None));
+                }
+                let partition_index = partition.partition_index;
+                OffsetDeleteResponsePartition { partition_index, error_code: error.code() }
+            };
+            let partitions = topic.partitions.iter().map(delete).collect();
+            OffsetDeleteResponseTopic { name: topic.name.clone(), partitions }
+        });
+        let answer = OffsetDeleteResponse { topics: topics.collect(), ..OffsetDeleteResponse::default() };
+        if !records.is_empty() {
+            self.core.append(Batch::Records(records));
+        }
+        self.core.answer_when_durable(waiter, Answer::OffsetDelete(answer));
+    }
+
+    /// The group, where offsets of it may be deleted: what members of another protocol read cannot be told.
+    fn judge_offset_delete(&self, group_id: &ByteString) -> Result<&Group, ErrorCode> {
+        if group_id.is_empty() {
+            return Err(ErrorCode::InvalidGroupId);
+        }
+        let group = self.groups.get(group_id).filter(|group| group.state() != State::Dead);
+        let group = group.ok_or(ErrorCode::GroupIdNotFound)?;
+        let is_consumer = group.protocol_type.as_deref() == Some(CONSUMER);
+        if group.state() == State::Empty || is_consumer { Ok(group) } else { Err(ErrorCode::NonEmptyGroup) }
     }
 
     pub(super) fn delete(&mut self, waiter: Waiter, group_id: &ByteString) {

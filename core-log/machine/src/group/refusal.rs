@@ -12,7 +12,7 @@ use millstream_protocol::messages::txn_offset_commit::{
 };
 use millstream_protocol::messages::{
     HeartbeatResponse, JoinGroupResponse, LeaveGroupResponse, OffsetCommitRequest, OffsetCommitResponse,
-    SyncGroupResponse, TxnOffsetCommitRequest, TxnOffsetCommitResponse,
+    OffsetDeleteResponse, SyncGroupResponse, TxnOffsetCommitRequest, TxnOffsetCommitResponse,
 };
 
 use super::api::{Answer, Input};
@@ -81,6 +81,10 @@ pub(super) fn fetch(group_id: &ByteString, error: ErrorCode) -> OffsetFetchRespo
     }
 }
 
+pub(super) fn offset_delete(error: ErrorCode) -> OffsetDeleteResponse {
+    OffsetDeleteResponse { error_code: error.code(), ..OffsetDeleteResponse::default() }
+}
+
 pub(super) fn delete(group_id: &ByteString, error: ErrorCode) -> DeletableGroupResult {
     DeletableGroupResult { group_id: group_id.clone(), error_code: error.code() }
 }
@@ -105,6 +109,7 @@ pub(super) fn of_answer(answer: Answer, error: ErrorCode) -> Answer {
             Answer::TxnOffsetCommit(answer)
         }
         Answer::OffsetFetch(answer) => Answer::OffsetFetch(fetch(&answer.group_id, error)),
+        Answer::OffsetDelete(_) => Answer::OffsetDelete(offset_delete(error)),
         Answer::Delete(answer) => Answer::Delete(delete(&answer.group_id, error)),
         Answer::EndTransaction(_) => Answer::EndTransaction(error),
     }
@@ -124,6 +129,7 @@ pub(super) fn of_input(input: Input, error: ErrorCode) -> Option<(Waiter, Answer
         Input::OffsetFetch { waiter, request, .. } => {
             (waiter, Answer::OffsetFetch(fetch(&request.group_id, error)))
         }
+        Input::OffsetDelete { waiter, .. } => (waiter, Answer::OffsetDelete(offset_delete(error))),
         Input::Delete { waiter, group_id } => (waiter, Answer::Delete(delete(&group_id, error))),
         Input::EndTransaction { waiter, .. } => (waiter, Answer::EndTransaction(error)),
         Input::TopicsDeleted { .. } | Input::Durable { .. } | Input::Failed { .. } | Input::Tick => {

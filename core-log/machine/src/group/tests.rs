@@ -4,8 +4,10 @@ use bytestring::ByteString;
 use millstream_protocol::ErrorCode;
 use millstream_protocol::messages::leave_group::MemberIdentity;
 use millstream_protocol::messages::{
-    HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, SyncGroupRequest,
+    ConsumerProtocolSubscription, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
+    SyncGroupRequest,
 };
+use millstream_protocol::wire::Message;
 use proptest::prelude::*;
 
 use super::api::{Answer, Client, Config, Input};
@@ -354,6 +356,74 @@ fn groups_are_deleted_when_nobody_is_in_them() {
 }
 
 #[test]
+fn offsets_are_deleted_where_nobody_reads_the_topic() {
+    use ErrorCode as E;
+    let done = || (E::None, vec![E::None, E::None]);
+    let mut world = World::new(config());
+    for (group, expected) in [("", E::InvalidGroupId), ("g", E::GroupIdNotFound)] {
+        let waiter = world.delete_offsets(group, "topic");
+        assert_eq!(world.deleted_offsets(waiter), (expected, vec![]), "`{group}`");
+    }
+    world.commit("", -1, 7);
+    let appends = world.log.len();
+    let waiter = world.delete_offsets("g", "other");
+    assert_eq!((world.deleted_offsets(waiter), world.log.len()), (done(), appends), "nothing was committed");
+    world.is_durable = false;
+    let waiter = world.delete_offsets("g", "topic");
+    assert!(!world.answers.contains_key(&waiter), "the tombstone could still be lost");
+    world.flush();
+    world.is_durable = true;
+    assert_eq!(world.deleted_offsets(waiter), done());
+    assert_eq!(world.offset(false), (-1, E::None));
+    assert_eq!(world.reload().offset(false), (-1, E::None));
+
+    world.commit_in_transaction(5, 9);
+    let waiter = world.delete_offsets("g", "topic");
+    assert_eq!(world.deleted_offsets(waiter), done());
+    world.end_transaction(5, TransactionOutcome::Commit);
+    assert_eq!(world.offset(true), (-1, E::None), "what was pending does not come back");
+    assert_eq!(world.reload().offset(true), (-1, E::None));
+}
+
+#[test]
+fn offsets_that_members_may_read_are_kept() {
+    use ErrorCode as E;
+    let subscription = ConsumerProtocolSubscription { topics: vec!["topic".into()], ..Default::default() };
+    let subscription = subscription.encode_versioned(0).unwrap();
+    let readable = Some(bytes::Bytes::from(subscription));
+    // (Protocol type, what its member says, topic, the code of the group, the code of each partition.)
+    let table = [
+        ("consumer", readable.clone(), "topic", E::None, Some(E::GroupSubscribedToTopic)),
+        ("consumer", readable.clone(), "other", E::None, Some(E::None)),
+        ("consumer", None, "other", E::None, Some(E::GroupSubscribedToTopic)),
+        ("connect", readable, "other", E::NonEmptyGroup, None),
+    ];
+    for (protocol_type, says, topic, of_group, of_partitions) in table {
+        let shown = format!("{protocol_type}, {says:?}, {topic}");
+        let mut world = World::new(config());
+        let mut member = request("", None);
+        member.protocol_type = protocol_type.into();
+        if let Some(says) = says {
+            member.protocols[0].metadata = says;
+        }
+        let waiter = world.join_as(member, false);
+        world.pass(DELAY_MS);
+        let joined = world.joined(waiter).clone();
+        world.sync(&joined, &[]);
+        world.commit(&joined.member_id, 1, 7);
+        let waiter = world.delete_offsets("g", topic);
+        let expected = (of_group, vec![of_partitions; 2].into_iter().flatten().collect());
+        assert_eq!(world.deleted_offsets(waiter), expected, "{shown}");
+        assert_eq!(world.offset(false), (7, E::None), "{shown}");
+        world.pass(SESSION_MS);
+        assert_eq!(world.state(), "Empty", "{shown}");
+        let waiter = world.delete_offsets("g", "topic");
+        assert_eq!(world.deleted_offsets(waiter), (E::None, vec![E::None, E::None]), "{shown}");
+        assert_eq!(world.offset(false), (-1, E::None), "{shown}: nobody is left who reads it");
+    }
+}
+
+#[test]
 fn offsets_expire_when_their_group_is_no_longer_used() {
     let mut world = World::new(config());
     let (leader, follower) = world.stable_pair();
@@ -421,6 +491,7 @@ enum Act {
     TxnCommit(u8),
     EndTxn(u8, bool),
     Fetch(bool),
+    DeleteOffsets,
     Delete,
     Pass(i64),
     Flush,
@@ -438,6 +509,7 @@ fn act() -> impl Strategy<Value = Act> {
         2 => (0..3u8).prop_map(Act::TxnCommit),
         1 => (0..3u8, any::<bool>()).prop_map(|(producer, commit)| Act::EndTxn(producer, commit)),
         1 => any::<bool>().prop_map(Act::Fetch),
+        1 => Just(Act::DeleteOffsets),
         1 => Just(Act::Delete),
         4 => prop_oneof![Just(100i64), Just(DELAY_MS), Just(SESSION_MS), Just(REBALANCE_MS), Just(100_000)]
             .prop_map(Act::Pass),
@@ -496,6 +568,9 @@ proptest! {
                 }
                 Act::Fetch(all) => {
                     world.fetch(all, true);
+                }
+                Act::DeleteOffsets => {
+                    world.delete_offsets("g", "topic");
                 }
                 Act::Delete => {
                     world.ask(|waiter| Input::Delete { waiter, group_id: "g".into() });

@@ -7,14 +7,15 @@ use bytestring::ByteString;
 use millstream_protocol::ErrorCode;
 use millstream_protocol::messages::join_group::JoinGroupRequestProtocol;
 use millstream_protocol::messages::offset_commit::{OffsetCommitRequestPartition, OffsetCommitRequestTopic};
+use millstream_protocol::messages::offset_delete::{OffsetDeleteRequestPartition, OffsetDeleteRequestTopic};
 use millstream_protocol::messages::offset_fetch::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use millstream_protocol::messages::sync_group::SyncGroupRequestAssignment;
 use millstream_protocol::messages::txn_offset_commit::{
     TxnOffsetCommitRequestPartition, TxnOffsetCommitRequestTopic,
 };
 use millstream_protocol::messages::{
-    HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, OffsetCommitRequest, SyncGroupRequest,
-    SyncGroupResponse, TxnOffsetCommitRequest,
+    HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, OffsetCommitRequest, OffsetDeleteRequest,
+    SyncGroupRequest, SyncGroupResponse, TxnOffsetCommitRequest,
 };
 use millstream_record::{Millis, ProducerEpoch, ProducerId};
 
@@ -249,6 +250,31 @@ impl World {
                 (partition.committed_offset, ErrorCode::from_code(partition.error_code))
             }
             other => panic!("not a fetch: {other:?}"),
+        }
+    }
+
+    /// Deletes the offset of partition 0 of `topic`, and of partition 9, which has none.
+    pub(super) fn delete_offsets(&mut self, group: &str, topic: &str) -> Waiter {
+        let partition = |partition_index| OffsetDeleteRequestPartition { partition_index };
+        let request = OffsetDeleteRequest {
+            group_id: group.into(),
+            topics: vec![OffsetDeleteRequestTopic {
+                name: topic.into(),
+                partitions: vec![partition(0), partition(9)],
+            }],
+        };
+        self.ask(|waiter| Input::OffsetDelete { waiter, request })
+    }
+
+    /// The code of the group, and those of partitions.
+    pub(super) fn deleted_offsets(&self, waiter: Waiter) -> (ErrorCode, Vec<ErrorCode>) {
+        match self.answers.get(&waiter) {
+            Some(Answer::OffsetDelete(answer)) => {
+                let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
+                let codes = partitions.map(|partition| ErrorCode::from_code(partition.error_code));
+                (ErrorCode::from_code(answer.error_code), codes.collect())
+            }
+            other => panic!("no deletion of offsets was answered: {other:?}"),
         }
     }
 
