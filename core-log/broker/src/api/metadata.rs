@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytestring::ByteString;
-use millstream_machine::metadata::{Image, InternalTopic, Topic, validate_topic_name};
+use millstream_machine::metadata::{Image, InternalTopic, Partition, Topic, validate_topic_name};
 use millstream_protocol::messages::metadata::{
     MetadataRequestTopic, MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
 };
@@ -110,7 +110,6 @@ fn one(
 }
 
 fn described(shared: &Shared, image: &Image, topic: &Topic, operations: i32) -> MetadataResponseTopic {
-    let is_alive = |node: &NodeId| image.broker(*node).is_some_and(|broker| !broker.fenced);
     let partitions = topic.partitions.iter().zip(0..).map(|(partition, index)| {
         let leader = partition.leader.filter(|node| shared.is_leading(*node, image));
         let error = if leader.is_none() { ErrorCode::LeaderNotAvailable } else { ErrorCode::None };
@@ -121,12 +120,7 @@ fn described(shared: &Shared, image: &Image, topic: &Topic, operations: i32) -> 
             leader_epoch: partition.leader_epoch.0,
             replica_nodes: partition.replicas.iter().map(|node| node.0).collect(),
             isr_nodes: partition.isr.iter().map(|node| node.0).collect(),
-            offline_replicas: partition
-                .replicas
-                .iter()
-                .filter(|node| !is_alive(node))
-                .map(|node| node.0)
-                .collect(),
+            offline_replicas: offline_replicas(image, partition),
         }
     });
     MetadataResponseTopic {
@@ -137,4 +131,10 @@ fn described(shared: &Shared, image: &Image, topic: &Topic, operations: i32) -> 
         topic_authorized_operations: operations,
         ..MetadataResponseTopic::default()
     }
+}
+
+/// The replicas whose brokers do not serve.
+pub(super) fn offline_replicas(image: &Image, partition: &Partition) -> Vec<i32> {
+    let is_alive = |node: &NodeId| image.broker(*node).is_some_and(|broker| !broker.fenced);
+    partition.replicas.iter().filter(|node| !is_alive(node)).map(|node| node.0).collect()
 }

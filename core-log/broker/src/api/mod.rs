@@ -8,6 +8,7 @@ mod controller;
 mod describe_cluster;
 mod describe_configs;
 mod describe_log_dirs;
+mod describe_topic_partitions;
 mod fetch;
 mod find_coordinator;
 mod groups;
@@ -15,8 +16,8 @@ mod leader_hint;
 mod list_offsets;
 mod metadata;
 mod observe;
-mod offset_for_leader_epoch;
 mod offset_delete;
+mod offset_for_leader_epoch;
 mod offsets;
 mod permissions;
 mod produce;
@@ -51,6 +52,7 @@ pub(crate) fn dispatch(broker: &Broker, ctx: Ctx, request: Request) -> Receipt {
         Request::DescribeCluster(request) => now(describe_cluster::handle(shared, &ctx, &request)),
         Request::DescribeConfigs(request) => now(describe_configs::handle(shared, &request)),
         Request::DescribeLogDirs(request) => describe_log_dirs::handle(broker, request),
+        Request::DescribeTopicPartitions(request) => now(describe_topic_partitions::handle(shared, &request)),
         Request::IncrementalAlterConfigs(request) => topics::alter_configs(broker, request),
         Request::CreateTopics(request) => topics::create(broker, request),
         Request::DeleteTopics(request) => topics::delete(broker, &ctx, request),
@@ -73,9 +75,9 @@ pub(crate) fn dispatch(broker: &Broker, ctx: Ctx, request: Request) -> Receipt {
         Request::DeleteGroups(request) => groups::delete(shared, request),
         Request::OffsetCommit(request) => offsets::commit(shared, request),
         Request::OffsetFetch(request) => offsets::fetch(shared, request),
+        Request::OffsetDelete(request) => offset_delete::handle(shared, request),
         Request::TxnOffsetCommit(request) => offsets::commit_in_transaction(shared, &ctx, request),
         Request::InitProducerId(request) => transactions::init_producer_id(broker, &ctx, request),
-        Request::OffsetDelete(request) => offset_delete::handle(shared, request),
         Request::AddPartitionsToTxn(request) => transactions::add_partitions(shared, &ctx, request),
         Request::AddOffsetsToTxn(request) => transactions::add_offsets(broker, &ctx, request),
         Request::EndTxn(request) => transactions::end(shared, &ctx, request),

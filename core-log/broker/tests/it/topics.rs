@@ -4,11 +4,12 @@ use millstream_protocol::ErrorCode;
 use millstream_protocol::messages::create_partitions::CreatePartitionsTopic;
 use millstream_protocol::messages::delete_topics::DeleteTopicState;
 use millstream_protocol::messages::describe_configs::DescribeConfigsResource;
+use millstream_protocol::messages::describe_topic_partitions::DescribeTopicPartitionsRequestCursor;
 use millstream_protocol::messages::incremental_alter_configs::{AlterConfigsResource, AlterableConfig};
 use millstream_protocol::messages::metadata::{MetadataRequestTopic, MetadataResponseTopic};
 use millstream_protocol::messages::{
     ApiVersionsRequest, CreatePartitionsRequest, DeleteTopicsRequest, DescribeClusterRequest,
-    DescribeConfigsRequest, IncrementalAlterConfigsRequest, MetadataRequest,
+    DescribeConfigsRequest, DescribeTopicPartitionsRequest, IncrementalAlterConfigsRequest, MetadataRequest,
 };
 use millstream_record::Uuid;
 
@@ -50,6 +51,27 @@ fn topics_come_and_go_and_a_new_one_never_shows_the_old_ones_records() {
     let stale = MetadataRequestTopic { name: None, topic_id: first.topic_id };
     let answer = node.call(MetadataRequest { topics: Some(vec![stale]), ..MetadataRequest::default() });
     assert_eq!(ErrorCode::from_code(answer.topics[0].error_code), ErrorCode::UnknownTopicId);
+}
+
+#[test]
+fn partitions_are_described_in_pages() {
+    let node = Harness::with(&[("max.request.partition.size.limit", "2")]);
+    node.create("t", 3, &[]);
+    let ask = |cursor| {
+        let request = DescribeTopicPartitionsRequest { cursor, ..DescribeTopicPartitionsRequest::default() };
+        let answer = node.call(request);
+        let partitions = answer.topics[0].partitions.iter();
+        let told = partitions.map(|one| (one.partition_index, one.leader_id, one.replica_nodes.clone()));
+        (told.collect::<Vec<_>>(), answer.next_cursor)
+    };
+    let (first, next) = ask(None);
+    assert_eq!(first, [(0, 0, vec![0]), (1, 0, vec![0])], "as many as the broker allows");
+    let next = next.expect("there is more");
+    let cursor = DescribeTopicPartitionsRequestCursor {
+        topic_name: next.topic_name,
+        partition_index: next.partition_index,
+    };
+    assert_eq!(ask(Some(cursor)), (vec![(2, 0, vec![0])], None));
 }
 
 #[test]
