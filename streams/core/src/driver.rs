@@ -44,6 +44,7 @@ pub struct TestDriver {
     committed: BTreeMap<(TaskId, TopicName), Offset>,
     wall: Millis,
     auto_commit: bool,
+    in_chunks: bool,
 }
 
 impl TestDriver {
@@ -62,6 +63,7 @@ impl TestDriver {
             committed: BTreeMap::new(),
             wall: Millis(0),
             auto_commit: true,
+            in_chunks: false,
         };
         for subtopology in 0..driver.topology.subtopologies().len() {
             let stores = driver.topology.subtopologies()[subtopology].stores.len();
@@ -78,6 +80,15 @@ impl TestDriver {
         self
     }
 
+    /// Hands a task all records that wait for it as one chunk, as an application on a log is handed what a fetch brought; without
+    /// this each record is a chunk of its own. Results are the same, except that an aggregation without windows emits a key once
+    /// for each chunk. See [`TestDriver::pipe_all`].
+    #[must_use]
+    pub fn in_chunks(mut self) -> Self {
+        self.in_chunks = true;
+        self
+    }
+
     /// Appends a record to an input topic and processes it to the end.
     ///
     /// # Errors
@@ -91,6 +102,29 @@ impl TestDriver {
     ) -> Result<()> {
         let (key, value) = (key.to_bytes()?, value.to_bytes()?);
         self.pipe_record(topic, key, value, timestamp_ms, Vec::new())
+    }
+
+    /// Appends records (key, value, timestamp in milliseconds) to an input topic, and processes them when all are there.
+    ///
+    /// # Errors
+    /// An unknown topic, or an error of the topology.
+    pub fn pipe_all<K: Serde, V: Serde>(
+        &mut self,
+        topic: &str,
+        rows: impl IntoIterator<Item = (K, V, i64)>,
+    ) -> Result<()> {
+        let topic = self.input_topic(topic)?;
+        for (key, value, timestamp_ms) in rows {
+            let record = OutputRecord {
+                key: key.to_bytes()?,
+                partition_key: None,
+                value: value.to_bytes()?,
+                timestamp: Millis(timestamp_ms),
+                headers: Vec::new(),
+            };
+            self.append(&topic, record);
+        }
+        self.run()
     }
 
     /// As [`TestDriver::pipe`], with bytes and headers.
@@ -314,8 +348,9 @@ impl TestDriver {
         Ok(())
     }
 
-    /// Hands a task the records that it has not seen, one at a time so that each is a chunk of its own.
+    /// Hands a task the records that it has not seen: one at a time, so that each is a chunk of its own, or all at once.
     fn feed(&mut self, id: TaskId) -> Result<()> {
+        let in_chunks = self.in_chunks;
         for topic in self.topology.subtopologies()[id.subtopology].inputs.clone() {
             let from = self.handed.get(&topic).copied().unwrap_or(0);
             let records = self.topics.get(&topic).map(|all| all[from..].to_vec()).unwrap_or_default();
@@ -323,6 +358,10 @@ impl TestDriver {
             let end = self.log_end(&topic);
             let task = self.task(id);
             task.observe_log_end(&topic, end)?;
+            if in_chunks {
+                task.add_records(&topic, records, end)?;
+                continue;
+            }
             for record in records {
                 let next = record.offset.plus(1);
                 task.add_records(&topic, vec![record], next)?;

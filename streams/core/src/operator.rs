@@ -45,6 +45,12 @@ pub trait Operator: Send {
         let _ = (ctx, epoch);
         Ok(())
     }
+
+    /// Whether it writes to none of its stores, ever. Where one row reaches two steps that share a store, rows are handed on one
+    /// by one unless all of them only read.
+    fn only_reads(&self) -> bool {
+        false
+    }
 }
 
 /// The number of a commit of a task, from 1 since the task started.

@@ -1,12 +1,13 @@
 //! A task: one subtopology on one partition.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use millstream_record::{Millis, Offset};
 
 mod input;
+mod paths;
 
 pub use input::Gate;
 use input::{Input, Inputs};
@@ -68,6 +69,8 @@ pub struct Task {
     application_id: Arc<str>,
     topology: Arc<Topology>,
     runners: BTreeMap<usize, Runner>,
+    /// Ports behind which rows are handed on one by one.
+    one_by_one: BTreeSet<(usize, u16)>,
     stores: Vec<Layered>,
     store_names: Vec<Arc<str>>,
     inputs: Inputs,
@@ -110,10 +113,16 @@ impl Task {
                 runners.insert(at, runner);
             }
         }
+        let only_reads = |at: usize| match runners.get(&at) {
+            Some(Runner::Operator { operator, .. }) => operator.only_reads(),
+            _ => true,
+        };
+        let one_by_one = paths::one_by_one(&topology, &nodes, only_reads);
         let mut task = Self {
             id,
             inputs: Inputs::new(&topology, id.partition, inputs),
             runners,
+            one_by_one,
             stores: bases.into_iter().map(Layered::new).collect(),
             store_names,
             outputs: Vec::new(),
@@ -352,8 +361,14 @@ impl Task {
         Ok(())
     }
 
-    /// Hands a chunk to each node behind a port; the last one gets it without a copy.
-    fn fan_out(&mut self, from: usize, port: u16, chunk: Chunk) -> Result<()> {
+    /// Hands a chunk to each node behind a port; the last one gets it without a copy. Where ways behind the port meet again, each
+    /// row goes all its ways before the next one.
+    fn fan_out(&mut self, from: usize, port: u16, mut chunk: Chunk) -> Result<()> {
+        if chunk.len() > 1 && self.one_by_one.contains(&(from, port)) {
+            let front = chunk.take_front(chunk.len() / 2); // halves: row by row off the front would move the rest each time
+            self.fan_out(from, port, front)?;
+            return self.fan_out(from, port, chunk);
+        }
         let topology = Arc::clone(&self.topology);
         let mut children = topology.nodes()[from].children.iter().filter(|(p, _)| *p == port).peekable();
         let mut chunk = Some(chunk);

@@ -90,4 +90,8 @@ impl<L: Lookup> Operator for StreamTableJoin<L> {
         }
         Ok(())
     }
+
+    fn only_reads(&self) -> bool {
+        true
+    }
 }
