@@ -1,6 +1,7 @@
 //! What bad requests are answered with: our node and Apache Kafka give the same error codes. Our node is always asked, and held
 //! against `codes.txt`, the codes of the last comparison; Apache Kafka is asked too where `PEER_DIR` says that it is there.
 
+mod admin;
 mod batches;
 mod configs;
 mod transactions;
@@ -82,6 +83,7 @@ impl Asked {
         assert_eq!(made.topics[0].error_code, 0, "{:?}", made.topics[0].error_message);
         asked.topic_id = made.topics[0].topic_id;
         asked.open = transactions::Producer::begin(&asked).await;
+        admin::join_groups(&asked).await;
         asked
     }
 
@@ -172,6 +174,13 @@ fn codes(response: &Response) -> Vec<ErrorCode> {
             let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
             partitions.map(|partition| partition.error_code).collect()
         }
+        Response::OffsetDelete(answer) => {
+            let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
+            [answer.error_code].into_iter().chain(partitions.map(|partition| partition.error_code)).collect()
+        }
+        Response::DescribeTopicPartitions(answer) => {
+            answer.topics.iter().map(|topic| topic.error_code).collect()
+        }
         Response::OffsetFetch(answer) => {
             let partitions = |group: &offset_fetch::OffsetFetchResponseGroup| {
                 let partitions = group.topics.iter().flat_map(|topic| &topic.partitions);
@@ -214,6 +223,7 @@ fn cases(asked: &Asked) -> Vec<(&'static str, Request)> {
     all.extend(transactions::while_one_is_open(topic, *topic_id, open));
     all.extend(configs::cases(topic));
     all.extend(batches::cases(topic, *topic_id));
+    all.extend(admin::cases(topic));
     all
 }
 
