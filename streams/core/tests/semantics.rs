@@ -1,5 +1,6 @@
 //! What the operators mean, through the test driver: the traps that Kafka gets wrong or leaves open, and crashes.
 
+use millstream_record::Millis;
 use millstream_streams_core::dsl::{
     Emit, Hopping, Late, Serde, StreamBuilder, Tumbling, Windowed, millis, store,
 };
@@ -173,6 +174,32 @@ fn broken_records_stop_the_task_and_say_where() {
     let error = driver.pipe("in", &"k".to_owned(), &"text".to_owned(), 1).unwrap_err();
     assert!(matches!(&error, StreamsError::Deserialize { offset: 0, .. }), "{error}");
     assert_eq!(error.to_string(), "in-0 offset 0: cannot decode i64: 4 bytes instead of 8");
+}
+
+#[test]
+fn times_before_1970_pass_a_repartition() {
+    let mut driver = driver(|t| {
+        t.stream_at::<String, i64>("in", |_, value, _| Millis(*value))
+            .group_by("by", |key, _| key.clone())
+            .window(Tumbling::of(millis(10)))
+            .emit(Emit::OnClose)
+            .count(store("counts"))
+            .to_stream()
+            .to("out");
+    });
+    for time in [-86_400_000i64, -86_399_999, -11, -1, 3] {
+        driver.pipe("in", &"a".to_owned(), &time, 5).unwrap();
+    }
+    driver.end_inputs().unwrap();
+    assert_eq!(read_windows(&mut driver), ["a@-86400000=2", "a@-20=1", "a@-10=1", "a@0=1"]);
+    assert_eq!(driver.counters("by-repartition-source").rows_out, 5);
+}
+
+#[test]
+fn a_record_of_the_user_without_a_timestamp_stops_the_task() {
+    let mut driver = driver(|t| t.stream::<String, String>("in").to("out"));
+    let error = driver.pipe("in", &"a".to_owned(), &String::new(), -1).unwrap_err().to_string();
+    assert!(error.starts_with("in-0 offset 0: the record has no timestamp"), "{error}");
 }
 
 #[test]

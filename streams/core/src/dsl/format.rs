@@ -21,6 +21,12 @@ impl<K: Serde, V: Serde> RowReader<K, V> {
         Self { event_time: None }
     }
 
+    /// For a topic of the topology itself. Its records were rows, and each has the time of its row: any time, also before 1970. So -1
+    /// is one millisecond before 1970 there, and not Kafka's "no timestamp". (Brokers keep negative timestamps as they are.)
+    pub(crate) fn internal() -> Self {
+        Self::timed(Arc::new(|_, _, written| written))
+    }
+
     pub(crate) fn timed(event_time: EventTime<K, V>) -> Self {
         Self { event_time: Some(event_time) }
     }

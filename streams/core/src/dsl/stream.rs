@@ -198,7 +198,7 @@ impl<K: Serde, V: Serde> Stream<K, V> {
         let port = self.handle.graph.borrow_mut().repartition(
             name,
             RowWriter::<K, V>::new,
-            RowReader::<K, V>::new,
+            RowReader::<K, V>::internal,
             partitions,
             self.handle.port,
         );

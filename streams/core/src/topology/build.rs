@@ -77,6 +77,9 @@ impl TopologyBuilder {
 
     /// Sends the rows of `input` through the topic `<app>-<name>-repartition`, so that rows of equal keys come together;
     /// they come out of the returned port, in another subtopology. Partitions: as given, or as the widest topic upstream.
+    ///
+    /// A record of that topic has the time of its row, whatever that is; what stands there for a row without one is between
+    /// `serializer` and `deserializer`.
     pub fn repartition<S: Serializer + 'static, D: Deserializer + 'static>(
         &mut self,
         name: &str,
