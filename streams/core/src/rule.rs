@@ -2,6 +2,8 @@
 
 use millstream_record::Millis;
 
+use crate::END_OF_TIME;
+
 /// A window of event time: `[start, end)`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Window {
@@ -61,10 +63,11 @@ impl TimeWindows {
 }
 
 /// Whether a window that ends at `end` no longer takes rows: `end <= stream time - grace`. It is also the moment at which it
-/// is final and is emitted on close, so that no row is ever both refused and missing.
+/// is final and is emitted on close, so that no row is ever both refused and missing. At the end of time every window is closed,
+/// whatever its grace: nothing comes after that.
 #[must_use]
 pub fn is_closed(end: Millis, stream_time: Millis, grace_ms: i64) -> bool {
-    end.0 <= stream_time.0.saturating_sub(grace_ms)
+    stream_time == END_OF_TIME || end.0 <= stream_time.0.saturating_sub(grace_ms)
 }
 
 /// Which rows of the stream side a stream-table join keeps.
@@ -131,6 +134,9 @@ mod tests {
         assert!(is_closed(Millis(10), Millis(15), 5));
         assert!(!is_closed(Millis(10), crate::BEGINNING_OF_TIME, 5));
         assert!(is_closed(Millis(10), crate::END_OF_TIME, 5));
+        assert!(is_closed(Millis(10), crate::END_OF_TIME, i64::MAX));
+        assert!(is_closed(crate::END_OF_TIME, crate::END_OF_TIME, 5));
+        assert!(!is_closed(Millis(10), Millis(i64::MAX - 1), i64::MAX));
     }
 
     #[test]

@@ -80,6 +80,16 @@ fn windows_close_in_order_of_start_and_key_and_at_the_end_of_input() {
 }
 
 #[test]
+fn the_end_of_input_closes_windows_of_any_grace() {
+    for grace in [millis(5), std::time::Duration::MAX] {
+        let mut driver = window_count(Tumbling::of(millis(10)).grace(grace), Emit::OnClose);
+        pipe(&mut driver, "in", &[("a", "", 3), ("a", "", 14)]);
+        driver.end_inputs().unwrap();
+        assert_eq!(read_windows(&mut driver), ["a@0=1", "a@10=1"], "{grace:?}");
+    }
+}
+
+#[test]
 fn late_rows_are_counted_and_kept() {
     let mut driver = window_count(Tumbling::of(millis(10)).grace(millis(5)), Emit::OnUpdate);
     pipe(
