@@ -1,5 +1,7 @@
 //! What the operators mean, through the test driver: the traps that Kafka gets wrong or leaves open, and crashes.
 
+use std::ops::Bound;
+
 use millstream_record::Millis;
 use millstream_streams_core::dsl::{
     Emit, Hopping, Late, Serde, StreamBuilder, Tumbling, Windowed, millis, store,
@@ -136,6 +138,83 @@ fn a_result_is_as_new_as_its_newest_row() {
     assert_eq!(read::<String, u64>(&mut driver, "out"), [r#""a"=1@7"#, r#""a"=2@7"#]);
     let kept = driver.value::<_, u64>("n", &"a".to_owned()).unwrap().unwrap();
     assert_eq!((kept.value, kept.timestamp_ms), (2, 7));
+}
+
+/// Adds numbers up from 100; a sum of 100 is none.
+fn sum_or_none(sum: Option<i64>, value: &i64) -> Option<i64> {
+    sum.map(|sum| sum + value).filter(|sum| *sum != 100)
+}
+
+#[test]
+fn an_aggregate_that_becomes_null_is_deleted_and_begins_anew() {
+    let rows = [(5i64, 1), (-5, 2), (7, 3), (1, 4), (-8, 5)].map(|(n, at)| ("a".to_owned(), n, at));
+    let build = || {
+        driver(|t| {
+            let grouped = t.stream::<String, i64>("in").group_by_key();
+            let sums = grouped.aggregate(store("sums"), || Some(100), |sum, _, n| sum_or_none(sum, n));
+            sums.to_stream().to("out");
+            sums.filter(|_, _| true).to_stream().to("changes");
+        })
+    };
+    let mut driver = build();
+    let mut stored = Vec::new();
+    for (key, n, at) in &rows {
+        driver.pipe("in", key, n, *at).unwrap();
+        stored.push(driver.value::<_, i64>("sums", key).unwrap().map(|row| row.value));
+    }
+    assert_eq!(stored, [Some(105), None, Some(107), Some(108), None]);
+    let expected = ["=Some(105)@1", "=None@2", "=Some(107)@3", "=Some(108)@4", "=None@5"];
+    for topic in ["out", "changes"] {
+        let expected = expected.map(|row| format!("\"a\"{row}"));
+        assert_eq!(read::<String, Option<i64>>(&mut driver, topic), expected, "{topic}");
+    }
+    for (count, last) in [(2, "\"a\"=None@2"), (4, "\"a\"=Some(108)@4")] {
+        let mut driver = build().in_chunks();
+        driver.pipe_all("in", rows[..count].iter().cloned()).unwrap();
+        assert_eq!(read::<String, Option<i64>>(&mut driver, "out"), [last], "one chunk");
+        let found = driver.value::<_, i64>("sums", &"a".to_owned()).unwrap().map(|row| row.value);
+        assert_eq!(found, stored[count - 1]);
+    }
+}
+
+#[test]
+fn a_window_whose_aggregate_became_null_is_not_emitted_on_close() {
+    for (name, emit, commit) in [
+        ("in the store", Emit::OnUpdate, true),
+        ("at hand", Emit::OnClose, false),
+        ("both", Emit::OnClose, true),
+    ] {
+        let mut driver = driver(|t| {
+            let windows = t.stream::<String, i64>("in").group_by_key().window(Tumbling::of(millis(10)));
+            let sums = windows.emit(emit).aggregate(store("sums"), || Some(100), |s, _, n| sum_or_none(s, n));
+            sums.to_stream().to("out");
+        });
+        if !commit {
+            driver = driver.manual_commit();
+        }
+        for (key, n, at) in
+            [("a", 5i64, 1), ("a", -5, 2), ("b", 5, 3), ("b", -5, 4), ("b", 6, 5), ("c", 1, 6)]
+        {
+            driver.pipe("in", &key.to_owned(), &n, at).unwrap();
+        }
+        driver.commit().unwrap();
+        let entries = |driver: &TestDriver| {
+            let all = driver.store("sums").unwrap().range(Bound::Unbounded, Bound::Unbounded);
+            all.filter(|entry| entry.as_ref().unwrap().0.len() > 8).count()
+        };
+        assert_eq!(entries(&driver), 2, "{name}");
+        driver.end_inputs().unwrap();
+        let rows = driver.read::<Windowed<String>, Option<i64>>("out").unwrap();
+        let rows: Vec<_> = rows.iter().map(|row| (row.key.key.as_str(), row.value)).collect();
+        let last = [("b", Some(106)), ("c", Some(101))];
+        match emit {
+            Emit::OnClose => assert_eq!(rows, last, "{name}"),
+            Emit::OnUpdate => {
+                let first = [("a", Some(105)), ("a", None), ("b", Some(105)), ("b", None)];
+                assert_eq!(rows, [&first[..], &last].concat(), "{name}");
+            }
+        }
+    }
 }
 
 #[test]

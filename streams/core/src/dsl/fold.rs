@@ -18,7 +18,7 @@ pub(super) type ResultKey<K> = fn(&Bytes, Option<Window>) -> Result<K>;
 /// Names types without holding values of them.
 type Rowless<K, V, A> = fn() -> (K, V, A);
 
-/// Folds typed rows with `step`, which is given none for a new group. State and result are the same value.
+/// Folds typed rows with `step`, which is given none for a new group. State and result are the same value; a null is no state.
 pub(super) struct TypedFold<K, V, A, RK, F> {
     step: Arc<F>,
     result_key: ResultKey<RK>,
@@ -69,15 +69,21 @@ where
         }
         Err(StreamsError::Encode {
             what: "aggregate",
-            reason: "it is null; return a value for every row".to_owned(),
+            reason: "its encoding is null, but is_null() of its type says that it is not; let both agree"
+                .to_owned(),
         })
+    }
+
+    fn exists(&self, state: &Self::State) -> bool {
+        state.is_some()
     }
 
     fn fold(&mut self, states: &mut [Self::State], chunk: &Chunk, picks: &[Pick]) -> Result<()> {
         let rows = chunk.pairs::<K, V>()?;
         for pick in picks {
             let (row, state) = (pick.row as usize, &mut states[pick.slot as usize]);
-            *state = Some((self.step)(state.take(), &rows.keys[row], &rows.values[row]));
+            let made = (self.step)(state.take(), &rows.keys[row], &rows.values[row]);
+            *state = Some(made).filter(|made| !made.is_null());
         }
         Ok(())
     }

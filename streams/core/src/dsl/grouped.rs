@@ -35,7 +35,8 @@ impl<K: Serde, V: Serde> Grouped<K, V> {
         })
     }
 
-    /// Folds the rows of each key, beginning with `init()`.
+    /// Folds the rows of each key, beginning with `init()`. A null result (`None`, where `A` is an option) deletes:
+    /// the next row begins with `init()` again.
     pub fn aggregate<A: Serde>(
         &self,
         store: StoreSpec,

@@ -175,7 +175,8 @@ impl<K: Serde, V: Serde> WindowedStream<K, V> {
         })
     }
 
-    /// Folds the rows of each key and window, beginning with `init()`.
+    /// Folds the rows of each key and window, beginning with `init()`. A null result (`None`, where `A` is an option) deletes:
+    /// the next row begins with `init()` again.
     pub fn aggregate<A: Serde>(
         &self,
         store: StoreSpec,

@@ -67,6 +67,15 @@ pub trait Fold: Send + 'static {
     /// A state that cannot be encoded.
     fn save(&mut self, state: &mut Self::State, bytes: &mut Vec<u8>) -> Result<()>;
 
+    /// Whether `state` is one. A group without a state is deleted, as in Kafka Streams where an aggregator returns null: its entry
+    /// goes out of the store, [`Fold::emit`] is handed the group as it is (which tells of the deletion), and its next row finds
+    /// [`Fold::init`]. [`Fold::save`] is not asked to write it. Where a group ends and begins anew in one chunk, its timestamp is
+    /// still the highest of all its rows there.
+    fn exists(&self, state: &Self::State) -> bool {
+        let _ = state;
+        true
+    }
+
     /// Folds the picked rows into the states, in the order of `picks` (which is row order). With hopping windows a row is
     /// picked once for each of its windows.
     ///

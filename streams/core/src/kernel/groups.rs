@@ -131,16 +131,45 @@ impl<S: Send> Groups<S> {
         fold.fold(&mut self.states, chunk, &self.picks)
     }
 
-    /// Saves the states that the store does not have.
+    /// Saves the states that the store does not have, and deletes the entries of groups without a state.
     pub(super) fn save<F: Fold<State = S>>(&mut self, fold: &mut F, store: &mut dyn Store) -> Result<()> {
         let mut buffer = Vec::new();
         for ((store_key, slot), state) in self.slots.iter_mut().zip(&mut self.states) {
-            if slot.changed {
+            if !slot.changed {
+                continue;
+            }
+            slot.changed = false;
+            if fold.exists(state) {
                 begin_stored(&mut buffer, slot.timestamp);
                 fold.save(state, &mut buffer)?;
                 store.put(store_key, &buffer)?;
-                (slot.stored, slot.changed) = (true, false);
+                slot.stored = true;
+            } else if std::mem::take(&mut slot.stored) {
+                store.delete(store_key)?;
             }
+        }
+        Ok(())
+    }
+
+    /// Lets go of the chunk's groups that have no state now, and deletes their entries.
+    pub(super) fn let_go_of_deleted<F: Fold<State = S>>(
+        &mut self,
+        fold: &F,
+        store: &mut dyn Store,
+    ) -> Result<()> {
+        let is_deleted = |pick: &Pick| !fold.exists(&self.states[pick.slot as usize]);
+        let mut deleted: Vec<_> =
+            self.picks.iter().filter(|pick| is_deleted(pick)).map(|pick| pick.slot).collect();
+        deleted.sort_unstable();
+        deleted.dedup();
+        for index in deleted.into_iter().rev() {
+            let index = index as usize; // from the back: what takes a place was behind it
+            if let Some((store_key, slot)) = self.slots.swap_remove_index(index)
+                && slot.stored
+            {
+                store.delete(&store_key)?;
+            }
+            self.states.swap_remove(index);
         }
         Ok(())
     }

@@ -264,8 +264,9 @@ impl<F: Fold> Operator for WindowAggregate<F> {
         let late = self.assign(ctx, &chunk)?;
         if !self.groups.is_untouched() {
             self.groups.fold(&mut self.fold, &chunk)?;
-            if !self.all_at_hand {
-                self.groups.save(&mut self.fold, ctx.store(0))?;
+            match self.all_at_hand {
+                true => self.groups.let_go_of_deleted(&self.fold, ctx.store(0))?,
+                false => self.groups.save(&mut self.fold, ctx.store(0))?,
             }
             if self.options.emit == Emit::OnUpdate {
                 let windows = self.options.windows;
