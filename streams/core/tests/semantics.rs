@@ -292,6 +292,26 @@ fn a_record_of_the_user_without_a_timestamp_stops_the_task() {
 }
 
 #[test]
+fn all_that_is_made_of_one_grouping_shares_its_repartition() {
+    let builder = StreamBuilder::new();
+    let grouped = builder.stream::<String, i64>("in").group_by("by", |_, n| format!("{}", n % 2));
+    grouped.count(store("counts")).to_stream().to("out");
+    grouped.reduce(store("sums"), |sum, n| sum + n).to_stream().to("sums");
+    let windows = grouped.clone().window(Tumbling::of(millis(10)));
+    windows.count(store("windows")).to_stream().to("windows");
+    let topology = builder.build().unwrap();
+    assert_eq!(topology.repartitions().len(), 1);
+    let mut driver = TestDriver::new(topology).unwrap();
+    for n in 1..=3i64 {
+        driver.pipe("in", &"a".to_owned(), &n, n).unwrap();
+    }
+    assert_eq!(driver.counters("by-repartition-sink").rows_out, 3);
+    assert_eq!(read::<String, u64>(&mut driver, "out"), ["\"1\"=1@1", "\"0\"=1@2", "\"1\"=2@3"]);
+    assert_eq!(read::<String, i64>(&mut driver, "sums"), ["\"1\"=1@1", "\"0\"=2@2", "\"1\"=4@3"]);
+    assert_eq!(driver.read_records("windows").len(), 3);
+}
+
+#[test]
 fn every_problem_of_a_topology_is_told_at_once() {
     let builder = StreamBuilder::new();
     let rows = builder.stream::<String, String>("in");

@@ -1,5 +1,7 @@
 //! Grouped streams, without windows.
 
+use std::cell::OnceCell;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use super::fold::TypedFold;
@@ -13,8 +15,20 @@ use crate::topology::OperatorSpec;
 /// out and counted.
 pub struct Grouped<K, V> {
     pub(super) stream: Stream<K, V>,
-    /// Name of the repartition, where the grouping gave one.
-    pub(super) repartition: Option<String>,
+    /// The repartition, where the grouping gave it a name.
+    pub(super) repartition: Option<Rc<NamedRepartition<K, V>>>,
+}
+
+/// A repartition that has a name of its own: there is one, however many aggregations use the grouping.
+pub(super) struct NamedRepartition<K, V> {
+    name: String,
+    made: OnceCell<Stream<K, V>>,
+}
+
+impl<K, V> NamedRepartition<K, V> {
+    pub(super) fn new(name: &str) -> Rc<Self> {
+        Rc::new(Self { name: name.to_owned(), made: OnceCell::new() })
+    }
 }
 
 impl<K: Serde, V: Serde> Grouped<K, V> {
@@ -75,12 +89,18 @@ impl<K: Serde, V: Serde> Grouped<K, V> {
         Table::stored(Handle::<K, Change<A>>::new(input.handle.graph.clone(), port), name, wants_old)
     }
 
-    /// The stream, repartitioned if its key has changed: under the grouping's name, else under that of the store.
+    /// The stream, repartitioned if its key has changed: under the grouping's name, once for all that is made of the grouping, else
+    /// under that of the store.
     pub(super) fn partitioned(&self, store: &str) -> Stream<K, V> {
         if !self.stream.rekeyed {
             return self.stream.clone();
         }
-        self.stream.repartition(self.repartition.as_deref().unwrap_or(store))
+        match self.repartition.as_deref() {
+            Some(NamedRepartition { name, made }) => {
+                made.get_or_init(|| self.stream.repartition(name)).clone()
+            }
+            None => self.stream.repartition(store),
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::format::{RowReader, RowWriter};
+use super::grouped::NamedRepartition;
 use super::table::TypedTable;
 use super::{Change, Grouped, Handle, Serde, Table};
 use crate::chunk::{Chunk, Data, Pairs};
@@ -167,13 +168,13 @@ impl<K: Data, V: Data> Stream<K, V> {
         Grouped { stream: self.clone(), repartition: None }
     }
 
-    /// Groups by a new key; rows go through the topic `<app>-<name>-repartition`.
+    /// Groups by a new key; rows go through the topic `<app>-<name>-repartition`, once for all aggregations of the grouping.
     pub fn group_by<K2: Data>(
         &self,
         name: &str,
         f: impl Fn(&K, &V) -> K2 + Send + Sync + 'static,
     ) -> Grouped<K2, V> {
-        Grouped { stream: self.select_key(f), repartition: Some(name.to_owned()) }
+        Grouped { stream: self.select_key(f), repartition: Some(NamedRepartition::new(name)) }
     }
 }
 
