@@ -6,6 +6,11 @@ use tokio_postgres::{Client, NoTls};
 
 use crate::error::classify;
 
+/// Settings of the session that casts depend on; a role or a database may have others. Text stays ISO and to the last digit, and a timestamp
+/// without a zone is one in UTC. The order of day and month in texts (the rest of DateStyle) is left as it is.
+const SESSION: &str = "SET TimeZone = 'UTC'; SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; \
+                       SET extra_float_digits = 3; SET bytea_output = 'hex'";
+
 /// An open connection.
 pub(crate) struct Connection {
     /// For statements. Its futures need no tokio around them.
@@ -14,10 +19,10 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Connects.
+    /// Connects, and makes the session the same for every role and database.
     ///
     /// # Errors
-    /// Retriable when nobody answers, fatal when the server refuses (password, database).
+    /// Retriable when nobody answers, fatal when the server refuses (password, database) or the address is incomplete.
     pub(crate) async fn open(config: &tokio_postgres::Config) -> Result<Self> {
         let hosts: Vec<_> = config.get_hosts().iter().map(|host| format!("{host:?}")).collect();
         let context = format!("connecting to Postgres at {}", hosts.join(", "));
@@ -45,7 +50,10 @@ impl Connection {
                 tracing::debug!(%error, "the connection to Postgres ended"); // the next statement reports it
             }
         });
-        Ok(Self { client, runtime: Some(runtime) })
+        let connection = Self { client, runtime: Some(runtime) };
+        let set = connection.client.batch_execute(SESSION).await;
+        set.map_err(|error| classify(&format!("{context}: {SESSION}"), &error))?;
+        Ok(connection)
     }
 }
 

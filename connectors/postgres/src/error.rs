@@ -6,8 +6,10 @@ use tokio_postgres::error::{DbError, SqlState};
 
 /// Classes of SQLSTATE that may go away by themselves: connection, transaction rollback, resources, operator intervention.
 const RETRIABLE_CLASSES: &[&str] = &["08", "40", "53", "57"];
-/// Classes that are about the values of a row: data exception, integrity constraint violation.
-const ROW_CLASSES: &[&str] = &["22", "23"];
+/// Classes that are about the values of a row: cardinality violation, data exception, integrity constraint violation.
+const ROW_CLASSES: &[&str] = &["21", "22", "23"];
+/// How the client names errors that it finds in the configuration, or in what the server asks of it; it has no kinds to match on.
+const MISCONFIGURED: &[&str] = &["invalid configuration", "authentication error"];
 
 /// The error of a call, with what was being done.
 pub(crate) fn classify(context: &str, error: &Error) -> ConnectError {
@@ -15,6 +17,10 @@ pub(crate) fn classify(context: &str, error: &Error) -> ConnectError {
         // No answer: the connection is gone, or was never there.
         let reason = std::error::Error::source(error)
             .map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
+        if MISCONFIGURED.iter().any(|kind| reason.starts_with(kind)) {
+            let mend = "mend the key `url`: postgres://user:password@host:port/database";
+            return ConnectError::fatal(context, format!("{reason}; {mend}"));
+        }
         return ConnectError::retriable(context, reason);
     };
     let class = db.code().code().get(..2).unwrap_or_default();
@@ -25,8 +31,10 @@ pub(crate) fn classify(context: &str, error: &Error) -> ConnectError {
 
 /// Whether the values of some row are at fault.
 pub(crate) fn is_about_a_row(error: &Error) -> bool {
-    let class = error.as_db_error().and_then(|db| db.code().code().get(..2));
-    class.is_some_and(|class| ROW_CLASSES.contains(&class))
+    let Some(code) = error.code() else { return false };
+    // A trigger's RAISE EXCEPTION is how a database states a rule about rows that no constraint can state.
+    *code == SqlState::RAISE_EXCEPTION
+        || code.code().get(..2).is_some_and(|class| ROW_CLASSES.contains(&class))
 }
 
 /// Message, place and hint of an error.

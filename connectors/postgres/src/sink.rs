@@ -9,7 +9,7 @@ use millstream_connect_api::{
 };
 
 use crate::types::PgType;
-use settings::{Mode, Settings};
+use settings::{MOST_NAME_BYTES, Mode, Settings, too_long};
 
 /// Writes rows into a table: `type = "postgres"`.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,6 +38,21 @@ impl SinkConnector for PostgresSink {
                     field.data_type()
                 );
                 problems.push(Problem::at(config.span("table"), message).help("cast it to a string"));
+            }
+        }
+        for field in input.schema.fields() {
+            let name = field.name();
+            if name.len() > MOST_NAME_BYTES {
+                let problem = Problem::at(config.span("table"), format!("column {}", too_long(name)));
+                problems.push(problem.help("give it a shorter name in a step: SELECT .. AS .."));
+            }
+            if settings.mode == Mode::Upsert && name == task::OPERATION {
+                let message =
+                    format!("column '{name}' of the input has a name that this sink needs for itself");
+                problems.push(
+                    Problem::at(config.span("table"), message)
+                        .help("give it another name in a step: SELECT .. AS .."),
+                );
             }
         }
         for name in &settings.key {

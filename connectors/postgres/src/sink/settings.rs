@@ -5,6 +5,13 @@ use tokio_postgres::config::SslMode;
 
 use crate::types::quoted;
 
+/// Postgres cuts longer names, and would not find them again.
+pub(super) const MOST_NAME_BYTES: usize = 63;
+
+pub(super) fn too_long(name: &str) -> String {
+    format!("'{name}' has {} bytes; a name in Postgres has at most {MOST_NAME_BYTES}", name.len())
+}
+
 /// Checked settings.
 #[derive(Clone)]
 pub(super) struct Settings {
@@ -71,6 +78,10 @@ impl Settings {
                 Problem::at(url, format!("url is no address of a database: {reason}"))
                     .help("write it as postgres://user:password@host:port/database")
             })?;
+        if connection.get_hosts().is_empty() && connection.get_hostaddrs().is_empty() {
+            return Err(Problem::at(url, "url names no host")
+                .help("write it as postgres://user:password@host:port/database"));
+        }
         if connection.get_ssl_mode() == SslMode::Require {
             return Err(Problem::at(url, "TLS to Postgres is not there yet")
                 .help("leave out sslmode=require, on a network that you trust"));
@@ -90,6 +101,9 @@ impl Settings {
         if schema.is_empty() || name.is_empty() || name.contains('.') {
             return Err(Problem::at(config.span("table"), format!("'{table}' is no name of a table"))
                 .help("write it as schema.table"));
+        }
+        if let Some(long) = [schema, name].into_iter().find(|name| name.len() > MOST_NAME_BYTES) {
+            return Err(Problem::at(config.span("table"), too_long(long)).help("choose a shorter name"));
         }
         Ok(Self {
             connection,

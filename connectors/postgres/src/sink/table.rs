@@ -7,6 +7,7 @@ use millstream_connect_api::{ConnectError, Result};
 use tokio_postgres::Client;
 
 use super::settings::{Mode, SchemaMode, Settings};
+use super::task::OPERATION;
 use crate::error::classify;
 use crate::types::{PgType, quoted};
 
@@ -34,8 +35,7 @@ struct Existing {
 /// Fatal when the table does not fit the input; the error says what to change.
 pub(super) async fn prepare(client: &Client, settings: &Settings, schema: &SchemaRef) -> Result<Target> {
     let table = &settings.table;
-    let mut existing = columns(client, settings).await?;
-    if existing.is_empty() {
+    if !is_table(client, settings).await? {
         if settings.schema == SchemaMode::Fail {
             return Err(refuse(
                 settings,
@@ -46,8 +46,8 @@ pub(super) async fn prepare(client: &Client, settings: &Settings, schema: &Schem
             ));
         }
         run(client, settings, &create_sql(settings, schema)).await?;
-        existing = columns(client, settings).await?;
     }
+    let existing = columns(client, settings).await?;
     let missing: Vec<&Field> = schema
         .fields()
         .iter()
@@ -65,8 +65,8 @@ pub(super) async fn prepare(client: &Client, settings: &Settings, schema: &Schem
             ));
         }
         run(client, settings, &alter).await?;
-        existing = columns(client, settings).await?;
     }
+    let existing = columns(client, settings).await?;
     let lacking =
         existing.iter().find(|column| column.must_be_given && schema.field_with_name(&column.name).is_err());
     if let Some(column) = lacking {
@@ -85,9 +85,15 @@ fn target(settings: &Settings, schema: &SchemaRef, existing: &[Existing]) -> Res
     for field in schema.fields() {
         let column = existing.iter().find(|column| column.name == *field.name());
         let column = column.ok_or_else(|| refuse(settings, format!("it has no column {}", field.name())))?;
-        let written = PgType::of(field.data_type()).map(PgType::sql);
-        target.is_plain &= written.as_deref() == Some(column.sql_type.as_str());
+        let written = PgType::of(field.data_type()).map(PgType::sql).unwrap_or_default();
+        target.is_plain &= written == column.sql_type;
         target.casts.push(column.cast.clone());
+    }
+    if !target.is_plain && schema.field_with_name(OPERATION).is_ok() {
+        let reason = format!(
+            "column {OPERATION} of the input has a name that this sink needs for itself; give it another one in a step"
+        );
+        return Err(refuse(settings, reason));
     }
     Ok(target)
 }
@@ -110,6 +116,28 @@ fn column_sql(field: &Field) -> String {
     format!("{} {sql_type}", quoted(field.name()))
 }
 
+/// Whether the table is there.
+async fn is_table(client: &Client, settings: &Settings) -> Result<bool> {
+    let found = client
+        .query_opt(
+            "SELECT c.relkind::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1 AND c.relname = $2",
+            &[&settings.table.schema, &settings.table.name],
+        )
+        .await
+        .map_err(|error| classify(&format!("looking at Postgres table {}", settings.table), &error))?;
+    let Some(found) = found else { return Ok(false) };
+    let kind = match found.get(0) {
+        "r" | "p" => return Ok(true),
+        "v" => "a view",
+        "m" => "a materialized view",
+        "f" => "a foreign table",
+        "S" => "a sequence",
+        "c" => "a type",
+        _ => "an index",
+    };
+    Err(refuse(settings, format!("it is {kind}, and rows are copied into tables only; set table to a table")))
+}
+
 async fn columns(client: &Client, settings: &Settings) -> Result<Vec<Existing>> {
     let rows = client
         .query(
@@ -118,7 +146,7 @@ async fn columns(client: &Client, settings: &Settings) -> Result<Vec<Existing>> 
                          ELSE format_type(a.atttypid, NULL) END,
                     a.attnotnull AND NOT a.atthasdef AND a.attidentity = ''
              FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-             WHERE n.nspname = $1 AND c.relname = $2 AND c.relkind IN ('r', 'p') AND a.attnum > 0 AND NOT a.attisdropped
+             WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped
              ORDER BY a.attnum",
             &[&settings.table.schema, &settings.table.name],
         )

@@ -24,7 +24,7 @@ use crate::types::{PgType, quoted};
 /// The staging table of this connection.
 const STAGE: &str = "pg_temp.\"_millstream_stage\"";
 /// Its column that tells deletes from other rows.
-const OPERATION: &str = "_millstream_op";
+pub(super) const OPERATION: &str = "_millstream_op";
 /// `next_offset` of a partition that nothing was written of.
 const NOTHING: i64 = -1;
 
@@ -219,6 +219,9 @@ impl Writing<'_> {
         };
         let transaction = client.transaction().await.map_err(&refused)?;
         self.rows(&transaction, ready, count).await?.map_err(&refused)?;
+        // Deferred constraints are judged here, in probes too: an error of COMMIT would be one that no probe meets. (A row that only holds
+        // together with later ones of its batch may be named in place of a bad one behind it.)
+        transaction.batch_execute("SET CONSTRAINTS ALL IMMEDIATE").await.map_err(&refused)?;
         if !commit {
             return transaction.rollback().await.map_err(refused);
         }

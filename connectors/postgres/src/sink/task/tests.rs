@@ -6,12 +6,15 @@ use arrow::array::*;
 use arrow::datatypes::{DataType, Field, Schema};
 use futures::executor::block_on;
 use millstream_connect_api::config::parse_toml;
-use millstream_connect_api::{SinkConnector, TaskContext};
+use millstream_connect_api::{SinkConnector, SinkPartition, TaskContext};
 use millstream_record::{Millis, TopicId};
 
 use super::*;
 use crate::PostgresSink;
 use crate::testing::Postgres;
+
+mod exact;
+mod refused;
 
 fn topic() -> TopicPartition {
     TopicPartition::new("t", 0)
@@ -22,20 +25,29 @@ struct World<'a> {
     settings: String,
     input: SinkInput,
     id: TopicId,
+    committed: Option<Offset>,
 }
 
 impl<'a> World<'a> {
     fn new(postgres: &'a Postgres, settings: &str, rows: &RecordBatch) -> Self {
         let input =
             SinkInput { name: "test.sink".into(), schema: rows.schema(), key: vec![], changelog: false };
-        Self { postgres, settings: settings.into(), input, id: TopicId::from_random(1, 1) }
+        Self { postgres, settings: settings.into(), input, id: TopicId::from_random(1, 1), committed: None }
     }
 
     fn start(&self) -> Result<(Box<dyn SinkTask>, Option<i64>)> {
-        let text = format!("url = '{}'\n{}", self.postgres.url(), self.settings);
+        self.start_at(&self.postgres.url())
+    }
+
+    fn refusal(&self) -> String {
+        self.start().map(|_| ()).unwrap_err().to_string()
+    }
+
+    fn start_at(&self, url: &str) -> Result<(Box<dyn SinkTask>, Option<i64>)> {
+        let text = format!("url = '{url}'\n{}", self.settings);
         let config = PostgresSink.definition().resolve(&parse_toml(&text).unwrap(), None).unwrap();
         let mut task = PostgresSink.task(&config, &self.input)?;
-        let partition = SinkPartition { partition: topic(), topic_id: self.id, committed: None };
+        let partition = SinkPartition { partition: topic(), topic_id: self.id, committed: self.committed };
         let open = SinkOpen {
             partitions: vec![partition],
             state_dir: "state".into(),
@@ -43,6 +55,26 @@ impl<'a> World<'a> {
         };
         let starts = block_on(task.open(open))?;
         Ok((task, starts.get(&topic()).map(|offset| offset.0)))
+    }
+}
+
+/// Rows of one partition from offset 0.
+fn of(columns: Vec<(&str, ArrayRef)>) -> SinkBatch {
+    let rows =
+        RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(n, c)| (n, c, true))).unwrap();
+    let offsets = (0..rows.num_rows() as i64).map(Offset).collect();
+    SinkBatch { partition: topic(), offsets, rows, operation: None }
+}
+
+/// Puts rows as the worker does that skips bad ones: answers their ids and reasons.
+fn put_skipping(task: &mut dyn SinkTask, mut rows: Vec<(i64, Option<&str>)>) -> Vec<(i64, String)> {
+    let mut refused = Vec::new();
+    loop {
+        match block_on(task.put(batch(0, &rows, false))) {
+            Ok(()) => return refused,
+            Err(ConnectError::BadRow { row, reason }) => refused.push((rows.remove(row).0, reason)),
+            Err(other) => panic!("{other}"),
+        }
     }
 }
 
@@ -180,16 +212,7 @@ fn a_row_that_postgres_refuses_is_named() {
     let (mut task, _) = world.start().unwrap();
     let mut rows: Vec<(i64, Option<&str>)> = (0..50).map(|n| (n, Some("abc"))).collect();
     rows[20].1 = Some("too long");
-    let mut refused = Vec::new();
-    loop {
-        match block_on(task.put(batch(0, &rows, false))) {
-            Ok(()) => break,
-            Err(ConnectError::BadRow { row, reason }) => {
-                refused.push((rows.remove(row).0, reason));
-            }
-            Err(other) => panic!("{other}"),
-        }
-    }
+    let refused = put_skipping(&mut *task, rows);
     let ids: Vec<_> = refused.iter().map(|(id, _)| *id).collect();
     assert_eq!(ids, [13, 20]);
     assert!(

@@ -1,0 +1,118 @@
+//! Rows, names and addresses that are refused.
+
+use super::*;
+
+#[test]
+fn a_row_that_a_deferred_constraint_refuses_is_named() {
+    let postgres = Postgres::start();
+    postgres.query(
+        "CREATE TABLE parents (id bigint PRIMARY KEY); INSERT INTO parents SELECT generate_series(0, 49);
+         DELETE FROM parents WHERE id IN (13, 20);
+         CREATE TABLE children (id bigint REFERENCES parents DEFERRABLE INITIALLY DEFERRED, name text)",
+    );
+    for (mode, name) in [("insert", "test.insert"), ("upsert", "test.upsert")] {
+        let settings = format!("table = 'children'\nmode = '{mode}'\nkey = 'id'");
+        let mut world = World::new(&postgres, &settings, &batch(0, &[], false).rows);
+        world.input.name = name.into();
+        let (mut task, _) = world.start().unwrap();
+        let refused = put_skipping(&mut *task, (0..50).map(|n| (n, Some("abc"))).collect());
+        let ids: Vec<_> = refused.iter().map(|(id, _)| *id).collect();
+        assert_eq!(ids, [13, 20], "{mode}");
+        assert!(refused[0].1.contains("Key (id)=(13) is not present in table \"parents\""), "{refused:?}");
+        assert_eq!(postgres.query("SELECT count(*), min(id), max(id) FROM children"), ["48|0|49"], "{mode}");
+        postgres.query("TRUNCATE children; CREATE UNIQUE INDEX IF NOT EXISTS by_id ON children (id)");
+    }
+}
+
+#[test]
+fn a_row_that_a_trigger_or_the_key_of_the_table_refuses_is_named() {
+    let postgres = Postgres::start();
+    postgres.query(
+        "CREATE TABLE guarded (id bigint, name text);
+         CREATE FUNCTION guard() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN IF NEW.name = 'boom' THEN RAISE EXCEPTION 'no %', NEW.name; END IF; RETURN NEW; END $$;
+         CREATE TRIGGER guard BEFORE INSERT ON guarded FOR EACH ROW EXECUTE FUNCTION guard()",
+    );
+    let world = World::new(&postgres, "table = 'guarded'", &batch(0, &[], false).rows);
+    let (mut task, _) = world.start().unwrap();
+    let refused = put_skipping(&mut *task, vec![(1, Some("a")), (2, Some("boom")), (3, Some("c"))]);
+    assert_eq!(refused.len(), 1);
+    assert!(refused[0].0 == 2 && refused[0].1.contains("no boom"), "{refused:?}");
+    assert_eq!(postgres.query("SELECT id FROM guarded ORDER BY id"), ["1", "3"]);
+    // No partition of the table takes it.
+    postgres.query(
+        "CREATE TABLE parts (id bigint PRIMARY KEY, name text) PARTITION BY RANGE (id);
+         CREATE TABLE part PARTITION OF parts FOR VALUES FROM (0) TO (10)",
+    );
+    let mut world = World::new(&postgres, "table = 'parts'", &batch(0, &[], false).rows);
+    world.input.name = "test.parts".into();
+    let (mut task, _) = world.start().unwrap();
+    let refused = put_skipping(&mut *task, vec![(1, None), (10, None), (2, None)]);
+    assert_eq!(refused.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [10], "{refused:?}");
+    assert_eq!(postgres.query("SELECT id FROM part ORDER BY id"), ["1", "2"]);
+    // Two keys of the input that are one key of the table (SQLSTATE 21000).
+    postgres.query("CREATE TABLE numbers (name bigint PRIMARY KEY, id bigint)");
+    let settings = "table = 'numbers'\nmode = 'upsert'\nkey = 'name'";
+    let mut world = World::new(&postgres, settings, &batch(0, &[], false).rows);
+    world.input.name = "test.numbers".into();
+    let (mut task, _) = world.start().unwrap();
+    let rows = vec![(1, Some("1")), (2, Some("2")), (3, Some("01")), (4, Some("4"))];
+    let refused = put_skipping(&mut *task, rows);
+    assert_eq!(refused.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [3], "{refused:?}");
+    assert_eq!(postgres.query("SELECT name, id FROM numbers ORDER BY name"), ["1|1", "2|2", "4|4"]);
+}
+
+#[test]
+fn names_that_postgres_or_the_sink_cannot_have_are_refused() {
+    let postgres = Postgres::start();
+    let rows = batch(0, &[], false).rows;
+    let mut world = World::new(&postgres, "table = 'seen'", &rows);
+    postgres.query("CREATE TABLE behind (id bigint, name text); CREATE VIEW seen AS SELECT * FROM behind");
+    assert!(world.refusal().contains("Postgres table public.seen: it is a view"), "{}", world.refusal());
+    postgres.query("CREATE MATERIALIZED VIEW kept AS SELECT * FROM behind");
+    world.settings = "table = 'kept'".into();
+    assert!(world.refusal().contains("it is a materialized view"), "{}", world.refusal());
+    let long = "ä".repeat(32);
+    world.settings = format!("table = '{long}'");
+    assert!(world.refusal().contains(&format!("'{long}' has 64 bytes")), "{}", world.refusal());
+    let named = |name: &str| {
+        of(vec![("id", Arc::new(Int64Array::from(vec![1]))), (name, Arc::new(Int64Array::from(vec![2])))])
+    };
+    world.settings = "table = 'named'".into();
+    world.input.schema = named(&long).rows.schema();
+    assert!(world.refusal().contains(&format!("column '{long}' has 64 bytes")), "{}", world.refusal());
+    world.input.schema = named(OPERATION).rows.schema();
+    let (mut task, _) = world.start().unwrap();
+    block_on(task.put(named(OPERATION))).unwrap();
+    assert_eq!(postgres.query("SELECT * FROM named"), ["1|2"], "COPY into the table itself has no such need");
+    world.settings = "table = 'named'\nmode = 'upsert'\nkey = 'id'".into();
+    assert!(world.refusal().contains("column '_millstream_op' of the input"), "{}", world.refusal());
+    postgres.query("CREATE TABLE staged (id numeric, _millstream_op bigint)");
+    (world.settings, world.input.name) = ("table = 'staged'".into(), "test.staged".into());
+    assert!(world.refusal().contains("column _millstream_op of the input"), "{}", world.refusal());
+}
+
+#[test]
+fn an_incomplete_address_is_refused_at_once() {
+    let mut postgres = Postgres::start();
+    postgres.query("CREATE ROLE asked LOGIN PASSWORD 'secret'");
+    let file = postgres.query("SHOW hba_file").concat();
+    postgres.query(&format!(
+        "COPY (VALUES ('host all asked 127.0.0.1/32 scram-sha-256'), ('host all all 127.0.0.1/32 trust')) TO '{file}'"
+    ));
+    postgres.kill_and_restart();
+    let world = World::new(&postgres, "table = 'x'", &batch(0, &[], false).rows);
+    let refused = |url: &str| world.start_at(url).map(|_| ()).unwrap_err();
+    let error = refused(&postgres.url().replace("postgres@", "asked@"));
+    assert!(!error.is_retriable(), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("password missing; mend the key `url`"), "{text}");
+    let error = refused(&postgres.url().replace("postgres@", "asked:wrong@"));
+    assert!(!error.is_retriable() && error.to_string().contains("password authentication failed"), "{error}");
+    for (url, reason) in [("", "url names no host"), ("hello", "url is no address of a database")] {
+        let error = refused(url);
+        assert!(matches!(error, ConnectError::Config(_)) && error.to_string().contains(reason), "{error}");
+    }
+    // A host that does not answer may come back.
+    assert!(refused("postgres://postgres@127.0.0.1:1/postgres").is_retriable());
+}
