@@ -331,6 +331,15 @@ fn what_cannot_be_computed_says_for_which_row_and_how_to_mend_it() {
 }
 
 #[test]
+fn arithmetic_keeps_its_types() {
+    check(
+        "SELECT -n AS n, -x AS x, -CAST(n AS DECIMAL(10, 2)) AS d, -CAST(n AS SMALLINT) AS s, CAST(n AS DECIMAL(4, 1)) - 1 AS e FROM flights",
+        &[r#"{"n":5,"x":2.5}"#],
+        &[r#"{"n":-5,"x":-2.5,"d":-5.00,"s":-5,"e":4.0}"#],
+    );
+}
+
+#[test]
 fn guarded_arithmetic_is_not_an_error() {
     check(
         "SELECT CASE WHEN n < 9 THEN n + 1 END AS m, 6 / nullif(n, 0) AS q FROM flights",

@@ -42,11 +42,13 @@ impl Active {
         consumer: &ConsumerHandle,
     ) -> Result<Self> {
         let layout = &shared.layout;
-        let Stores { bases, slots } = restore(layout, &shared.state, &shared.client, id).await?;
         let inputs: Vec<(TopicName, TopicPartition)> =
             layout.inputs_of(id).map(|(topic, partition)| (topic.clone(), partition)).collect();
         let partitions: Vec<_> = inputs.iter().map(|(_, partition)| partition.clone()).collect();
+        // Before the stores: this waits for a commit that is still under way, whose changes are then below the end that they are
+        // restored to. The other way round its positions would be taken without its state.
         let committed = consumer.committed(&partitions).await?;
+        let Stores { bases, slots } = restore(layout, &shared.state, &shared.client, id).await?;
         let first = consumer.beginning_offsets(&partitions).await?;
         let ends = consumer.end_offsets(&partitions).await?;
         let position = |partition: &TopicPartition| {

@@ -19,6 +19,9 @@ use crate::worker::Shared;
 /// Runs of rows that one task processes before the worker polls again.
 const RUNS_PER_TURN: usize = 16;
 
+/// How far the changelogs of each task's stores reach.
+type Changelogs = BTreeMap<TaskId, BTreeMap<Arc<str>, Offset>>;
+
 /// Everything between the consumer and the log: tasks, producer, transaction.
 pub(crate) struct Engine {
     shared: Arc<Shared>,
@@ -28,6 +31,8 @@ pub(crate) struct Engine {
     /// Tasks assigned and not started yet.
     waiting: BTreeSet<TaskId>,
     in_transaction: bool,
+    /// Records of this epoch that no transaction answers for.
+    open: Vec<Delivery>,
     widths: BTreeMap<Arc<str>, i32>,
 }
 
@@ -45,6 +50,7 @@ impl Engine {
             tasks: BTreeMap::new(),
             waiting: BTreeSet::new(),
             in_transaction: false,
+            open: Vec::new(),
             widths: BTreeMap::new(),
         })
     }
@@ -102,6 +108,7 @@ impl Engine {
             active.dirty |= runs > 0;
             active.report();
             let outputs = active.task.take_outputs();
+            active.dirty |= !outputs.is_empty(); // time alone may have made them, and changed stores
             self.send(outputs).await?;
         }
         Ok(busy)
@@ -116,8 +123,8 @@ impl Engine {
         self.tasks.values().any(due)
     }
 
-    /// Commits what all tasks have done: outputs, changelog and positions, then the local stores.
-    pub(crate) async fn commit(&mut self, consumer: &ConsumerHandle) -> Result<()> {
+    /// Commits what all tasks have done: outputs, changelog and positions, then the local stores. False when there was nothing.
+    pub(crate) async fn commit(&mut self, consumer: &ConsumerHandle) -> Result<bool> {
         let mut offsets = Offsets::new();
         let mut last = BTreeMap::new();
         let dirty: Vec<_> = self.tasks.iter().filter(|(_, active)| active.dirty).map(|(id, _)| *id).collect();
@@ -137,41 +144,50 @@ impl Engine {
                     headers: Vec::new(),
                 };
                 let delivery = self.send_one(record).await?;
-                last.insert((*id, store), delivery);
+                if let Some(earlier) = last.insert((*id, store), delivery)
+                    && !self.in_transaction
+                {
+                    self.open.push(earlier);
+                }
             }
         }
         if dirty.is_empty() && !self.in_transaction {
-            return Ok(());
+            return Ok(false);
         }
-        self.make_durable(consumer, &offsets).await?;
-        self.fold(&dirty, last).await
+        let reached = self.make_durable(consumer, &offsets, last).await?;
+        self.fold(&dirty, reached)?;
+        Ok(true)
     }
 
-    /// Ends the epoch in the log.
-    async fn make_durable(&mut self, consumer: &ConsumerHandle, offsets: &Offsets) -> Result<()> {
+    /// Ends the epoch in the log: positions are committed once everything that came of them is there. Answers how far changelogs reach.
+    async fn make_durable(
+        &mut self,
+        consumer: &ConsumerHandle,
+        offsets: &Offsets,
+        last: BTreeMap<(TaskId, Arc<str>), Delivery>,
+    ) -> Result<Changelogs> {
         match self.shared.config.processing_guarantee {
             ProcessingGuarantee::ExactlyOnce => {
                 self.begin()?;
                 self.producer.send_offsets_to_transaction(offsets, &consumer.group_metadata()).await?;
                 self.producer.commit_transaction().await?;
                 self.in_transaction = false;
+                ends_of(last).await
             }
             ProcessingGuarantee::AtLeastOnce => {
-                self.producer.flush().await?;
+                let _hurry = self.producer.flush().await; // what fails is told by its delivery
+                for delivery in std::mem::take(&mut self.open) {
+                    delivery.await?;
+                }
+                let reached = ends_of(last).await?;
                 consumer.commit(offsets).await?;
+                Ok(reached)
             }
         }
-        Ok(())
     }
 
     /// Moves the epoch's changes to the local stores, with the changelog offsets that they reach.
-    async fn fold(&mut self, dirty: &[TaskId], last: BTreeMap<(TaskId, Arc<str>), Delivery>) -> Result<()> {
-        let mut reached: BTreeMap<TaskId, BTreeMap<Arc<str>, Offset>> = BTreeMap::new();
-        for ((id, store), delivery) in last {
-            if let Some(offset) = delivery.await?.offset {
-                reached.entry(id).or_default().insert(store, offset.plus(1));
-            }
-        }
+    fn fold(&mut self, dirty: &[TaskId], mut reached: Changelogs) -> Result<()> {
         let mut folds = Vec::new();
         for id in dirty {
             if let Some(active) = self.tasks.get_mut(id) {
@@ -185,6 +201,7 @@ impl Engine {
     pub(crate) async fn abandon(&mut self) -> Result<()> {
         self.tasks.clear();
         self.waiting.clear();
+        self.open.clear();
         if std::mem::take(&mut self.in_transaction) {
             self.producer.abort_transaction().await?;
         }
@@ -248,7 +265,10 @@ impl Engine {
                 let topic = Arc::clone(&topic);
                 let record =
                     ProducerRecord { topic, partition, timestamp: Some(timestamp), key, value, headers };
-                drop(self.send_one(record).await?); // its failure fails the commit
+                let delivery = self.send_one(record).await?;
+                if !self.in_transaction {
+                    self.open.push(delivery); // a transaction fails with its records
+                }
             }
         }
         Ok(())
@@ -278,6 +298,17 @@ impl Engine {
         self.widths.insert(Arc::clone(topic), width);
         Ok(width)
     }
+}
+
+/// Waits for the last record of each changelog.
+async fn ends_of(last: BTreeMap<(TaskId, Arc<str>), Delivery>) -> Result<Changelogs> {
+    let mut reached = Changelogs::new();
+    for ((id, store), delivery) in last {
+        if let Some(offset) = delivery.await?.offset {
+            reached.entry(id).or_default().insert(store, offset.plus(1));
+        }
+    }
+    Ok(reached)
 }
 
 fn producer_config(shared: &Shared, worker: usize) -> ProducerConfig {

@@ -159,9 +159,16 @@ impl StateDir {
 
     /// An empty slot for a store; what the store had before is removed.
     pub(crate) fn create(&self, task: TaskId, store: &str, topic_id: TopicId) -> Result<Slot> {
-        if let Some((old, _)) = self.find(task, store)? {
+        let old = self.find(task, store)?;
+        let slot = self.take_slot(task, store, topic_id)?;
+        // Only now: a crash between would leave rows that nobody owns, and never a store that lacks some.
+        if let Some((old, _)) = old {
             self.remove_rows(&old)?;
         }
+        Ok(slot)
+    }
+
+    fn take_slot(&self, task: TaskId, store: &str, topic_id: TopicId) -> Result<Slot> {
         let _one_at_a_time = self.inner.slots.lock();
         let stored = self.inner.keyspace.get(NEXT_SLOT).map_err(|error| self.fail(&error))?;
         let number = stored.and_then(|bytes| bytes.first_chunk().map(|bytes| u32::from_be_bytes(*bytes)));

@@ -10,6 +10,7 @@ use millstream_client::{
     RebalanceListener,
 };
 use millstream_env::Env;
+use millstream_protocol::ErrorCode;
 use millstream_record::{TopicPartition, Uuid};
 use tokio::sync::Mutex;
 
@@ -134,9 +135,10 @@ impl Worker {
         let now = self.shared.env.elapsed();
         let interval = Duration::from_millis(self.shared.config.commit_interval_ms);
         if stopping || engine.is_commit_due() || now.saturating_sub(self.last_commit) >= interval {
-            engine.commit(&self.consumer).await?;
+            if engine.commit(&self.consumer).await? {
+                self.failures = 0; // a commit of nothing proves nothing
+            }
             self.last_commit = self.shared.env.elapsed(); // else slow commits would follow each other, with a poll's rows each
-            self.failures = 0;
         }
         let (full, free) = engine.pressure();
         self.consumer.pause(&full)?;
@@ -177,10 +179,41 @@ impl Worker {
     }
 }
 
-/// Whether going back to the last commit may help.
+/// Whether going back to the last commit may help. It does not where a record itself was refused, since the same rows make it again.
 fn is_recoverable(error: &ClientError) -> bool {
-    let refused = matches!(error, ClientError::CommitRefused { .. });
-    !error.is_fatal() && (refused || error.requires_abort() || error.is_retriable())
+    match error {
+        ClientError::AbortRequired { cause } => !is_refusal(cause),
+        ClientError::CommitRefused { .. } => true,
+        _ => !error.is_fatal() && error.is_retriable(),
+    }
+}
+
+/// Whether the same request would be refused for ever.
+fn is_refusal(error: &ClientError) -> bool {
+    match error {
+        ClientError::RecordTooLarge { .. }
+        | ClientError::Record { .. }
+        | ClientError::NoSuchPartition { .. } => true,
+        ClientError::TimedOut { last: Some(last), .. } => is_refusal(last),
+        _ => matches!(
+            error.code(),
+            Some(
+                ErrorCode::MessageTooLarge
+                    | ErrorCode::RecordListTooLarge
+                    | ErrorCode::InvalidRecord
+                    | ErrorCode::InvalidTimestamp
+                    | ErrorCode::UnsupportedCompressionType
+                    | ErrorCode::UnsupportedForMessageFormat
+                    | ErrorCode::InvalidTopicException
+                    | ErrorCode::InvalidRequiredAcks
+                    | ErrorCode::PolicyViolation
+                    | ErrorCode::TopicAuthorizationFailed
+                    | ErrorCode::GroupAuthorizationFailed
+                    | ErrorCode::ClusterAuthorizationFailed
+                    | ErrorCode::TransactionalIdAuthorizationFailed
+            )
+        ),
+    }
 }
 
 /// Keeps the tasks in step with what the group assigns.

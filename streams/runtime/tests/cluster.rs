@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{Either, select};
-use millstream_client::ConsumerRecord;
+use millstream_client::{ConsumerRecord, NewTopic};
 use millstream_streams::dsl::{Emit, Late, Serde, StreamBuilder, Tumbling, Windowed, millis, store};
 use millstream_streams::{ProcessingGuarantee, StreamsConfig, Summary, Topology};
 use support::{Cluster, PATIENCE, on_every_door, text};
@@ -296,5 +296,30 @@ fn two_processes_share_the_work() {
         let rows_in =
             |summary: &Summary| summary.counters.get(&*cluster.name("lines")).map_or(0, |node| node.rows_in);
         assert!(rows_in(&a) + rows_in(&b) >= 2_000);
+    });
+}
+
+/// A record that its topic refuses was lost in silence at least once, and tried again for ever exactly once.
+#[test]
+fn an_output_that_is_refused_for_good_ends_the_application() {
+    on_every_door(async |cluster| {
+        cluster.create(&[("lines", 1)]).await;
+        let small = NewTopic::new(&*cluster.name("out"), 1).with_config("max.message.bytes", "300");
+        cluster.client().admin().create_topics(&[small]).await.unwrap();
+        let long = "x".repeat(2_000);
+        let row = |value: &str, at| ("k".to_owned(), value.to_owned(), at);
+        cluster.write("lines", [row("short", 1), row(&long, 2), row("short", 3)]).await;
+        for (name, processing_guarantee) in
+            [("once", ProcessingGuarantee::ExactlyOnce), ("least", ProcessingGuarantee::AtLeastOnce)]
+        {
+            let builder = StreamBuilder::new();
+            let lines = builder.stream::<String, String>(&cluster.name("lines"));
+            lines.map_values(|_, line| line.clone()).to(&cluster.name("out"));
+            let config = StreamsConfig { processing_guarantee, max_poll_records: 1, ..cluster.config(name) };
+            let app = cluster.app(builder.build().unwrap(), config);
+            let outcome = cluster.env.timeout(PATIENCE, Box::pin(app.run())).await;
+            let error = outcome.expect("it ends").unwrap_err().to_string();
+            assert!(error.contains(&format!("{}-0", cluster.name("out"))), "{name}: {error}");
+        }
     });
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{RecordBatch, RecordBatchOptions};
-use arrow::datatypes::{DataType, Schema};
+use arrow::datatypes::Schema;
 use datafusion_common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion_common::{DFSchema, Result, ScalarValue};
 use datafusion_expr::execution_props::ExecutionProps;
@@ -20,7 +20,7 @@ pub(super) fn expression(expr: Arc<dyn PhysicalExpr>, schema: &Schema) -> Result
             is_arithmetic(*binary.op()).then(|| binary.clone().with_fail_on_overflow(true))
         } else if let Some(negative) = part.downcast_ref::<NegativeExpr>() {
             let data_type = negative.arg().data_type(schema)?;
-            match is_integer(&data_type) {
+            match data_type.is_integer() {
                 true => {
                     let zero = Arc::new(Literal::new(ScalarValue::new_zero(&data_type)?));
                     let difference = BinaryExpr::new(zero, Operator::Minus, Arc::clone(negative.arg()));
@@ -73,8 +73,4 @@ pub(super) fn constants(plan: &LogicalPlan) -> Result<()> {
 
 fn is_arithmetic(operator: Operator) -> bool {
     matches!(operator, Operator::Plus | Operator::Minus | Operator::Multiply)
-}
-
-fn is_integer(data_type: &DataType) -> bool {
-    data_type.is_integer() || matches!(data_type, DataType::Decimal128(..))
 }
