@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use millstream_connect_api::TableSchema;
+use millstream_connect_api::types::type_name;
 
 use crate::log::{KeyFilter, Log, NewRecord, Placement, TopicSpec};
 use crate::{Result, RuntimeError, TableTopic};
@@ -41,6 +42,31 @@ async fn read(log: &dyn Log, matters: KeyFilter) -> Result<Vec<(String, TableSch
     stored.into_iter().map(read).collect()
 }
 
+/// What differs between what a topic holds and what is wanted.
+fn difference(stored: &TableSchema, wanted: &TableSchema) -> String {
+    let mut found = Vec::new();
+    for field in stored.schema.fields() {
+        let (name, was) = (field.name(), type_name(field.data_type()));
+        match wanted.schema.field_with_name(name) {
+            Ok(now) if now.data_type() == field.data_type() => {}
+            Ok(now) => found.push(format!("'{name}' was {was} and is {} now", type_name(now.data_type()))),
+            Err(_) => found.push(format!("'{name}' ({was}) is gone")),
+        }
+    }
+    for field in wanted.schema.fields() {
+        if stored.schema.field_with_name(field.name()).is_err() {
+            found.push(format!("'{}' ({}) is new", field.name(), type_name(field.data_type())));
+        }
+    }
+    if stored.key != wanted.key {
+        found.push(format!("its key was [{}] and is [{}] now", stored.key.join(", "), wanted.key.join(", ")));
+    }
+    match found.is_empty() {
+        true => "its columns stand in another order".to_owned(), // or may be null where they could not
+        false => found.join(", "),
+    }
+}
+
 /// Compares the tables with what is stored. Answers the records to write for those that are new.
 ///
 /// # Errors
@@ -56,9 +82,9 @@ pub(crate) async fn reconcile(log: &dyn Log, tables: &[TableTopic]) -> Result<Ve
                 return Err(RuntimeError::log(
                     format!("topic {topic}"),
                     format!(
-                        "it holds rows of another schema: {} where {} is wanted; choose another topic, or remove this one",
-                        stored.to_json(),
-                        table.to_json()
+                        "it holds rows of another schema: {}; put that back, read it under another name, or begin anew without the topic \
+                         (of a pipeline: millstream reset)",
+                        difference(stored, table)
                     ),
                     false,
                 ));

@@ -55,7 +55,7 @@ fn main() -> ExitCode {
 
 fn log_to_stderr(verbose: u8) {
     let level = match verbose {
-        0 => "error",
+        0 => "error,millstream_connect_runtime::backoff=warn", // who waits for another system says so
         1 => "warn,millstream=info",
         _ => "warn,millstream=debug",
     };

@@ -128,7 +128,9 @@ impl<'a> Runner<'a> {
         let outcome = self.drive(&mut running, &topics, &progress, &mut signals).await;
         progress.finish();
         let stopped = outcome?;
-        Ok(Report::new(&self.plan, &running.lowered, &running.statuses, running.control.as_ref(), stopped))
+        let control = running.control.as_ref();
+        let partitions = |topic: &str| topics.partitions(topic);
+        Ok(Report::new(&self.plan, &running.lowered, &running.statuses, control, &partitions, stopped))
     }
 
     /// Starts everything in order and waits for it. True when it was stopped before its end.

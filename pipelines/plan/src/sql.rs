@@ -17,6 +17,8 @@ use arrow::datatypes::SchemaRef;
 use datafusion_expr::TableSource;
 use datafusion_sql::sqlparser::ast::{Ident, ObjectName};
 
+pub(crate) use names::unwritable;
+
 pub use accept::{Accepted, Relation, accept};
 pub use planner::plan;
 pub use query::{Aggregate, GroupColumn, Join, Query, Scan, ScanColumn, Select, Stage};

@@ -317,6 +317,11 @@ fn sql_outside_of_the_set() {
 
 #[test]
 fn results_that_no_row_can_carry() {
+    check(
+        "n = \"int64\"",
+        "n = \"duration(ms)\"",
+        "p.toml:7:55: 'n' is of type duration(ms), which no row can carry\n  help: declare it as string, or as int64 with the unit in its name\np.toml:17:17: 'n' is of type duration(ms), which no row can carry\n  help: cast it, as CAST(... AS VARCHAR) does, or take a part of it with date_part",
+    );
     refused(
         "SELECT f.carrier, a.name, a.carrier FROM flights f JOIN airlines a ON f.carrier = a.carrier",
         "p.toml:17:27: two columns of the result are called 'carrier'\n  help: name the columns one by one, and rename one: carrier AS other",

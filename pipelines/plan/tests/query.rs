@@ -2,6 +2,7 @@
 
 mod common;
 
+use bytes::Bytes;
 use common::Run;
 
 /// A stream `flights` and a table `airlines`, one step `out`.
@@ -416,4 +417,34 @@ fn records_that_are_no_rows_go_where_the_source_says() {
         error.starts_with("ev-0 offset 1: ") && error.ends_with("to [source.ev] to go on without it"),
         "{error}"
     );
+}
+
+/// Others write keys as text or JSON, and a record without a value deletes by its key.
+#[test]
+fn tombstones_of_any_client_delete() {
+    let text = "version = 1\nname = \"p\"\n[source.ev]\ntype = \"topic\"\ntopic = \"ev\"\ncolumns = { k = \"string\", n = \"int64\" }\n[source.names]\ntype = \"topic\"\ntopic = \"names\"\ncolumns = { k = \"string\", name = \"string\" }\ntable = { key = [\"k\"] }\non_error = \"skip\"\n[source.ids]\ntype = \"topic\"\ntopic = \"ids\"\ncolumns = { n = \"int64\", k = \"string\", id = \"string\" }\ntable = { key = [\"n\", \"k\"] }\n[step.out]\nsql = 'SELECT ev.n, name, id FROM ev LEFT JOIN names ON ev.k = names.k LEFT JOIN ids ON ev.n = ids.n AND ev.k = ids.k'\n[sink.screen]\ntype = \"print\"\nfrom = \"out\"\n";
+    for (key, gone) in
+        [(&b"a"[..], true), (b"\"a\"", true), (b"{\"k\":\"a\"}", true), (b"b", false), (b"\xff", false)]
+    {
+        let mut run = Run::new(text);
+        run.row("names", r#"{"k":"a","name":"Ann"}"#);
+        run.driver.pipe_record("names", Some(Bytes::from_static(key)), None, 0, Vec::new()).unwrap();
+        run.row("ids", r#"{"k":"a","n":1,"id":"one"}"#);
+        run.row("ids", r#"{"k":"a","n":2,"id":"two"}"#);
+        let both = Bytes::from_static(b"{\"k\":\"a\",\"n\":2}");
+        run.driver.pipe_record("ids", Some(both), None, 0, Vec::new()).unwrap();
+        run.row("ev", r#"{"k":"a","n":1}"#);
+        run.row("ev", r#"{"k":"a","n":2}"#);
+        let name = if gone { "" } else { r#","name":"Ann""# };
+        let expected = [format!("{{\"n\":1{name},\"id\":\"one\"}}"), format!("{{\"n\":2{name}}}")];
+        assert_eq!(run.read("p.out"), expected, "{key:?}");
+        assert_eq!(run.driver.counters("names").bad, u64::from(key == b"\xff"), "{key:?}");
+        let refused = run.driver.pipe_record("ids", Some(Bytes::from_static(b"a")), None, 0, Vec::new());
+        let error = refused.unwrap_err().to_string();
+        assert!(error.contains("ids-0 offset 3: ") && error.contains("JSON with n, k"), "{error}");
+    }
+    // A stream's record without a value is no row.
+    let mut run = Run::new(text);
+    let error = run.driver.pipe_record("ev", None, None, 0, Vec::new()).unwrap_err().to_string();
+    assert!(error.contains("ev-0 offset 0: the record has no value"), "{error}");
 }

@@ -16,6 +16,8 @@ use crate::table::Table;
 pub(crate) struct Report {
     nodes: Vec<Node>,
     stopped: bool,
+    /// Rows were late, and there are several partitions.
+    mixed: bool,
 }
 
 #[derive(Debug)]
@@ -50,6 +52,7 @@ impl Report {
         lowered: &Lowered,
         statuses: &BTreeMap<String, Status>,
         control: Option<&StreamsControl>,
+        partitions: &dyn Fn(&str) -> Option<i32>,
         stopped: bool,
     ) -> Self {
         let counters = control.map(StreamsControl::counters).unwrap_or_default();
@@ -85,7 +88,11 @@ impl Report {
             };
             nodes.push(Node::connector(&sink.name, "sink", &found));
         }
-        Self { nodes, stopped }
+        let late =
+            plan.steps.iter().any(|step| nodes.iter().any(|node| node.name == step.name && node.late > 0));
+        let several =
+            plan.sources.iter().any(|source| partitions(&source.topic).is_some_and(|count| count > 1));
+        Self { nodes, stopped, mixed: late && several }
     }
 
     /// Gathers the counters of connectors that run without steps.
@@ -96,7 +103,8 @@ impl Report {
     ) -> Self {
         let node =
             |kind| move |(name, status): (&str, &Status)| Node::connector(name, kind, &status.counts());
-        Self { nodes: sources.map(node("source")).chain(sinks.map(node("sink"))).collect(), stopped }
+        let nodes = sources.map(node("source")).chain(sinks.map(node("sink"))).collect();
+        Self { nodes, stopped, mixed: false }
     }
 
     /// Whether nothing was read and nothing was written.
@@ -119,7 +127,13 @@ impl Report {
             ]);
         }
         let end = if self.stopped { "stopped" } else { "done" };
-        format!("{table}\n{end} in {:.1} s", took.as_secs_f64())
+        let hint = match self.mixed {
+            true => {
+                "\nrows of several partitions reach a window in any order, so some may be late only by that: raise lateness, or use one partition"
+            }
+            false => "",
+        };
+        format!("{table}\n{end} in {:.1} s{hint}", took.as_secs_f64())
     }
 }
 

@@ -124,6 +124,15 @@ impl Check<'_> {
         several: bool,
     ) -> Option<Source> {
         let before = self.problems.len();
+        for field in table.schema.fields() {
+            let Some(part) = crate::sql::unwritable(field.data_type()) else { continue };
+            let kind = millstream_connect_api::types::type_name(part);
+            let span = config.map("columns").get(field.name()).and_then(|setting| setting.span);
+            let span = span.unwrap_or(section.span);
+            let message = format!("'{}' is of type {kind}, which no row can carry", field.name());
+            let help = "declare it as string, or as int64 with the unit in its name";
+            self.problems.push(Diagnostic::new("type", span.start..span.end, message).help(help));
+        }
         let is_table = config.has("table");
         if is_table && several {
             let span = config.span("table").unwrap_or(section.span);

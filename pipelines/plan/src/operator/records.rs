@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, RecordBatch, UInt64Array, new_null_array};
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt64Array, new_null_array};
 use arrow::compute::{concat_batches, take_record_batch};
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use bytes::Bytes;
@@ -111,10 +111,15 @@ impl RowReader {
         take_record_batch(&all, &order).map_err(StreamsError::user)
     }
 
+    /// The columns of the key; none for a stream.
+    fn key_fields(&self) -> Fields {
+        let key = self.key.as_deref().unwrap_or_default();
+        key.iter().map(|&at| Arc::clone(&self.schema.fields()[at])).collect()
+    }
+
     fn deleted_columns(&self, keys: &[Bytes]) -> Result<Vec<ArrayRef>> {
         let key = self.key.as_deref().unwrap_or_default();
-        let fields: Fields = key.iter().map(|&at| Arc::clone(&self.schema.fields()[at])).collect();
-        let values = key::decode(&fields, keys).map_err(StreamsError::user)?;
+        let values = key::decode(&self.key_fields(), keys).map_err(StreamsError::user)?;
         let columns = self.schema.fields().iter().enumerate().map(|(at, field)| {
             match key.iter().position(|own| *own == at) {
                 Some(position) => Arc::clone(&values[position]),
@@ -132,6 +137,43 @@ struct Kept {
     timestamp: Millis,
 }
 
+impl Kept {
+    fn bad(self, value: Option<Bytes>, reason: String) -> BadRecord {
+        BadRecord { offset: self.offset, timestamp: self.timestamp, value, reason }
+    }
+}
+
+/// A record's key in our own encoding: ours, or what others write, which is text, a JSON value or a JSON object with the columns.
+fn foreign_key(fields: &Fields, bytes: &Bytes) -> Result<Bytes, String> {
+    if key::decode(fields, std::slice::from_ref(bytes)).is_ok() {
+        return Ok(bytes.clone());
+    }
+    let names: Vec<_> = fields.iter().map(|field| field.name().as_str()).collect();
+    let unknown = || {
+        let columns = names.join(", ");
+        format!("a record without a value deletes by its key, and this is no text or JSON with {columns}")
+    };
+    let text = std::str::from_utf8(bytes).map_err(|_| unknown())?;
+    let object = match &**fields {
+        _ if text.starts_with('{') => text.to_owned(),
+        [field] if field.data_type() == &DataType::Utf8 && !text.starts_with('"') => {
+            serde_json::json!({ field.name(): text }).to_string()
+        }
+        [field] => format!("{{{}:{text}}}", serde_json::Value::from(field.name().as_str())),
+        _ => return Err(unknown()),
+    };
+    let decoded = JsonConverter.decode(&Arc::new(Schema::new(fields.clone())), &[object.into()]);
+    let decoded = decoded.map_err(|error| error.to_string())?;
+    if let Some((_, reason)) = decoded.bad.first() {
+        return Err(format!("{}: {reason}", unknown()));
+    }
+    if decoded.rows.columns().iter().any(|column| column.is_null(0)) {
+        return Err(unknown());
+    }
+    let keys = key::encode(decoded.rows.columns()).map_err(|error| error.to_string())?;
+    keys.into_iter().next().ok_or_else(unknown)
+}
+
 impl Deserializer for RowReader {
     fn deserialize(&mut self, records: Vec<InputRecord>) -> Result<Decoded> {
         let mut decoded = Decoded::default();
@@ -144,17 +186,21 @@ impl Deserializer for RowReader {
                     values.push(value);
                     kept.push(place);
                 }
-                (None, Some(key)) if self.key.is_some() => deleted.push((key, place)),
-                (None, _) => decoded.dropped += 1,
+                (None, Some(key)) if self.key.is_some() => match foreign_key(&self.key_fields(), &key) {
+                    Ok(key) => deleted.push((key, place)),
+                    Err(reason) => decoded.bad.push(place.bad(Some(key), reason)),
+                },
+                (None, key) => {
+                    let what = if self.key.is_some() { "neither key nor value" } else { "no value" };
+                    decoded.bad.push(place.bad(key, format!("the record has {what}, so it is no row")));
+                }
             }
         }
         let found = JsonConverter.decode(&self.schema, &values).map_err(StreamsError::user)?;
-        decoded.bad.extend(found.bad.iter().map(|(at, reason)| BadRecord {
-            offset: kept[*at].offset,
-            timestamp: kept[*at].timestamp,
-            value: Some(values[*at].clone()),
-            reason: reason.clone(),
-        }));
+        let broken =
+            |(at, reason): &(usize, String)| kept[*at].bad(Some(values[*at].clone()), reason.clone());
+        decoded.bad.extend(found.bad.iter().map(broken));
+        decoded.bad.sort_by_key(|bad| bad.offset);
         for (at, _) in found.bad.iter().rev() {
             kept.remove(*at);
         }

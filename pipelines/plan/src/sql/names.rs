@@ -304,7 +304,7 @@ pub(super) fn check_result(accepted: &Accepted, schema: &Schema, text: &SqlText)
 }
 
 /// A type in this one that has no form in JSON.
-fn unwritable(data_type: &DataType) -> Option<&DataType> {
+pub(crate) fn unwritable(data_type: &DataType) -> Option<&DataType> {
     match data_type {
         DataType::Duration(_) | DataType::Interval(_) => Some(data_type),
         DataType::List(field) | DataType::LargeList(field) | DataType::Map(field, _) => {
