@@ -33,16 +33,22 @@ fn in_the_way(pipeline: &str, sink: &Sink) -> Option<String> {
             config.str_opt("path")?
         )),
         "postgres" => {
-            let table = config.str_opt("table")?;
-            let schema = table.split_once('.').map_or("public", |(schema, _)| schema);
+            let (schema, table) =
+                config.str_opt("table").map(|name| name.split_once('.').unwrap_or(("public", name)))?;
+            let (schema, table) = (quoted(schema), quoted(table));
             let name = &sink.name;
             Some(format!(
-                "the next run refuses to add to its table; to begin anew run: TRUNCATE {table}; \
+                "the next run refuses to add to its table; to begin anew run: TRUNCATE {schema}.{table}; \
                  DELETE FROM {schema}._millstream_progress WHERE connector = '{pipeline}.{name}';"
             ))
         }
         _ => None,
     }
+}
+
+/// A name as SQL takes it, whatever stands in it.
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
 }
 
 /// Removes the data of a pipeline on the embedded log. What its sinks wrote elsewhere stays.
