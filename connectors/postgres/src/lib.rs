@@ -8,6 +8,7 @@
 //!   worker under the same name can never write a row twice.
 //! - Each Arrow type has one Postgres type ([`types`]); a table that exists already may have others, to which values are cast by
 //!   Postgres, from a staging table.
+//! - Progress is that of one table: where that table is gone, or another is named, the sink does not go on behind rows that are not there.
 //! - A row that Postgres refuses is found and named; the others of its batch are written.
 //!
 //! Deliberately absent: TLS (a URL that requires it is refused), the change source (an issue of its own).

@@ -112,6 +112,12 @@ pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
+/// A text as a literal, fit for SQL whatever `standard_conforming_strings` says.
+pub(crate) fn literal(text: &str) -> String {
+    let escape = if text.contains('\\') { "E" } else { "" };
+    format!("{escape}'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -139,5 +145,6 @@ mod tests {
             assert_eq!(PgType::of(&data_type).map(PgType::sql).as_deref(), expected, "{data_type}");
         }
         assert_eq!(quoted("a\"b"), "\"a\"\"b\"");
+        assert_eq!((literal("it's"), literal("\\")), ("'it''s'".into(), "E'\\\\'".into()));
     }
 }

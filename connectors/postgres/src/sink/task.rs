@@ -9,11 +9,12 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt, SinkExt};
 use millstream_connect_api::{
-    ConnectError, Operation, Result, SinkBatch, SinkInput, SinkOpen, SinkPartition, SinkTask, key,
+    ConnectError, Operation, Result, SinkBatch, SinkInput, SinkOpen, SinkTask, key,
 };
 use millstream_record::{Offset, TopicPartition};
 use tokio_postgres::{Client, Transaction};
 
+use super::progress::{Progress, Step};
 use super::settings::{Mode, Settings};
 use super::table::{Target, prepare};
 use crate::connection::Connection;
@@ -25,8 +26,6 @@ use crate::types::{PgType, quoted};
 const STAGE: &str = "pg_temp.\"_millstream_stage\"";
 /// Its column that tells deletes from other rows.
 pub(super) const OPERATION: &str = "_millstream_op";
-/// `next_offset` of a partition that nothing was written of.
-const NOTHING: i64 = -1;
 
 /// A running Postgres sink.
 pub(super) struct PostgresTask {
@@ -65,11 +64,13 @@ impl PostgresTask {
 
     async fn start(&mut self, open: SinkOpen) -> Result<BTreeMap<TopicPartition, Offset>> {
         let connection = Connection::open(&self.settings.connection).await?;
+        let progress = Progress { settings: &self.settings, name: &self.name };
+        progress.check_table(&connection.client).await?; // before a missing table is made
         let target = prepare(&connection.client, &self.settings, &self.schema).await?;
-        self.make_progress_table(&connection.client).await?;
+        progress.make_table(&connection.client).await?;
         let mut held = BTreeMap::new();
         for partition in &open.partitions {
-            let start = self.read_progress(&connection.client, partition).await?;
+            let start = progress.read(&connection.client, partition).await?;
             held.insert(partition.partition.clone(), start);
         }
         if self.stages(&target) {
@@ -100,54 +101,6 @@ impl PostgresTask {
         )
     }
 
-    async fn make_progress_table(&self, client: &Client) -> Result<()> {
-        let sql = format!(
-            "CREATE TABLE IF NOT EXISTS {} (connector text, topic text, partition integer, topic_id text NOT NULL,
-             next_offset bigint NOT NULL, updated_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (connector, topic, partition))",
-            self.settings.table.progress_sql()
-        );
-        match client.batch_execute(&sql).await {
-            // Two sinks that start at once may both find it missing.
-            Err(error) if is_about_a_row(&error) => client.batch_execute(&sql).await,
-            done => done,
-        }
-        .map_err(|error| classify("making the table of progress", &error))
-    }
-
-    /// Where a partition begins; its row is made if there is none.
-    async fn read_progress(&self, client: &Client, at: &SinkPartition) -> Result<Option<Offset>> {
-        let progress = self.settings.table.progress_sql();
-        let failed = |error| classify("reading progress", &error);
-        let (topic, id) = (at.partition.topic.to_string(), at.topic_id.to_string());
-        let sql = format!(
-            "SELECT topic_id, next_offset FROM {progress} WHERE connector = $1 AND topic = $2 AND partition = $3"
-        );
-        let found =
-            client.query_opt(&sql, &[&self.name, &topic, &at.partition.partition]).await.map_err(failed)?;
-        let Some(row) = found else {
-            let start = at.committed.map_or(NOTHING, |committed| committed.0);
-            let sql = format!(
-                "INSERT INTO {progress} (connector, topic, partition, topic_id, next_offset) VALUES ($1, $2, $3, $4, $5)"
-            );
-            client
-                .execute(&sql, &[&self.name, &topic, &at.partition.partition, &id, &start])
-                .await
-                .map_err(failed)?;
-            return Ok(at.committed);
-        };
-        let (stored_id, next): (String, i64) = (row.get(0), row.get(1));
-        let known = !at.topic_id.is_zero() && stored_id != millstream_record::TopicId::ZERO.to_string();
-        if known && stored_id != id && next != NOTHING {
-            let reason = format!(
-                "its rows were written from another log than topic '{topic}' of this one (after a reset, or on another cluster); to begin anew, empty \
-                 the table and run: DELETE FROM {progress} WHERE connector = '{}'",
-                self.name
-            );
-            return Err(ConnectError::fatal(format!("Postgres table {}", self.settings.table), reason));
-        }
-        Ok((next != NOTHING).then_some(Offset(next)))
-    }
-
     async fn write(&mut self, batch: SinkBatch) -> Result<()> {
         let Self { settings, schema, name, open } = self;
         let open = open.as_mut().ok_or_else(|| ConnectError::fatal("Postgres sink", "it is not open"))?;
@@ -158,7 +111,8 @@ impl PostgresTask {
             return Ok(());
         }
         let ready = ready(&batch, settings, skip)?;
-        let writing = Writing { settings, schema, target: &open.target, name };
+        let writing =
+            Writing { settings, schema, target: &open.target, progress: Progress { settings, name } };
         let step = Step { partition: &batch.partition, before, next: last.plus(1) };
         match writing
             .transaction(&mut open.connection.client, &ready, ready.rows.num_rows(), &step, true)
@@ -187,19 +141,12 @@ impl PostgresTask {
     }
 }
 
-/// How far a partition moves.
-struct Step<'a> {
-    partition: &'a TopicPartition,
-    before: Option<Offset>,
-    next: Offset,
-}
-
 /// What writing needs to know.
 struct Writing<'a> {
     settings: &'a Settings,
     schema: &'a SchemaRef,
     target: &'a Target,
-    name: &'a str,
+    progress: Progress<'a>,
 }
 
 impl Writing<'_> {
@@ -225,7 +172,7 @@ impl Writing<'_> {
         if !commit {
             return transaction.rollback().await.map_err(refused);
         }
-        let moved = self.progress(&transaction, step).await.map_err(&refused)?;
+        let moved = self.progress.advance(&transaction, step).await.map_err(&refused)?;
         if moved != 1 {
             let reason =
                 "its progress is not where this task left it: another one writes under the same name";
@@ -309,23 +256,6 @@ impl Writing<'_> {
             typed.join(", ")
         ));
         statements
-    }
-
-    /// Moves the progress of a partition, if it is where this task left it; answers the count of rows moved.
-    async fn progress(
-        &self,
-        transaction: &Transaction<'_>,
-        step: &Step<'_>,
-    ) -> Result<u64, tokio_postgres::Error> {
-        let sql = format!(
-            "UPDATE {} SET next_offset = $1, updated_at = now() WHERE connector = $2 AND topic = $3 AND partition = $4 AND next_offset = $5",
-            self.settings.table.progress_sql()
-        );
-        let before = step.before.map_or(NOTHING, |before| before.0);
-        let topic = step.partition.topic.to_string();
-        transaction
-            .execute(&sql, &[&step.next.0, &self.name, &topic, &step.partition.partition, &before])
-            .await
     }
 
     /// The first row that Postgres refuses: the shortest beginning of the batch that fails ends with it.

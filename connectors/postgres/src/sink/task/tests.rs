@@ -13,6 +13,7 @@ use super::*;
 use crate::PostgresSink;
 use crate::testing::Postgres;
 
+mod changed;
 mod exact;
 mod refused;
 
