@@ -1,5 +1,6 @@
 //! The Postgres sink: what it takes, and what it refuses.
 
+mod exact;
 mod progress;
 mod settings;
 mod table;

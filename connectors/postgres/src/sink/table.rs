@@ -6,6 +6,7 @@ use arrow::datatypes::{Field, SchemaRef};
 use millstream_connect_api::{ConnectError, Result};
 use tokio_postgres::Client;
 
+use super::exact::loses;
 use super::settings::{Mode, SchemaMode, Settings};
 use super::task::OPERATION;
 use crate::error::classify;
@@ -26,6 +27,9 @@ struct Existing {
     name: String,
     sql_type: String,
     cast: String,
+    /// The type below all domains, without its length, and its modifier.
+    base: String,
+    modifier: i32,
     must_be_given: bool,
 }
 
@@ -86,6 +90,19 @@ fn target(settings: &Settings, schema: &SchemaRef, existing: &[Existing]) -> Res
         let column = existing.iter().find(|column| column.name == *field.name());
         let column = column.ok_or_else(|| refuse(settings, format!("it has no column {}", field.name())))?;
         let written = PgType::of(field.data_type()).map(PgType::sql).unwrap_or_default();
+        if loses(field.data_type(), &column.base, column.modifier) {
+            return Err(refuse(
+                settings,
+                format!(
+                    "values of column {} ({written}) would be rounded or cut to the table's {}; cast it in a step (SELECT CAST(.. AS ..)), or \
+                     run: ALTER TABLE {} ALTER COLUMN {} TYPE {written}",
+                    field.name(),
+                    column.sql_type,
+                    settings.table.sql(),
+                    quoted(field.name())
+                ),
+            ));
+        }
         target.is_plain &= written == column.sql_type;
         target.casts.push(column.cast.clone());
     }
@@ -141,12 +158,19 @@ async fn is_table(client: &Client, settings: &Settings) -> Result<bool> {
 async fn columns(client: &Client, settings: &Settings) -> Result<Vec<Existing>> {
     let rows = client
         .query(
-            "SELECT a.attname::text, format_type(a.atttypid, a.atttypmod),
+            "WITH RECURSIVE a AS (
+                 SELECT a.* FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+                 WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped
+             ), base (attnum, typid, typmod) AS (
+                 SELECT attnum, atttypid, atttypmod FROM a
+                 UNION ALL
+                 SELECT b.attnum, t.typbasetype, t.typtypmod FROM base b JOIN pg_type t ON t.oid = b.typid WHERE t.typtype = 'd'
+             )
+             SELECT a.attname::text, format_type(a.atttypid, a.atttypmod),
                     CASE format_type(a.atttypid, NULL) WHEN 'character' THEN 'bpchar' WHEN 'bit' THEN '\"bit\"'
                          ELSE format_type(a.atttypid, NULL) END,
-                    a.attnotnull AND NOT a.atthasdef AND a.attidentity = ''
-             FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-             WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped
+                    a.attnotnull AND NOT a.atthasdef AND a.attidentity = '', format_type(b.typid, NULL), b.typmod
+             FROM a JOIN base b ON b.attnum = a.attnum JOIN pg_type t ON t.oid = b.typid AND t.typtype <> 'd'
              ORDER BY a.attnum",
             &[&settings.table.schema, &settings.table.name],
         )
@@ -157,6 +181,8 @@ async fn columns(client: &Client, settings: &Settings) -> Result<Vec<Existing>> 
         sql_type: row.get(1),
         cast: row.get(2),
         must_be_given: row.get(3),
+        base: row.get(4),
+        modifier: row.get(5),
     };
     Ok(rows.into_iter().map(column).collect())
 }
