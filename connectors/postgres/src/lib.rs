@@ -8,6 +8,7 @@
 //!   worker under the same name can never write a row twice.
 //! - Each Arrow type has one Postgres type ([`types`]); a table that exists already may have others, to which values are cast by
 //!   Postgres, from a staging table. Types that lose (`sink/exact`) are refused, and no setting of a role changes what a cast does.
+//! - What was prepared for is what is written to: each transaction holds the table and compares its columns first.
 //! - Progress is that of one table: where that table is gone, or another is named, the sink does not go on behind rows that are not there.
 //! - A row that Postgres refuses is found and named; the others of its batch are written.
 //!

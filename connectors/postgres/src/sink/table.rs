@@ -10,7 +10,7 @@ use super::exact::loses;
 use super::settings::{Mode, SchemaMode, Settings};
 use super::task::OPERATION;
 use crate::error::classify;
-use crate::types::{PgType, quoted};
+use crate::types::{PgType, literal, quoted};
 
 /// What the target table is like, as far as writing needs to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub(super) struct Target {
     pub(super) casts: Vec<String>,
     /// Every column has exactly the type that values are written as, so COPY may write into the table itself.
     pub(super) is_plain: bool,
+    /// What [`shape_sql`] said of it.
+    pub(super) shape: Option<String>,
 }
 
 /// A column of an existing table.
@@ -70,6 +72,8 @@ pub(super) async fn prepare(client: &Client, settings: &Settings, schema: &Schem
         }
         run(client, settings, &alter).await?;
     }
+    // The shape first: what somebody changes between the two is then noticed by the first transaction.
+    let shape = shape(client, settings).await?;
     let existing = columns(client, settings).await?;
     let lacking =
         existing.iter().find(|column| column.must_be_given && schema.field_with_name(&column.name).is_err());
@@ -81,11 +85,16 @@ pub(super) async fn prepare(client: &Client, settings: &Settings, schema: &Schem
     if settings.mode == Mode::Upsert {
         check_unique(client, settings).await?;
     }
-    target(settings, schema, &existing)
+    target(settings, schema, &existing, shape)
 }
 
-fn target(settings: &Settings, schema: &SchemaRef, existing: &[Existing]) -> Result<Target> {
-    let mut target = Target { casts: Vec::new(), is_plain: true };
+fn target(
+    settings: &Settings,
+    schema: &SchemaRef,
+    existing: &[Existing],
+    shape: Option<String>,
+) -> Result<Target> {
+    let mut target = Target { casts: Vec::new(), is_plain: true, shape };
     for field in schema.fields() {
         let column = existing.iter().find(|column| column.name == *field.name());
         let column = column.ok_or_else(|| refuse(settings, format!("it has no column {}", field.name())))?;
@@ -153,6 +162,23 @@ async fn is_table(client: &Client, settings: &Settings) -> Result<bool> {
         _ => "an index",
     };
     Err(refuse(settings, format!("it is {kind}, and rows are copied into tables only; set table to a table")))
+}
+
+/// A query that says which columns the table has, and of which types. COPY in binary form goes by them, and Postgres does not notice where
+/// the bytes of one type are those of another.
+pub(super) fn shape_sql(settings: &Settings) -> String {
+    format!(
+        "SELECT string_agg(concat_ws(' ', attnum, quote_ident(attname), atttypid, atttypmod, attnotnull), ', ' ORDER BY attnum)
+         FROM pg_attribute WHERE attrelid = {}::regclass AND attnum > 0 AND NOT attisdropped",
+        literal(&settings.table.sql())
+    )
+}
+
+async fn shape(client: &Client, settings: &Settings) -> Result<Option<String>> {
+    let row = client.query_one(&shape_sql(settings), &[]).await;
+    let row =
+        row.map_err(|error| classify(&format!("looking at Postgres table {}", settings.table), &error))?;
+    Ok(row.get(0))
 }
 
 async fn columns(client: &Client, settings: &Settings) -> Result<Vec<Existing>> {

@@ -12,11 +12,12 @@ use millstream_connect_api::{
     ConnectError, Operation, Result, SinkBatch, SinkInput, SinkOpen, SinkTask, key,
 };
 use millstream_record::{Offset, TopicPartition};
-use tokio_postgres::{Client, Transaction};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, SimpleQueryMessage, Transaction};
 
 use super::progress::{Progress, Step};
 use super::settings::{Mode, Settings};
-use super::table::{Target, prepare};
+use super::table::{Target, prepare, shape_sql};
 use crate::connection::Connection;
 use crate::copy;
 use crate::error::{classify, describe, is_about_a_row};
@@ -165,6 +166,11 @@ impl Writing<'_> {
             false => Refused::Other(classify(&context, &error)),
         };
         let transaction = client.transaction().await.map_err(&refused)?;
+        if !self.is_unchanged(&transaction).await.map_err(&refused)? {
+            // The worker opens the task again, which looks at the table anew.
+            let reason = "its columns have changed, or it is gone, since this task looked at it";
+            return Err(Refused::Other(ConnectError::retriable(context, reason)));
+        }
         self.rows(&transaction, ready, count).await?.map_err(&refused)?;
         // Deferred constraints are judged here, in probes too: an error of COMMIT would be one that no probe meets. (A row that only holds
         // together with later ones of its batch may be named in place of a bad one behind it.)
@@ -179,6 +185,22 @@ impl Writing<'_> {
             return Err(Refused::Other(ConnectError::retriable(context, reason)));
         }
         transaction.commit().await.map_err(refused)
+    }
+
+    /// Keeps the table as it is until the transaction ends, and says whether it still is what was prepared for.
+    async fn is_unchanged(&self, transaction: &Transaction<'_>) -> Result<bool, tokio_postgres::Error> {
+        // The lock that COPY takes, so nobody waits for it who would not anyway; and one round trip for both.
+        let table = self.settings.table.sql();
+        let sql = format!("LOCK TABLE ONLY {table} IN ROW EXCLUSIVE MODE; {}", shape_sql(self.settings));
+        let messages = match transaction.simple_query(&sql).await {
+            Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => return Ok(false),
+            messages => messages?,
+        };
+        let row = messages.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        });
+        Ok(row.and_then(|row| row.get(0)) == self.target.shape.as_deref())
     }
 
     async fn rows(

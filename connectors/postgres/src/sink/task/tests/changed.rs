@@ -7,6 +7,45 @@ fn ids(postgres: &Postgres, table: &str) -> Vec<String> {
 }
 
 #[test]
+fn a_table_whose_types_change_during_a_run_is_looked_at_anew() {
+    let postgres = Postgres::start();
+    let at = |us: i64, offset: i64| SinkBatch {
+        offsets: vec![Offset(offset)],
+        ..of(vec![
+            ("n", Arc::new(Int32Array::from(vec![us as i32]))),
+            ("at", Arc::new(TimestampMicrosecondArray::from(vec![us]).with_timezone("+00:00"))),
+        ])
+    };
+    postgres.query("CREATE TABLE swapped (n integer, at timestamptz)");
+    let world = World::new(&postgres, "table = 'swapped'", &at(0, 0).rows);
+    let (mut task, _) = world.start().unwrap();
+    block_on(task.put(at(0, 0))).unwrap();
+    // The same four bytes are another number there.
+    postgres.query("ALTER TABLE swapped ALTER n TYPE real");
+    let error = block_on(task.put(at(1_000_000, 1))).unwrap_err();
+    assert!(error.is_retriable() && error.to_string().contains("its columns have changed"), "{error}");
+    assert!(world.refusal().contains("column n (integer) would be rounded"), "{}", world.refusal());
+    postgres.query("ALTER TABLE swapped ALTER n TYPE numeric");
+    let (mut task, start) = world.start().unwrap();
+    assert_eq!(start, Some(1));
+    block_on(task.put(at(1_000_000, 1))).unwrap();
+    // Another table stands in the place of the one that was prepared for.
+    postgres.query("ALTER TABLE swapped RENAME TO earlier; CREATE TABLE swapped (n numeric, at text)");
+    assert!(block_on(task.put(at(2_000_000, 2))).unwrap_err().is_retriable());
+    let (mut task, _) = world.start().unwrap();
+    block_on(task.put(at(2_000_000, 2))).unwrap();
+    // What is no matter to COPY does not stop it.
+    postgres.query("ALTER TABLE swapped ALTER n SET DEFAULT 1; CREATE INDEX ON swapped (n)");
+    block_on(task.put(at(3_000_000, 3))).unwrap();
+    let found = postgres.query(
+        "SET timezone = 'UTC'; SELECT n, at::text FROM earlier UNION ALL SELECT n, at FROM swapped ORDER BY n",
+    );
+    let expected = ["0|1970-01-01 00:00:00+00", "1000000|1970-01-01 00:00:01+00"];
+    assert_eq!(found[..2], expected);
+    assert_eq!(found[2..], ["2000000|1970-01-01 00:00:02+00", "3000000|1970-01-01 00:00:03+00"]);
+}
+
+#[test]
 fn a_table_that_is_gone_is_not_made_again_without_its_rows() {
     let postgres = Postgres::start();
     let rows = [(1, None), (2, None)];
@@ -15,6 +54,8 @@ fn a_table_that_is_gone_is_not_made_again_without_its_rows() {
     block_on(task.put(batch(0, &rows, false))).unwrap();
     postgres.query("DROP TABLE gone");
     world.committed = Some(Offset(2)); // as the worker commits what flush said
+    let error = block_on(task.put(batch(2, &[(3, None)], false))).unwrap_err();
+    assert!(error.is_retriable(), "the worker opens the task again, which says how to go on: {error}");
     let refused = world.refusal();
     assert!(
         refused.contains("Postgres table public.gone: it does not exist, though rows of 'test.sink'"),
