@@ -129,8 +129,7 @@ impl<'a> Runner<'a> {
         progress.finish();
         let stopped = outcome?;
         let control = running.control.as_ref();
-        let partitions = |topic: &str| topics.partitions(topic);
-        Ok(Report::new(&self.plan, &running.lowered, &running.statuses, control, &partitions, stopped))
+        Ok(Report::new(&self.plan, &running.lowered, &running.statuses, control, stopped))
     }
 
     /// Starts everything in order and waits for it. True when it was stopped before its end.

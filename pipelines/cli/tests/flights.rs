@@ -2,6 +2,7 @@
 
 mod example;
 
+use std::collections::BTreeMap;
 use std::process::Command;
 
 use example::Example;
@@ -49,4 +50,82 @@ fn late_rows_are_counted_and_kept() {
         .unwrap();
     let kept = String::from_utf8(kept.stdout).unwrap();
     assert_eq!(kept.lines().count() as u64, late);
+}
+
+/// Windows over the results of windows.
+const DAILY: &str = r#"
+[step.daily]
+sql = """
+SELECT airline, window_start AS day, sum(flights) AS flights
+FROM TUMBLE(delays, hour, INTERVAL '1 day') GROUP BY airline, window_start"""
+
+[sink.days]
+type = "file"
+from = "daily"
+path = "days/days-{seq}.ndjson"
+"#;
+
+/// The flights of all days and airlines.
+fn daily(example: &Example) -> BTreeMap<(String, i64), i64> {
+    let mut days = BTreeMap::new();
+    for file in std::fs::read_dir(example.folder.path().join("days")).unwrap() {
+        let text = std::fs::read_to_string(file.unwrap().path()).unwrap();
+        for line in text.lines() {
+            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            let day: i64 = row["day"].as_str().unwrap()[8..10].parse().unwrap();
+            let key = (row["airline"].as_str().unwrap().to_owned(), day);
+            assert_eq!(days.insert(key, row["flights"].as_i64().unwrap()), None, "{line}");
+        }
+    }
+    days
+}
+
+/// The example with its rows in eight files, one behind the other in time, each in one of three partitions.
+fn in_several_partitions(lateness: &str) -> Example {
+    let example = Example::new(&[], |text| {
+        let text = text.replace("lateness = \"24h\"", &format!("lateness = \"{lateness}\""));
+        let text = text.replace("[\"flights.csv\"] ", "[\"part-*.csv\"]\npartitions = 3");
+        let text = text.replace("[\"airlines.csv\"]", "[\"airlines.csv\"]\npartitions = 2");
+        format!("{text}{DAILY}")
+    });
+    let folder = example.folder.path();
+    let whole = std::fs::read_to_string(folder.join("flights.csv")).unwrap();
+    let (header, rows) = whole.split_once('\n').unwrap();
+    let rows: Vec<&str> = rows.lines().collect();
+    for (number, part) in rows.chunks(rows.len().div_ceil(8)).enumerate() {
+        let text = format!("{header}\n{}\n", part.join("\n"));
+        std::fs::write(folder.join(format!("part-{number}.csv")), text).unwrap();
+    }
+    example
+}
+
+/// What the summary says of late rows; of hours that are final none is.
+fn late(screen: &str) -> &str {
+    let of = |step: &str| {
+        let line = screen.lines().find(|line| line.split_whitespace().next() == Some(step));
+        line.and_then(|line| line.split_whitespace().nth(4)).unwrap_or_else(|| panic!("{screen}"))
+    };
+    assert_eq!(of("daily"), "0", "{screen}");
+    of("delays")
+}
+
+#[test]
+fn rows_of_several_partitions_are_late_by_the_order_of_their_own_only() {
+    let example = in_several_partitions("24h");
+    assert_eq!(late(&example.run()), "0");
+    let rows = example.rows();
+    assert_eq!(rows, example.expected());
+    let mut days = BTreeMap::new();
+    for ((airline, hour), (flights, ..)) in rows {
+        *days.entry((airline, (hour - 1_356_998_400).div_euclid(86_400) + 1)).or_default() += flights;
+    }
+    assert_eq!(daily(&example), days);
+    let example = in_several_partitions("1h");
+    let (found, rows) = (late(&example.run()).to_owned(), example.rows());
+    assert_ne!(found, "0");
+    for folder in ["out", "days", ".millstream"] {
+        std::fs::remove_dir_all(example.folder.path().join(folder)).unwrap();
+    }
+    assert_eq!(late(&example.run()), found, "it does not depend on which partition is read faster");
+    assert_eq!(example.rows(), rows);
 }

@@ -12,13 +12,14 @@ use datafusion_physical_expr::expressions::Column;
 use millstream_streams_core::kernel::{
     Emit, KeyAggregate, LATE_PORT, StreamTableJoin, TableUpsert, WindowAggregate, WindowOptions,
 };
+use millstream_streams_core::rule::TimeWindows;
 use millstream_streams_core::{
     OperatorSpec, Port, SinkSpec, SourceSpec, StoreSpec, StreamsError, Topology, TopologyBuilder,
 };
 
 use crate::operator::{
-    AggregateFold, KeyedRows, RowReader, RowWriter, SelectRows, TableLookup, TakeColumns, unique_names,
-    with_bad_input,
+    AggregateFold, KeyedRows, NewTime, RowReader, RowWriter, SelectRows, TableLookup, TakeColumns,
+    unique_names, with_bad_input,
 };
 use crate::plan::{BadInput, Plan, SinkKind, Source, SourceKind, Step};
 use crate::sql::{
@@ -32,6 +33,9 @@ pub struct Lowered {
     pub topology: Option<Topology>,
     /// The nodes of the topology that each step became, first to last.
     pub nodes: BTreeMap<String, Vec<Arc<str>>>,
+    /// Steps whose rows come from several partitions and get a time that is not the one by which their source is in order: what
+    /// is late there depends on which partition was read faster.
+    pub unordered: BTreeSet<String>,
 }
 
 /// Lowers `plan`; `partitions` tells how many partitions a topic has, where that is known already.
@@ -46,6 +50,7 @@ pub fn lower(plan: &Plan, partitions: &dyn Fn(&str) -> Option<i32>) -> Result<Lo
         ports: BTreeMap::new(),
         tables: BTreeMap::new(),
         nodes: BTreeMap::new(),
+        unordered: BTreeSet::new(),
         used: used_columns(plan),
     };
     for step in &plan.steps {
@@ -56,7 +61,7 @@ pub fn lower(plan: &Plan, partitions: &dyn Fn(&str) -> Option<i32>) -> Result<Lo
         true => None,
         false => Some(lowering.builder.build()?),
     };
-    Ok(Lowered { topology, nodes: lowering.nodes })
+    Ok(Lowered { topology, nodes: lowering.nodes, unordered: lowering.unordered })
 }
 
 struct Lowering<'a> {
@@ -68,15 +73,67 @@ struct Lowering<'a> {
     /// Stores of tables, by relation.
     tables: BTreeMap<String, Arc<str>>,
     nodes: BTreeMap<String, Vec<Arc<str>>>,
+    unordered: BTreeSet<String>,
     used: BTreeMap<String, BTreeSet<usize>>,
 }
 
 /// A relation in the topology.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Relation {
     port: Port,
     /// How many partitions its rows are spread over.
     partitions: i32,
+    /// Whether rows of several partitions have met on the way.
+    met: bool,
+    /// Columns whose instants have to do with the time of rows, by position.
+    times: BTreeMap<usize, NewTime>,
+}
+
+impl Relation {
+    /// Gives rows the time that `scan` says: what that has to do with the time they had.
+    fn scan(&mut self, scan: &Scan) -> NewTime {
+        let new_time =
+            scan.time.map_or(NewTime::Same, |at| self.times.get(&at).copied().unwrap_or(NewTime::Other));
+        if let Some(own) = scan.time
+            && new_time != NewTime::Same
+        {
+            // From this bound of a window the other one is as far as ever; of other columns nothing is known any more.
+            let shift = |time: NewTime| match (time, new_time) {
+                (NewTime::Bound(ms), NewTime::Bound(by)) => Some(NewTime::Bound(ms - by)),
+                _ => None,
+            };
+            self.times = self.times.iter().filter_map(|(at, time)| Some((*at, shift(*time)?))).collect();
+            self.times.insert(own, NewTime::Same);
+        }
+        self.keep(scan.columns.iter().map(|column| match column {
+            ScanColumn::Relation(at) => Some(*at),
+            ScanColumn::WindowBound => None,
+        }));
+        new_time
+    }
+
+    /// The relation has other columns now, some of which are columns that it had.
+    fn keep(&mut self, columns: impl Iterator<Item = Option<usize>>) {
+        let of = |column: Option<usize>| self.times.get(&column?).copied();
+        self.times = columns.enumerate().filter_map(|(at, column)| Some((at, of(column)?))).collect();
+    }
+
+    fn select(&mut self, select: &Select) {
+        if let Some(columns) = &select.columns {
+            let column = |expr: &Arc<dyn PhysicalExpr>| Some(expr.downcast_ref::<Column>()?.index());
+            self.keep(columns.iter().map(column));
+        }
+    }
+
+    fn aggregate(&mut self, aggregate: &Aggregate) {
+        let bound = |windows: TimeWindows, group: &GroupColumn| match group {
+            GroupColumn::WindowStart => Some(NewTime::Bound(0)),
+            GroupColumn::WindowEnd => Some(NewTime::Bound(windows.size_ms())),
+            GroupColumn::Value(_) => None,
+        };
+        let groups = aggregate.groups.iter().enumerate();
+        self.times = groups.filter_map(|(at, group)| Some((at, bound(aggregate.windows?, group)?))).collect();
+    }
 }
 
 impl Lowering<'_> {
@@ -86,11 +143,18 @@ impl Lowering<'_> {
         let select = stages.next_if(|stage| matches!(stage, Stage::Select(_))).and_then(select_of);
         let mut schema =
             select.as_ref().map_or_else(|| Arc::clone(&scan.schema), |select| Arc::clone(&select.schema));
-        relation.port = self.select(step, Some(scan), select, relation.port);
+        let new_time = relation.scan(&step.query.scan);
+        if relation.met && new_time == NewTime::Other {
+            self.unordered.insert(step.name.clone());
+        }
+        select.iter().for_each(|select| relation.select(select));
+        relation.port = self.select(step, Some(scan), select, new_time, relation.port);
         for stage in stages {
             match stage {
                 Stage::Select(select) => {
-                    relation.port = self.select(step, None, Some(select.clone()), relation.port);
+                    relation.select(select);
+                    relation.port =
+                        self.select(step, None, Some(select.clone()), NewTime::Same, relation.port);
                     schema = Arc::clone(&select.schema);
                 }
                 Stage::Join(join) => {
@@ -105,10 +169,10 @@ impl Lowering<'_> {
                 }
             }
         }
-        self.ports.insert(step.name.clone(), relation);
         if let Some(topic) = &step.topic {
             self.sink(&step.name, topic, &schema, &step.query.key, relation.port);
         }
+        self.ports.insert(step.name.clone(), relation);
     }
 
     fn node(&mut self, step: &Step, what: &str) -> Arc<str> {
@@ -117,9 +181,17 @@ impl Lowering<'_> {
         name
     }
 
-    fn select(&mut self, step: &Step, scan: Option<Scan>, select: Option<Select>, input: Port) -> Port {
+    fn select(
+        &mut self,
+        step: &Step,
+        scan: Option<Scan>,
+        select: Option<Select>,
+        new_time: NewTime,
+        input: Port,
+    ) -> Port {
         let name = self.node(step, "select");
-        let spec = OperatorSpec::new("select", move || SelectRows::new(scan.clone(), select.clone()));
+        let spec =
+            OperatorSpec::new("select", move || SelectRows::new(scan.clone(), select.clone(), new_time));
         self.builder.operator(name, spec, &[input])
     }
 
@@ -146,7 +218,7 @@ impl Lowering<'_> {
             OperatorSpec::new("join", move || StreamTableJoin::new(TableLookup::new(&join, &table), kind));
         let port = self.builder.operator(name, spec.store(store), &[input.port]);
         self.builder.joins_by_key(port);
-        Some(Relation { port, partitions })
+        Some(Relation { port, partitions, ..input })
     }
 
     fn aggregate(
@@ -187,7 +259,9 @@ impl Lowering<'_> {
         if aggregate.windows.is_some() {
             self.late(step, schema, port);
         }
-        Some(Relation { port, partitions: input.partitions })
+        let mut grouped = Relation { port, ..input };
+        grouped.aggregate(aggregate);
+        Some(grouped)
     }
 
     /// Late rows as they would have been grouped, without the bounds of windows that they are not in.
@@ -223,13 +297,14 @@ impl Lowering<'_> {
             partitions,
             input.port,
         );
-        Relation { port, partitions: partitions.unwrap_or(input.partitions) }
+        let met = input.met || input.partitions > 1;
+        Relation { port, partitions: partitions.unwrap_or(input.partitions), met, ..input }
     }
 
     /// A relation, brought into the topology when it is a source that nobody has read so far.
     fn relation(&mut self, name: &str) -> Option<Relation> {
         if let Some(relation) = self.ports.get(name) {
-            return Some(*relation);
+            return Some(relation.clone());
         }
         let source = self.source(name)?;
         let schema = self.pruned(&source);
@@ -237,8 +312,9 @@ impl Lowering<'_> {
         let reader = RowReader::stream(schema, time);
         let spec = SourceSpec::new([source.topic.as_str()], move || reader.clone());
         let port = self.input(&source, spec);
-        let relation = Relation { port, partitions: self.partitions_of(&source) };
-        self.ports.insert(name.to_owned(), relation);
+        let times = source.time.iter().map(|time| (time.column, NewTime::Same)).collect();
+        let relation = Relation { port, partitions: self.partitions_of(&source), met: false, times };
+        self.ports.insert(name.to_owned(), relation.clone());
         Some(relation)
     }
 

@@ -26,7 +26,7 @@ use millstream_streams_core::{Result, StreamsError};
 pub use aggregate::AggregateFold;
 pub use join::TableLookup;
 pub use records::{RowReader, RowWriter, unique_names, with_bad_input};
-pub use select::{SelectRows, TakeColumns};
+pub use select::{NewTime, SelectRows, TakeColumns};
 pub use table::KeyedRows;
 
 /// Characters of a row that errors show at most.

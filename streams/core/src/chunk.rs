@@ -30,6 +30,9 @@ pub struct Chunk {
     pub offsets: Vec<Offset>,
     /// Headers of each row; `None` when no row has any.
     pub headers: Option<Vec<Headers>>,
+    /// Where rows of several partitions meet (see [`crate::ways`]): the stream time that the partition each row came from had with
+    /// it. `None`: a row's own time.
+    pub stream_times: Option<Vec<Millis>>,
 }
 
 /// Rows, by front end.
@@ -166,13 +169,13 @@ impl Chunk {
     /// A chunk of typed rows without headers.
     #[must_use]
     pub fn typed<R: TypedRows>(rows: R, timestamps: Vec<Millis>, offsets: Vec<Offset>) -> Self {
-        Self { rows: Rows::Typed(Box::new(rows)), timestamps, offsets, headers: None }
+        Columns { timestamps, offsets, headers: None, stream_times: None }.with(Rows::Typed(Box::new(rows)))
     }
 
     /// A chunk of Arrow rows without headers.
     #[must_use]
     pub fn arrow(batch: RecordBatch, timestamps: Vec<Millis>, offsets: Vec<Offset>) -> Self {
-        Self { rows: Rows::Arrow(batch), timestamps, offsets, headers: None }
+        Columns { timestamps, offsets, headers: None, stream_times: None }.with(Rows::Arrow(batch))
     }
 
     /// Number of rows.
@@ -193,11 +196,22 @@ impl Chunk {
         self.headers.as_ref().and_then(|column| column.get(row))
     }
 
+    /// The stream time of the partition that `row` came from, with that row.
+    #[must_use]
+    pub fn stream_time_of(&self, row: usize) -> Millis {
+        let column = self.stream_times.as_ref().unwrap_or(&self.timestamps);
+        column[row].max(self.timestamps[row])
+    }
+
     /// The columns' common length, checked; a front end's operator that breaks it is a bug found here.
     pub fn debug_check(&self) {
         debug_assert_eq!(self.rows.len(), self.timestamps.len(), "rows and timestamps");
         debug_assert_eq!(self.offsets.len(), self.timestamps.len(), "offsets and timestamps");
         debug_assert!(self.headers.as_ref().is_none_or(|h| h.len() == self.timestamps.len()), "headers");
+        debug_assert!(
+            self.stream_times.as_ref().is_none_or(|times| times.len() == self.timestamps.len()),
+            "stream times"
+        );
     }
 
     /// The typed rows by reference.
@@ -220,11 +234,12 @@ impl Chunk {
     pub fn into_pairs<K: Data, V: Data>(self) -> Result<(Pairs<K, V>, Columns)> {
         let got = self.rows.type_name();
         let mismatch = || StreamsError::RowType { expected: type_name::<Pairs<K, V>>(), got };
-        let rows = match self.rows {
+        let Self { rows, timestamps, offsets, headers, stream_times } = self;
+        let rows = match rows {
             Rows::Typed(rows) => rows.into_any().downcast::<Pairs<K, V>>().map_err(|_| mismatch())?,
             Rows::Arrow(_) => return Err(mismatch()),
         };
-        Ok((*rows, Columns { timestamps: self.timestamps, offsets: self.offsets, headers: self.headers }))
+        Ok((*rows, Columns { timestamps, offsets, headers, stream_times }))
     }
 
     /// The Arrow rows by reference.
@@ -257,6 +272,7 @@ impl Chunk {
             timestamps: take_front(&mut self.timestamps, count),
             offsets: take_front(&mut self.offsets, count),
             headers: self.headers.as_mut().map(|column| take_front(column, count)),
+            stream_times: self.stream_times.as_mut().map(|column| take_front(column, count)),
         }
     }
 
@@ -281,6 +297,9 @@ impl Chunk {
         if let Some(headers) = &mut self.headers {
             retain(headers, keep);
         }
+        if let Some(stream_times) = &mut self.stream_times {
+            retain(stream_times, keep);
+        }
         Ok(())
     }
 }
@@ -294,6 +313,8 @@ pub struct Columns {
     pub offsets: Vec<Offset>,
     /// See [`Chunk::headers`].
     pub headers: Option<Vec<Headers>>,
+    /// See [`Chunk::stream_times`].
+    pub stream_times: Option<Vec<Millis>>,
 }
 
 impl Columns {
@@ -304,13 +325,15 @@ impl Columns {
             timestamps: Vec::with_capacity(capacity),
             offsets: Vec::with_capacity(capacity),
             headers: None,
+            stream_times: None,
         }
     }
 
     /// Puts rows of the same number back.
     #[must_use]
     pub fn with(self, rows: Rows) -> Chunk {
-        let chunk = Chunk { rows, timestamps: self.timestamps, offsets: self.offsets, headers: self.headers };
+        let Self { timestamps, offsets, headers, stream_times } = self;
+        let chunk = Chunk { rows, timestamps, offsets, headers, stream_times };
         chunk.debug_check();
         chunk
     }
@@ -324,8 +347,10 @@ impl Columns {
     /// Row `from[i]` of these columns, for each i: for steps that make several rows, or none, from one.
     #[must_use]
     pub fn gather(&self, from: &[u32]) -> Self {
+        let times = |column: &Vec<Millis>| from.iter().map(|&row| column[row as usize]).collect();
         Self {
-            timestamps: from.iter().map(|&row| self.timestamps[row as usize]).collect(),
+            timestamps: times(&self.timestamps),
+            stream_times: self.stream_times.as_ref().map(times),
             offsets: from.iter().map(|&row| self.offsets[row as usize]).collect(),
             headers: self
                 .headers

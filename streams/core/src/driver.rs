@@ -190,7 +190,7 @@ impl TestDriver {
             for (topic, records) in commit.outputs {
                 self.pending.extend(records.into_iter().map(|record| (topic.clone(), record)));
             }
-            self.committed.extend(commit.offsets.into_iter().map(|(topic, at)| ((*id, topic), at)));
+            self.committed.extend(commit.offsets.into_iter().map(|(topic, at, _)| ((*id, topic), at)));
             task.fold()?;
         }
         for (topic, record) in std::mem::take(&mut self.pending) {

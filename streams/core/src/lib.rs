@@ -19,7 +19,8 @@
 //! - **Semantics are Kafka Streams 4.x**, except where its behaviour is a known defect; then the right behaviour is ours.
 //!   The rules themselves are small pure functions in [`rule`]; kernels call them, so a rule is fixed once.
 //! - **Stream time is an operator's own**: the maximum timestamp over the rows it accepted so far, of all keys. It advances
-//!   row by row, also within a chunk, and is kept in the operator's store, so a restart does not change what is late.
+//!   row by row, also within a chunk, and is kept in the operator's store, so a restart does not change what is late. Where rows of
+//!   several partitions meet it is that of each row's way, and windows close by the last way ([`ways`]).
 //! - **A chunk is a run of one partition**, cut where the head of another input of the task is older. How rows are cut changes no
 //!   result: where two ways of a row meet again, at a step, a store or a topic, rows are handed on one by one.
 //! - **Names are state.** Stores, repartitions and stateful steps are named by the user, so adding a step renumbers nothing.
@@ -43,6 +44,7 @@ pub mod rule;
 pub mod store;
 pub mod task;
 pub mod topology;
+pub mod ways;
 
 pub use chunk::{Chunk, Data, Header, Headers, Pairs, Rows, TypedRows};
 pub use counter::{Counter, NodeCounters};

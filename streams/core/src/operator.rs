@@ -46,6 +46,12 @@ pub trait Operator: Send {
         Ok(())
     }
 
+    /// Where rows come over several ways: up to where event time is known to have come behind this operator, when it has come to
+    /// `watermark` before it. What it forwards from then on is not older, unless it is late.
+    fn watermark(&mut self, watermark: Millis) -> Millis {
+        watermark
+    }
+
     /// Whether it writes to none of its stores, ever. Where one row reaches two steps that share a store, rows are handed on one
     /// by one unless all of them only read.
     fn only_reads(&self) -> bool {
@@ -63,8 +69,9 @@ pub struct Times {
     /// The highest timestamp that the task has processed; [`crate::END_OF_TIME`] once its inputs have ended. Operators judge
     /// lateness by their own stream time, not by this one (it runs ahead of what a filter let through).
     pub stream: Millis,
-    /// The least over the input partitions of the highest timestamp processed: no partition is behind this, if each is in order.
-    pub watermark: Millis,
+    /// Where rows come over several ways ([`crate::ways`]): how far the last of them is, behind the steps before this operator.
+    /// Windows close by it. `None` where they come over one: time there is an operator's own.
+    pub watermark: Option<Millis>,
     /// Wall clock.
     pub wall: Millis,
 }
@@ -74,6 +81,7 @@ pub struct OperatorContext<'a> {
     stores: StoreAccess<'a>,
     counters: &'a mut NodeCounters,
     outputs: &'a mut Vec<(u16, Chunk)>,
+    several_ways: bool,
 }
 
 /// The stores of a task with the positions of those that one operator declared.
@@ -87,8 +95,16 @@ impl<'a> OperatorContext<'a> {
         stores: StoreAccess<'a>,
         counters: &'a mut NodeCounters,
         outputs: &'a mut Vec<(u16, Chunk)>,
+        several_ways: bool,
     ) -> Self {
-        Self { stores, counters, outputs }
+        Self { stores, counters, outputs, several_ways }
+    }
+
+    /// Whether rows come over several ways: then each has the stream time of its own ([`Chunk::stream_time_of`]), and
+    /// [`Operator::on_time`] tells the watermark. Else stream time is an operator's own.
+    #[must_use]
+    pub fn several_ways(&self) -> bool {
+        self.several_ways
     }
 
     /// Hands `chunk` to every node behind the main port (0).

@@ -8,9 +8,11 @@ use millstream_record::{Millis, Offset};
 
 mod input;
 mod paths;
+mod times;
 
 pub use input::Gate;
 use input::{Input, Inputs};
+use times::{TaskTimes, Way};
 
 use crate::chunk::Chunk;
 use crate::counter::{Counter, NodeCounters};
@@ -18,6 +20,7 @@ use crate::error::{Result, StreamsError};
 use crate::operator::{Epoch, Operator, OperatorContext, StoreAccess, Times};
 use crate::store::{Layered, Store};
 use crate::topology::{InputRecord, NodeKind, OutputRecord, Serializer, TopicName, Topology};
+use crate::ways;
 use crate::{BEGINNING_OF_TIME, END_OF_TIME};
 
 /// Rows in one run of an input partition, at most.
@@ -54,8 +57,10 @@ pub struct TaskCommit {
     pub outputs: Vec<(TopicName, Vec<OutputRecord>)>,
     /// One record for each store entry that changed: store, key, value.
     pub changelog: Vec<(Arc<str>, Bytes, Option<Bytes>)>,
-    /// The position up to which each input has been consumed.
-    pub offsets: Vec<(TopicName, Offset)>,
+    /// Records for every partition of a topic: how far the task is.
+    pub marks: Vec<(TopicName, OutputRecord)>,
+    /// The position up to which each input has been consumed, and what [`Task::restore_times`] is to be given with it.
+    pub offsets: Vec<(TopicName, Offset, String)>,
 }
 
 /// Changes of a store, by key; none is a removal.
@@ -78,12 +83,13 @@ pub struct Task {
     counters: BTreeMap<usize, NodeCounters>,
     epoch: Epoch,
     closed: bool,
+    times: TaskTimes,
 }
 
 /// The working part of a node that is not a source.
 enum Runner {
     Operator { operator: Box<dyn Operator>, stores: Vec<usize> },
-    Sink { topic: TopicName, full_name: Arc<str>, serializer: Box<dyn Serializer> },
+    Sink { topic: TopicName, full_name: Arc<str>, serializer: Box<dyn Serializer>, way: Option<Way> },
 }
 
 impl Task {
@@ -129,6 +135,7 @@ impl Task {
             counters: nodes.into_iter().map(|at| (at, NodeCounters::default())).collect(),
             epoch: Epoch(0),
             closed: false,
+            times: TaskTimes::default(),
             application_id,
             topology,
         };
@@ -180,6 +187,15 @@ impl Task {
         input.end = Some(end);
         input.log_end = Some(end);
         input.gate = Gate::At(end).only_if(input.gate);
+        Ok(())
+    }
+
+    /// The input is finite, though its end is not known yet: it is waited for, however long nothing comes.
+    ///
+    /// # Errors
+    /// An input that this task does not have.
+    pub fn expect_end(&mut self, topic: &TopicName) -> Result<()> {
+        self.inputs.get_mut(topic)?.is_finite = true;
         Ok(())
     }
 
@@ -235,7 +251,7 @@ impl Task {
         if std::mem::replace(&mut self.closed, true) {
             return Ok(());
         }
-        self.tell_time(Times { stream: END_OF_TIME, watermark: END_OF_TIME, wall })
+        self.tell_time(Times { stream: END_OF_TIME, watermark: None, wall })
     }
 
     /// Whether [`Task::close`] was called.
@@ -271,13 +287,17 @@ impl Task {
                 changelog.extend(changes);
             }
         }
-        Ok(TaskCommit { outputs: self.take_outputs(), changelog, offsets: self.positions() })
+        let marks = self.take_marks();
+        Ok(TaskCommit { outputs: self.take_outputs(), changelog, marks, offsets: self.positions() })
     }
 
-    /// The position up to which each input has been consumed.
+    /// What a commit now would say of the inputs: see [`TaskCommit::offsets`].
     #[must_use]
-    pub fn positions(&self) -> Vec<(TopicName, Offset)> {
-        self.inputs.iter().map(|input| (input.topic.clone(), input.position())).collect()
+    pub fn positions(&self) -> Vec<(TopicName, Offset, String)> {
+        let position = |(at, input): (usize, &Input)| {
+            (input.topic.clone(), input.position(), self.times_to_text(at, input))
+        };
+        self.inputs.iter().enumerate().map(position).collect()
     }
 
     /// The commit is durable: moves changes into the stores.
@@ -324,10 +344,17 @@ impl Task {
     }
 
     fn tell_time(&mut self, times: Times) -> Result<()> {
-        if times.stream == BEGINNING_OF_TIME {
+        self.look_at_ways(times.wall);
+        if times.stream == BEGINNING_OF_TIME && !self.times.several_ways {
             return Ok(()); // nothing has been processed, so no event time has passed
         }
-        self.each_operator(|operator, ctx| operator.on_time(ctx, times))
+        let nodes: Vec<usize> = self.runners.keys().copied().collect();
+        for at in nodes {
+            let progress = self.times.several_ways.then(|| self.times.progress.get(&at)).flatten();
+            let times = Times { watermark: progress.map(|(before, _)| before.time), ..times };
+            self.run(at, &mut |operator, ctx| operator.on_time(ctx, times))?;
+        }
+        Ok(())
     }
 
     /// Calls every operator, parents before children, and passes on what each one forwards before the next is called.
@@ -352,7 +379,7 @@ impl Task {
         if let Some(Runner::Operator { operator, stores }) = self.runners.get_mut(&at) {
             let access = StoreAccess { all: &mut self.stores, mine: stores };
             let counters = self.counters.entry(at).or_default();
-            let mut ctx = OperatorContext::new(access, counters, &mut outputs);
+            let mut ctx = OperatorContext::new(access, counters, &mut outputs, self.times.several_ways);
             call(operator.as_mut(), &mut ctx).map_err(|error| error.at(&self.topology.nodes()[at].name))?;
         }
         for (port, chunk) in outputs {
@@ -383,13 +410,20 @@ impl Task {
         let rows = chunk.len() as u64;
         let counters = self.counters.entry(at).or_default();
         counters.rows_in += rows;
-        if let Some(Runner::Sink { topic, full_name, serializer }) = self.runners.get_mut(&at) {
+        if let Some(Runner::Sink { topic, full_name, serializer, way }) = self.runners.get_mut(&at) {
             if self.outputs.last().is_none_or(|(last, _)| last != topic) {
                 self.outputs.push((topic.clone(), Vec::new()));
             }
             let (_, records) = self.outputs.last_mut().expect("pushed above when empty");
             let before = records.len();
+            let ahead = way.as_mut().map(|way| way.ahead(&chunk, self.times.several_ways));
             let written = serializer.serialize(full_name, chunk, records);
+            for (row, time) in ahead.into_iter().flatten() {
+                records
+                    .get_mut(before + row)
+                    .into_iter()
+                    .for_each(|record| ways::note_stream_time(record, time));
+            }
             counters.rows_out += (records.len() - before) as u64;
             return written.map_err(|error| error.at(&self.topology.nodes()[at].name));
         }
@@ -414,6 +448,7 @@ impl Runner {
                 topic: spec.topic.clone(),
                 full_name: spec.topic.resolve(application_id),
                 serializer: (spec.serializer)(),
+                way: None,
             }),
         }
     }

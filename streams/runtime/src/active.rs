@@ -15,8 +15,14 @@ use crate::restore::{Stores, restore};
 use crate::state::{Fold, Reached, Slot};
 use crate::worker::Shared;
 
-/// What a committed offset carries when its input was consumed to its end and the task has closed.
-pub(crate) const ENDED: &str = "end";
+/// What the metadata of a committed offset begins with when its input was consumed to its end and the task has closed. Behind it is
+/// what the task keeps of times.
+const ENDED: &str = "end";
+
+/// Whether the metadata of a committed offset says that the task has closed.
+pub(crate) fn says_ended(metadata: &str) -> bool {
+    metadata.split(' ').next() == Some(ENDED)
+}
 
 /// A task with what the runtime knows about it.
 pub(crate) struct Active {
@@ -57,9 +63,19 @@ impl Active {
         };
         let positions: Vec<_> = inputs.iter().map(|(topic, at)| (topic.clone(), position(at))).collect();
         let application = Arc::clone(&layout.application_id);
-        let mut task = Task::new(Arc::clone(&layout.topology), id, application, bases, &positions)?;
+        let idle_ms = i64::try_from(shared.config.idle_timeout_ms).unwrap_or(i64::MAX);
+        let task = Task::new(Arc::clone(&layout.topology), id, application, bases, &positions)?;
+        let mut task = task.with_ways(&layout.ways(), idle_ms);
         for (topic, partition) in &inputs {
             consumer.seek(partition, position(partition))?;
+            if let Some(position) = committed.get(partition) {
+                let metadata = &*position.metadata;
+                let times = metadata.strip_prefix(ENDED).map_or(metadata, str::trim_start);
+                task.restore_times(topic, times)?;
+            }
+            if is_finite(shared, topic) {
+                task.expect_end(topic)?;
+            }
             let end = ends.get(partition).copied().unwrap_or_default();
             task.observe_log_end(topic, end)?;
             task.set_gate(topic, gate(layout, shared, topic, end))?;
@@ -80,15 +96,18 @@ impl Active {
     /// The positions to commit.
     pub(crate) fn offsets(
         &self,
-        positions: Vec<(TopicName, Offset)>,
+        positions: Vec<(TopicName, Offset, String)>,
     ) -> impl Iterator<Item = (TopicPartition, OffsetAndMetadata)> {
         let partition = |topic: &TopicName| {
             self.inputs.iter().find(|(name, _)| name == topic).map(|(_, partition)| partition.clone())
         };
-        let metadata = if self.task.is_closed() { ENDED } else { "" };
-        positions.into_iter().filter_map(move |(topic, offset)| {
+        positions.into_iter().filter_map(move |(topic, offset, times)| {
             let leader_epoch = self.epochs.get(&topic).copied().unwrap_or(LeaderEpoch::NONE);
-            Some((partition(&topic)?, OffsetAndMetadata { offset, leader_epoch, metadata: metadata.into() }))
+            let metadata = match self.task.is_closed() {
+                true => format!("{ENDED} {times}").trim_end().into(),
+                false => times.into(),
+            };
+            Some((partition(&topic)?, OffsetAndMetadata { offset, leader_epoch, metadata }))
         })
     }
 
@@ -131,10 +150,23 @@ impl Drop for Active {
 fn gate(layout: &Layout, shared: &Shared, topic: &TopicName, end: Offset) -> Gate {
     if !layout.topology.is_bootstrap(topic) {
         Gate::Open
-    } else if shared.config.finite_inputs.iter().any(|finite| finite == topic.as_str()) {
+    } else if is_finite(shared, topic) {
         Gate::Unknown
     } else {
         Gate::At(end)
+    }
+}
+
+/// Whether an input ends: the user has said so, or all that comes there is of inputs that end.
+fn is_finite(shared: &Shared, topic: &TopicName) -> bool {
+    let topology = &shared.layout.topology;
+    match topic {
+        TopicName::User(name) => shared.config.finite_inputs.iter().any(|finite| **finite == **name),
+        TopicName::Internal(_) => {
+            topology.repartitions().iter().filter(|made| made.topic == *topic).all(|made| {
+                topology.subtopologies()[made.written_by].inputs.iter().all(|input| is_finite(shared, input))
+            })
+        }
     }
 }
 

@@ -40,6 +40,9 @@ pub struct StreamsConfig {
     pub session_timeout_ms: i32,
     /// The broker aborts transactions that are older: how long a lost process holds up readers of its outputs.
     pub transaction_timeout_ms: i32,
+    /// Where rows of several partitions meet behind a repartition, windows close by the partition that is furthest behind. One in
+    /// which nothing has come for so long is left out, unless it is of a finite input.
+    pub idle_timeout_ms: u64,
     /// Topics that end: the app waits for [`crate::StreamsControl::end_input`] for each, and once all inputs of all tasks are
     /// consumed to their ends, [`crate::StreamsApp::run`] returns. Empty: the app runs until it is stopped. A bootstrap input is read
     /// first: a finite one up to its end, another up to where its topic ends when its task starts.
@@ -63,6 +66,7 @@ impl StreamsConfig {
             replication_factor: -1,
             session_timeout_ms: 45_000,
             transaction_timeout_ms: 10_000,
+            idle_timeout_ms: 5_000,
             finite_inputs: Vec::new(),
             create_topics: Vec::new(),
         }

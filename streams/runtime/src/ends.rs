@@ -6,7 +6,7 @@ use millstream_client::{Admin, IsolationLevel, OffsetSpec, Offsets};
 use millstream_record::{Offset, TopicPartition};
 use millstream_streams_core::{TaskId, TopicName};
 
-use crate::active::ENDED;
+use crate::active::says_ended;
 use crate::error::Result;
 use crate::worker::Shared;
 
@@ -62,7 +62,7 @@ impl Ends {
     pub(crate) fn has_ended(&self, shared: &Shared, task: TaskId) -> bool {
         shared.layout.inputs_of(task).all(|(topic, partition)| {
             let Some(end) = self.end_of(shared, topic, &partition) else { return false };
-            self.committed.get(&partition).is_some_and(|at| at.offset >= end && *at.metadata == *ENDED)
+            self.committed.get(&partition).is_some_and(|at| at.offset >= end && says_ended(&at.metadata))
         })
     }
 

@@ -109,6 +109,7 @@ impl Engine {
             active.report();
             let outputs = active.task.take_outputs();
             active.dirty |= !outputs.is_empty(); // time alone may have made them, and changed stores
+            active.dirty |= active.task.has_news();
             self.send(outputs).await?;
         }
         Ok(busy)
@@ -130,9 +131,11 @@ impl Engine {
         let dirty: Vec<_> = self.tasks.iter().filter(|(_, active)| active.dirty).map(|(id, _)| *id).collect();
         for id in &dirty {
             let Some(active) = self.tasks.get_mut(id) else { continue };
-            let TaskCommit { outputs, changelog, offsets: positions } = active.task.prepare_commit()?;
+            let TaskCommit { outputs, changelog, marks, offsets: positions } =
+                active.task.prepare_commit()?;
             offsets.extend(active.offsets(positions));
             self.send(outputs).await?;
+            self.send_marks(marks).await?;
             for (store, key, value) in changelog {
                 let topic = self.shared.layout.changelog_name(&store);
                 let record = ProducerRecord {
@@ -268,6 +271,28 @@ impl Engine {
                 let delivery = self.send_one(record).await?;
                 if !self.in_transaction {
                     self.open.push(delivery); // a transaction fails with its records
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells every partition of a topic how far a task is.
+    async fn send_marks(&mut self, marks: Vec<(TopicName, OutputRecord)>) -> Result<()> {
+        for (topic, OutputRecord { headers, .. }) in marks {
+            let topic = topic.resolve(&self.shared.layout.application_id);
+            for partition in 0..self.width(&topic).await? {
+                let record = ProducerRecord {
+                    topic: Arc::clone(&topic),
+                    partition: Some(partition),
+                    timestamp: None,
+                    key: None,
+                    value: None,
+                    headers: headers.clone(),
+                };
+                let delivery = self.send_one(record).await?;
+                if !self.in_transaction {
+                    self.open.push(delivery);
                 }
             }
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use millstream_client::{Admin, ClientError, NewTopic, TopicDescription};
 use millstream_protocol::ErrorCode;
 use millstream_record::{TopicId, TopicPartition};
+use millstream_streams_core::ways::Ways;
 use millstream_streams_core::{TaskId, TopicName, Topology};
 
 use crate::config::StreamsConfig;
@@ -83,6 +84,11 @@ impl Layout {
     fn task_count(&self, subtopology: usize) -> i32 {
         let inputs = self.topology.subtopologies()[subtopology].inputs.iter();
         inputs.filter_map(|topic| self.partitions.get(topic)).copied().max().unwrap_or(0)
+    }
+
+    /// The repartition topics that several tasks write.
+    pub(crate) fn ways(&self) -> Ways {
+        Ways::of(&self.topology, |part| usize::try_from(self.task_count(part)).unwrap_or(0))
     }
 
     /// Every task.

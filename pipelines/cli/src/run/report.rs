@@ -16,8 +16,8 @@ use crate::table::Table;
 pub(crate) struct Report {
     nodes: Vec<Node>,
     stopped: bool,
-    /// Rows were late, and there are several partitions.
-    mixed: bool,
+    /// Steps in which rows were late, perhaps only because another partition was read faster.
+    unordered: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -52,7 +52,6 @@ impl Report {
         lowered: &Lowered,
         statuses: &BTreeMap<String, Status>,
         control: Option<&StreamsControl>,
-        partitions: &dyn Fn(&str) -> Option<i32>,
         stopped: bool,
     ) -> Self {
         let counters = control.map(StreamsControl::counters).unwrap_or_default();
@@ -88,11 +87,9 @@ impl Report {
             };
             nodes.push(Node::connector(&sink.name, "sink", &found));
         }
-        let late =
-            plan.steps.iter().any(|step| nodes.iter().any(|node| node.name == step.name && node.late > 0));
-        let several =
-            plan.sources.iter().any(|source| partitions(&source.topic).is_some_and(|count| count > 1));
-        Self { nodes, stopped, mixed: late && several }
+        let late = nodes.iter().filter(|node| node.late > 0 && lowered.unordered.contains(&node.name));
+        let unordered = late.map(|node| node.name.clone()).collect();
+        Self { nodes, stopped, unordered }
     }
 
     /// Gathers the counters of connectors that run without steps.
@@ -104,7 +101,7 @@ impl Report {
         let node =
             |kind| move |(name, status): (&str, &Status)| Node::connector(name, kind, &status.counts());
         let nodes = sources.map(node("source")).chain(sinks.map(node("sink"))).collect();
-        Self { nodes, stopped, mixed: false }
+        Self { nodes, stopped, unordered: Vec::new() }
     }
 
     /// Whether nothing was read and nothing was written.
@@ -127,11 +124,12 @@ impl Report {
             ]);
         }
         let end = if self.stopped { "stopped" } else { "done" };
-        let hint = match self.mixed {
-            true => {
-                "\nrows of several partitions reach a window in any order, so some may be late only by that: raise lateness, or use one partition"
-            }
-            false => "",
+        let hint = match self.unordered.as_slice() {
+            [] => String::new(),
+            steps => format!(
+                "\nrows of several partitions come to {} in any order, since their time is another column than that of their source: some may be late only by that. Name the column as `time` of the source, or raise lateness",
+                steps.join(", ")
+            ),
         };
         format!("{table}\n{end} in {:.1} s{hint}", took.as_secs_f64())
     }

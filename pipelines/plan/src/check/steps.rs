@@ -90,7 +90,8 @@ impl Check<'_> {
                 return None;
             }
         };
-        // Results of windows leave in the order of their windows, so nothing behind is ever late by this step's doing.
+        // Results of windows leave in the order of their windows, and where ways of several partitions meet behind them each is
+        // judged by its own, so nothing behind is ever late by this step's doing.
         let passed = match own {
             Some(_) => Some(Duration::ZERO),
             None => lateness.get(&accepted.from.name).copied(),

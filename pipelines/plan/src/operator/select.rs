@@ -7,7 +7,9 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, SchemaRef, TimeUnit};
 use millstream_record::Millis;
 use millstream_streams_core::chunk::Rows;
-use millstream_streams_core::{Chunk, Counter, Operator, OperatorContext, Result, StreamsError};
+use millstream_streams_core::{
+    BEGINNING_OF_TIME, Chunk, Counter, Operator, OperatorContext, Result, StreamsError,
+};
 
 use super::{evaluate, evaluate_all};
 use crate::sql::{Scan, ScanColumn, Select};
@@ -16,12 +18,27 @@ use crate::sql::{Scan, ScanColumn, Select};
 pub struct SelectRows {
     scan: Option<Scan>,
     select: Option<Select>,
+    new_time: NewTime,
+    /// The highest time that was forwarded.
+    newest: Millis,
+}
+
+/// What the time that a scan gives to rows has to do with the time they had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NewTime {
+    /// It is the same.
+    Same,
+    /// It is a bound of the window that the row is the result of. Once event time behind the windows has come to an instant,
+    /// bounds are no older than that instant and so many milliseconds.
+    Bound(i64),
+    /// Nothing that is known here. Where rows come over several ways their order is lost, and the highest time is that of all.
+    Other,
 }
 
 impl SelectRows {
-    /// Does what `scan` and then `select` say.
-    pub fn new(scan: Option<Scan>, select: Option<Select>) -> Self {
-        Self { scan, select }
+    /// Does what `scan` and then `select` say. `new_time` tells about the time that `scan` gives, if it gives one.
+    pub fn new(scan: Option<Scan>, select: Option<Select>, new_time: NewTime) -> Self {
+        Self { scan, select, new_time, newest: BEGINNING_OF_TIME }
     }
 }
 
@@ -30,6 +47,9 @@ impl Operator for SelectRows {
         if let Some(scan) = &self.scan {
             let dropped = take_time(scan, &mut chunk)?;
             ctx.count(Counter::Dropped, dropped);
+            if scan.time.is_some() && self.new_time != NewTime::Same {
+                chunk.stream_times = None;
+            }
             let rows = take_columns(scan, chunk.batch()?)?;
             chunk.rows = Rows::Arrow(rows);
         }
@@ -40,8 +60,17 @@ impl Operator for SelectRows {
                 chunk.rows = Rows::Arrow(batch(&select.schema, values, chunk.len())?);
             }
         }
+        self.newest = chunk.timestamps.iter().fold(self.newest, |newest, time| newest.max(*time));
         ctx.forward(chunk);
         Ok(())
+    }
+
+    fn watermark(&mut self, watermark: Millis) -> Millis {
+        match (&self.scan, self.new_time) {
+            (Some(Scan { time: Some(_), .. }), NewTime::Bound(ms)) => watermark.plus_ms(ms),
+            (Some(Scan { time: Some(_), .. }), NewTime::Other) => self.newest,
+            _ => watermark,
+        }
     }
 }
 

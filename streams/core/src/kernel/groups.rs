@@ -201,6 +201,10 @@ impl<S: Send> Groups<S> {
                 .headers
                 .as_ref()
                 .map(|h| rows.iter().map(|&row| h[row as usize].clone()).collect()),
+            stream_times: chunk
+                .stream_times
+                .as_ref()
+                .map(|times| rows.iter().map(|&row| times[row as usize]).collect()),
         };
         let mut groups = Vec::with_capacity(self.states.len());
         for ((store_key, slot), state) in self.slots.iter_mut().zip(&mut self.states) {

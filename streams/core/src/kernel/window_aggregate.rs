@@ -56,6 +56,9 @@ type Entry = (Bytes, Bytes);
 /// still take it. Stream time and the end of the last closed window are kept in the store: after a restart the same rows
 /// are late, and windows closed by the end of a finite input never open again.
 ///
+/// Where rows come over several ways ([`crate::ways`]) a row is late by the stream time of its own, and windows close by the
+/// watermark: the least of all ways. Closed is closed then too, so a row of a way that was idle may be late by that.
+///
 /// What is emitted on close only is kept at hand until a commit: a window that opens and closes between two commits never
 /// reaches the store. With more open windows than [`WindowAggregate::at_hand`] says, states go to the store with every chunk, until it
 /// holds no window.
@@ -67,6 +70,8 @@ pub struct WindowAggregate<F: Fold> {
     saved: StreamTime,
     /// No window in the store begins before this; none when the store has no window.
     first_start: Option<Millis>,
+    /// The latest end of the windows that were closed since the start.
+    last_end: Millis,
     keys: KeyColumn,
     /// All open windows, or those of one chunk.
     groups: Groups<F::State>,
@@ -77,7 +82,7 @@ pub struct WindowAggregate<F: Fold> {
 /// What lateness is judged by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct StreamTime {
-    /// The maximum timestamp of the rows taken so far.
+    /// The maximum timestamp of the rows taken so far; where they come over several ways, the watermark.
     now: Millis,
     /// Windows that end here or earlier were closed by the end of input.
     closed_to: Millis,
@@ -97,6 +102,7 @@ impl<F: Fold> WindowAggregate<F> {
             time,
             saved: time,
             first_start: None,
+            last_end: BEGINNING_OF_TIME,
             keys: KeyColumn::default(),
             groups: Groups::new(),
             all_at_hand: options.emit == Emit::OnClose,
@@ -116,15 +122,21 @@ impl<F: Fold> WindowAggregate<F> {
         let mut late = vec![false; chunk.len()];
         let mut store_key = Vec::new();
         let mut dropped = 0;
+        let several_ways = ctx.several_ways();
         for (row, is_late) in late.iter_mut().enumerate() {
             let Some(key) = self.keys.get(row) else {
                 dropped += 1;
                 continue;
             };
             let timestamp = chunk.timestamps[row];
-            self.time.now = self.time.now.max(timestamp);
+            let time = if several_ways {
+                StreamTime { now: self.time.now.max(chunk.stream_time_of(row)), ..self.time }
+            } else {
+                self.time.now = self.time.now.max(timestamp);
+                self.time
+            };
             for window in self.options.windows.of(timestamp) {
-                if self.time.is_closed(window, self.options.grace_ms) {
+                if time.is_closed(window, self.options.grace_ms) {
                     *is_late = true;
                     continue;
                 }
@@ -163,6 +175,7 @@ impl<F: Fold> WindowAggregate<F> {
             }
             let (due, next) = self.due(ctx, first, stream_time)?;
             for (store_key, _) in &due {
+                self.note_end(store_key);
                 ctx.store(0).delete(store_key)?;
             }
             self.first_start = next;
@@ -186,13 +199,21 @@ impl<F: Fold> WindowAggregate<F> {
         let is_due = |start: Millis| is_closed(windows.at(start).end, stream_time, grace_ms);
         let mut due = self.groups.take_due(|store_key| start_of(store_key).is_some_and(is_due));
         self.first_start = self.groups.keys().filter_map(start_of).min();
-        for taken in due.iter().filter(|taken| taken.stored) {
-            ctx.store(0).delete(&taken.store_key)?;
+        for taken in &due {
+            self.note_end(&taken.store_key);
+            if taken.stored {
+                ctx.store(0).delete(&taken.store_key)?;
+            }
         }
         for some in due.chunks_mut(CLOSE_CHUNK_ROWS) {
             ctx.forward(self.emit_closed(some)?);
         }
         Ok(())
+    }
+
+    fn note_end(&mut self, store_key: &[u8]) {
+        let end = start_of(store_key).map(|start| self.options.windows.at(start).end);
+        self.last_end = end.map_or(self.last_end, |end| self.last_end.max(end));
     }
 
     /// The first entries of closed windows, at most one chunk of them, and the start of the entry after them.
@@ -278,19 +299,35 @@ impl<F: Fold> Operator for WindowAggregate<F> {
             chunk.retain(&late)?;
             ctx.side_output(LATE_PORT, chunk);
         }
-        self.close(ctx, self.time.now)?;
+        if !ctx.several_ways() {
+            self.close(ctx, self.time.now)?;
+        }
         self.bound_at_hand(ctx)
     }
 
     fn on_time(&mut self, ctx: &mut OperatorContext<'_>, times: Times) -> Result<()> {
-        if times.stream != END_OF_TIME {
-            return Ok(()); // windows close by this operator's own stream time, row by row
+        if times.stream == END_OF_TIME {
+            if self.time.now != BEGINNING_OF_TIME {
+                let last = self.options.windows.of(self.time.now).last();
+                self.time.closed_to =
+                    self.time.closed_to.max(last.map_or(self.time.now, |window| window.end));
+            }
+            self.close(ctx, END_OF_TIME)?;
+            self.time.closed_to = self.time.closed_to.max(self.last_end);
+            return Ok(());
         }
-        if self.time.now != BEGINNING_OF_TIME {
-            let last = self.options.windows.of(self.time.now).last();
-            self.time.closed_to = self.time.closed_to.max(last.map_or(self.time.now, |window| window.end));
+        // Else windows close by this operator's own stream time, row by row.
+        if let Some(watermark) = times.watermark.filter(|watermark| *watermark > self.time.now) {
+            self.time.now = watermark;
+            self.close(ctx, watermark)?;
         }
-        self.close(ctx, END_OF_TIME)
+        Ok(())
+    }
+
+    /// Results to come are of windows that are open: of rows no older than the start of the first one.
+    fn watermark(&mut self, watermark: Millis) -> Millis {
+        let first_end = watermark.plus_ms(self.options.grace_ms.saturating_neg()).plus_ms(1);
+        first_end.plus_ms(-self.options.windows.size_ms())
     }
 
     fn on_epoch(&mut self, ctx: &mut OperatorContext<'_>, _epoch: Epoch) -> Result<()> {

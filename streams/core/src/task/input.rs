@@ -12,6 +12,7 @@ use crate::operator::Times;
 use crate::topology::{
     BadRecord, Deserializer, InputRecord, NodeKind, OnBad, SourceSpec, TopicName, Topology,
 };
+use crate::ways::{self, Mark, Progress, Ways};
 
 /// The port of rows.
 const MAIN: u16 = 0;
@@ -42,8 +43,8 @@ pub(super) struct Input {
     node: usize,
     on_bad: OnBad,
     deserializer: Box<dyn Deserializer>,
-    /// In offset order, each with the port that it goes out of.
-    queue: VecDeque<(u16, Chunk)>,
+    /// In offset order. A mark is never in front: it is heeded as soon as everything before it has been processed.
+    queue: VecDeque<Queued>,
     pub(super) buffered: usize,
     /// The offset after the records taken in.
     fetched: Offset,
@@ -54,6 +55,22 @@ pub(super) struct Input {
     pub(super) gate: Gate,
     /// The highest timestamp processed.
     newest: Millis,
+    /// Where several ways meet in this topic: how far each is.
+    ways: Option<Vec<Progress>>,
+    /// Rows are given the stream time of their way, since those of several ways meet in the task; the one of this input.
+    stream_time: Option<Millis>,
+    /// It is finite, though where it ends may not be known yet.
+    pub(super) is_finite: bool,
+    /// Since when it has been read to the end of its log.
+    quiet_since: Option<Millis>,
+}
+
+/// What waits to be processed.
+enum Queued {
+    /// Rows, with the port that they go out of.
+    Rows(u16, Chunk),
+    /// How far a way was here.
+    Mark(Mark),
 }
 
 /// What became of records on arrival.
@@ -65,8 +82,22 @@ pub(super) struct Added {
 
 impl Input {
     /// Decodes records and queues their rows. Also tells which source node they belong to.
-    pub(super) fn add(&mut self, records: Vec<InputRecord>, next: Offset) -> Result<(usize, Added)> {
+    pub(super) fn add(&mut self, mut records: Vec<InputRecord>, next: Offset) -> Result<(usize, Added)> {
+        if !records.is_empty() {
+            self.quiet_since = None;
+        }
+        let mut marks = Vec::new();
+        let mut times = Vec::new();
+        if self.ways.is_some() {
+            records.retain_mut(|record| {
+                times.extend(ways::take_stream_time(record).map(|time| (record.offset, time)));
+                let mark = Mark::read(record);
+                marks.extend(mark.map(|mark| (record.offset, mark)));
+                mark.is_none()
+            });
+        }
         let mut added = Added { records: records.len() as u64, dropped: 0, bad: 0 };
+        let mut rest: Option<Chunk> = None;
         if !records.is_empty() {
             let mut decoded = self.deserializer.deserialize(records)?;
             added.bad = decoded.bad.len() as u64;
@@ -74,12 +105,57 @@ impl Input {
             if let Some(chunk) = &mut decoded.chunk {
                 chunk.debug_check();
                 self.buffered += chunk.len();
+                self.give_stream_times(chunk, &times);
             }
             self.take_bad(decoded.bad, &mut decoded.chunk)?;
-            self.queue.extend(decoded.chunk.filter(|chunk| !chunk.is_empty()).map(|chunk| (MAIN, chunk)));
+            rest = decoded.chunk;
         }
+        for (offset, mark) in marks {
+            self.queue_before(offset, &mut rest);
+            self.queue.push_back(Queued::Mark(mark));
+        }
+        self.queue.extend(rest.filter(|chunk| !chunk.is_empty()).map(|chunk| Queued::Rows(MAIN, chunk)));
         self.fetched = self.fetched.max(next);
+        self.heed_marks();
         Ok((self.node, added))
+    }
+
+    /// Queues the rows of `rest` that stand before `offset`.
+    fn queue_before(&mut self, offset: Offset, rest: &mut Option<Chunk>) {
+        let Some(chunk) = rest else { return };
+        let count = chunk.offsets.iter().take_while(|at| **at < offset).count();
+        if count > 0 {
+            self.queue.push_back(Queued::Rows(MAIN, chunk.take_front(count)));
+        }
+    }
+
+    /// Where several ways meet: the stream time of each row's own way, which is in `times` where the row is older.
+    fn give_stream_times(&mut self, chunk: &mut Chunk, times: &[(Offset, Millis)]) {
+        let Some(highest) = &mut self.stream_time else { return };
+        let mut times = times.iter().copied().peekable();
+        let rows = chunk.offsets.iter().zip(&chunk.timestamps);
+        let own = rows.map(|(offset, timestamp)| match self.ways {
+            None => {
+                *highest = (*highest).max(*timestamp);
+                *highest
+            }
+            Some(_) => {
+                while times.next_if(|(at, _)| at < offset).is_some() {}
+                times.next_if(|(at, _)| at == offset).map_or(*timestamp, |(_, time)| time.max(*timestamp))
+            }
+        });
+        chunk.stream_times = Some(own.collect());
+    }
+
+    /// Marks in front say how far their ways are now.
+    fn heed_marks(&mut self) {
+        while let Some(Queued::Mark(mark)) = self.queue.front() {
+            let ways = self.ways.as_deref_mut().unwrap_or_default();
+            if let Some(way) = usize::try_from(mark.writer).ok().and_then(|at| ways.get_mut(at)) {
+                *way = Progress { time: way.time.max(mark.progress.time), idle: mark.progress.idle };
+            }
+            self.queue.pop_front();
+        }
     }
 
     /// Treats broken records as the source says. Those that are forwarded stand between the rows of `rest` where they stood in the
@@ -102,14 +178,9 @@ impl Input {
         tracing::warn!(topic, partition = self.partition, offset = first.offset.0, count = bad.len(), reason = %first.reason,
             "left records out that cannot be decoded; the first is shown");
         let Some(rows) = rows else { return Ok(()) };
-        let precedes = |chunk: &Chunk, offset| chunk.offsets.iter().take_while(|at| **at < offset).count();
         let mut bad = bad.as_slice();
         while let Some(first) = bad.first() {
-            if let Some(chunk) = rest
-                && let count @ 1.. = precedes(chunk, first.offset)
-            {
-                self.queue.push_back((MAIN, chunk.take_front(count)));
-            }
+            self.queue_before(first.offset, rest);
             let next = rest.as_ref().and_then(|chunk| chunk.offsets.first().copied());
             let count = bad.iter().take_while(|one| next.is_none_or(|next| one.offset < next)).count();
             let (run, others) = bad.split_at(count);
@@ -118,7 +189,7 @@ impl Input {
             columns.offsets.extend(run.iter().map(|one| one.offset));
             let run = columns.with(rows(self.topic.as_str(), self.partition, run)?);
             self.buffered += run.len();
-            self.queue.push_back((SourceSpec::BAD_PORT, run));
+            self.queue.push_back(Queued::Rows(SourceSpec::BAD_PORT, run));
             bad = others;
         }
         Ok(())
@@ -126,7 +197,14 @@ impl Input {
 
     /// Everything before this offset has been processed.
     pub(super) fn position(&self) -> Offset {
-        self.queue.front().and_then(|(_, chunk)| chunk.offsets.first()).copied().unwrap_or(self.fetched)
+        self.front().and_then(|chunk| chunk.offsets.first()).copied().unwrap_or(self.fetched)
+    }
+
+    fn front(&self) -> Option<&Chunk> {
+        match self.queue.front() {
+            Some(Queued::Rows(_, chunk)) => Some(chunk),
+            Some(Queued::Mark(_)) | None => None,
+        }
     }
 
     pub(super) fn is_drained(&self) -> bool {
@@ -134,7 +212,7 @@ impl Input {
     }
 
     fn head(&self) -> Option<Millis> {
-        self.queue.front().and_then(|(_, chunk)| chunk.timestamps.first()).copied()
+        self.front().and_then(|chunk| chunk.timestamps.first()).copied()
     }
 
     /// Whether it must be read before others.
@@ -153,14 +231,48 @@ impl Input {
 
     /// Takes rows from the front, up to `limit` and as long as none is newer than `until`.
     fn take_run(&mut self, until: Option<Millis>, limit: usize) -> Option<(u16, Chunk)> {
-        let (port, head) = self.queue.front_mut()?;
+        let Some(Queued::Rows(port, head)) = self.queue.front_mut() else { return None };
         let port = *port;
         let fits = |at: &Millis| until.is_none_or(|until| *at <= until);
         let count = head.timestamps.iter().take(limit).take_while(|at| fits(at)).count().max(1);
-        let run = if count == head.len() { self.queue.pop_front()?.1 } else { head.take_front(count) };
+        let run = head.take_front(count);
+        if head.is_empty() {
+            self.queue.pop_front();
+            self.heed_marks();
+        }
         self.buffered -= run.len();
         self.newest = run.timestamps.iter().fold(self.newest, |newest, at| newest.max(*at));
         Some((port, run))
+    }
+
+    /// How far event time has come here. An input that ends somewhere is not idle before that; another is when nothing has come
+    /// for `idle_ms`.
+    fn progress(&mut self, wall: Millis, idle_ms: i64) -> Progress {
+        if let Some(ways) = &self.ways {
+            return Progress::of_all(ways.iter().copied());
+        }
+        let at_end = self.queue.is_empty() && self.log_end.is_some_and(|end| self.fetched >= end);
+        self.quiet_since = at_end.then(|| self.quiet_since.unwrap_or(wall));
+        let quiet = self.quiet_since.is_some_and(|since| wall.0.saturating_sub(since.0) >= idle_ms);
+        let idle = self.is_drained() || (quiet && !self.is_finite && self.end.is_none());
+        Progress { time: self.newest, idle }
+    }
+
+    /// What is to be kept of its ways, as text.
+    pub(super) fn times_to_text(&self) -> String {
+        let own = [Progress { time: self.newest, idle: false }];
+        ways::to_text(self.ways.as_deref().unwrap_or(&own))
+    }
+
+    /// Reads what [`Input::times_to_text`] gave.
+    pub(super) fn read_times(&mut self, text: &str) {
+        if let Some(ways) = &mut self.ways {
+            return ways::read_text(text, ways);
+        }
+        let mut own = [Progress::NONE];
+        ways::read_text(text, &mut own);
+        self.newest = own[0].time;
+        self.stream_time = self.stream_time.map(|_| self.newest);
     }
 }
 
@@ -187,9 +299,29 @@ impl Inputs {
                 end: None,
                 gate: if source.bootstrap { Gate::Unknown } else { Gate::Open },
                 newest: BEGINNING_OF_TIME,
+                ways: None,
+                stream_time: None,
+                is_finite: false,
+                quiet_since: None,
             })
         };
         Self { inputs: inputs.iter().filter_map(input).collect() }
+    }
+
+    /// Says where several ways meet. True when they do in one of these.
+    pub(super) fn set_ways(&mut self, ways: &Ways) -> bool {
+        let meet = self.inputs.iter().any(|input| ways.meet_in(&input.topic));
+        for input in &mut self.inputs {
+            input.ways = ways.writers(&input.topic).map(|count| vec![Progress::NONE; count]);
+            input.stream_time = meet.then_some(BEGINNING_OF_TIME);
+        }
+        meet
+    }
+
+    /// How far event time has come in what the source `node` reads.
+    pub(super) fn progress(&mut self, node: usize, wall: Millis, idle_ms: i64) -> Progress {
+        let inputs = self.inputs.iter_mut().filter(|input| input.node == node);
+        Progress::of_all(inputs.map(|input| input.progress(wall, idle_ms)))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Input> {
@@ -237,8 +369,7 @@ impl Inputs {
     }
 
     pub(super) fn times(&self, wall: Millis) -> Times {
-        let newest = || self.inputs.iter().map(|input| input.newest);
-        let stream = newest().max().unwrap_or(BEGINNING_OF_TIME);
-        Times { stream, watermark: newest().min().unwrap_or(BEGINNING_OF_TIME), wall }
+        let stream = self.inputs.iter().map(|input| input.newest).max().unwrap_or(BEGINNING_OF_TIME);
+        Times { stream, watermark: None, wall }
     }
 }
