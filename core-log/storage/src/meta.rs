@@ -74,10 +74,13 @@ pub(crate) fn claim_partition(disk: &dyn Disk, dir: &Path, topic_id: TopicId) ->
         Some(found) => Err(StorageError::TopicIdMismatch { path: dir.to_owned(), expected: topic_id, found }),
         None => {
             disk.create_dir(dir).map_err(StorageError::io(dir))?;
+            // Before the note: who finds the note, also after this process was killed, may take the directory's name for durable.
+            if let Some(parent) = dir.parent() {
+                disk.sync_dir(parent).map_err(StorageError::io(parent))?;
+            }
             let path = dir.join(PARTITION_FILE);
             let text = format!("version: {PARTITION_VERSION}\ntopic_id: {topic_id}");
-            disk::replace_file(disk, &path, text.as_bytes()).map_err(StorageError::io(&path))?;
-            dir.parent().map_or(Ok(()), |parent| disk.sync_dir(parent).map_err(StorageError::io(parent)))
+            disk::replace_file(disk, &path, text.as_bytes()).map_err(StorageError::io(&path))
         }
     }
 }

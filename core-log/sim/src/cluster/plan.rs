@@ -239,7 +239,8 @@ impl Plan {
         if keeps_disks && random.one_in(8) {
             let at = random.below(count) as usize;
             plan.strikes[at].fault = Fault::Rot(who(random), random.one_in(2));
-            plan.operated = false; // as with a disk that is lost
+            plan.operated = false; // as with a disk that is lost; the guest's leaving moves replicas, too
+            plan.guest = None;
             plan.observed = false;
         }
         if random.one_in(3) {

@@ -131,8 +131,10 @@ impl Room {
             Fault::PowerLoss(who) => self.away(self.find(who), away, true),
             Fault::Wipe(who) => {
                 let machine = self.find_host(who);
-                self.wipe(machine);
-                self.away(machine, away, false);
+                if self.can_be_spared(machine).await {
+                    self.wipe(machine);
+                    self.away(machine, away, false);
+                }
             }
             Fault::Rot(who, power) => self.rot(who, power, away).await,
             Fault::AllLosePower => {
@@ -221,9 +223,6 @@ impl Room {
             (std::mem::take(&mut state.sick), std::mem::take(&mut state.rotten))
         };
         for machine in self.present() {
-            if rotten.contains(&machine.host()) {
-                self.wipe(machine);
-            }
             machine.disk().set_faults(Faults::default());
             machine.slow(HEALTHY_DISK);
             if let Some(owner) = machine.owner() {
@@ -236,6 +235,26 @@ impl Room {
                 machine.boot();
             }
         }
+        for machine in self.present().filter(|machine| rotten.contains(&machine.host())) {
+            if self.can_be_spared(machine).await {
+                self.wipe(machine);
+                machine.boot();
+            }
+        }
+    }
+
+    /// Whether no partition has this node alone to go on with: with its disk the partition would be lost for good, and rightly so. (It
+    /// is alone also where a topic is created while the others are away.)
+    async fn can_be_spared(&self, machine: &Machine) -> bool {
+        let node = NodeId(i32::from(machine.host()));
+        self.looks_so(|image| {
+            let mut partitions = image.topics().flat_map(|topic| &topic.partitions);
+            partitions.all(|partition| {
+                let mut others = partition.isr.iter().chain(&partition.elr).filter(|one| **one != node);
+                others.next().is_some() || !partition.isr.iter().chain(&partition.elr).any(|one| *one == node)
+            })
+        })
+        .await
     }
 
     /// Only one replica may have lost what it promised to keep: so all run and are in sync when its bits are flipped, and no other node

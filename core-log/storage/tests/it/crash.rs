@@ -225,10 +225,14 @@ fn a_killed_process_loses_nothing_that_was_appended() {
 /// What the killed process had not synced of names and bytes, recovery has to: later flushes take it for done.
 #[test]
 fn what_is_flushed_after_a_kill_is_there_after_a_power_cut() {
-    for seed in 300..340 {
+    // Killed while it makes its first files, or later between two steps.
+    for (seed, kill) in (0..40).map(|kill| (400, Some(kill))).chain((300..340).map(|seed| (seed, None))) {
         let disk = CrashDisk::default();
+        kill.into_iter().for_each(|changes| disk.cut_after(changes));
         let mut history = run(&disk, seed, 40);
+        disk.revive();
         let (dir, log, _) = open_dir(Arc::new(disk.clone()), config()).unwrap();
+        history.batches.retain(|batch| batch.2 <= log.end_offset().0); // but for one that it died in
         let mut again = Run { dir, log, dice: Dice(seed), history };
         let leader = AppendOrigin::Leader { epoch: LeaderEpoch(4) };
         again.append(plain(1, 10), leader).unwrap();
@@ -238,7 +242,7 @@ fn what_is_flushed_after_a_kill_is_there_after_a_power_cut() {
             check(
                 disk.after_power_loss(seed * 10 + survivor),
                 &history,
-                &format!("seed {seed}, survivor {survivor}"),
+                &format!("seed {seed}, killed at {kill:?}, survivor {survivor}"),
             );
         }
     }

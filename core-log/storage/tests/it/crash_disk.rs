@@ -2,7 +2,7 @@
 //!
 //! It keeps each file's bytes twice, as written and as durable, and each directory's names twice. A power cut keeps a seeded choice
 //! of the sectors that were written but not synced, some length between the two, and of each unsynced name either the old or
-//! the new meaning.
+//! the new meaning. What is in a directory whose own name is lost is lost with it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IoSlice};
@@ -23,6 +23,7 @@ struct State {
     names: BTreeMap<PathBuf, usize>,
     durable_names: BTreeMap<PathBuf, usize>,
     dirs: BTreeSet<PathBuf>,
+    durable_dirs: BTreeSet<PathBuf>,
     files: Vec<Bytes>,
     /// Changes that may still happen before the power is cut.
     left: Option<usize>,
@@ -54,6 +55,11 @@ impl CrashDisk {
         self.0.lock().left = Some(changes);
     }
 
+    /// The process that the cut has killed is started again, on the same page cache.
+    pub(crate) fn revive(&self) {
+        self.0.lock().left = None;
+    }
+
     /// How many changes there were.
     pub(crate) fn changes(&self) -> usize {
         self.0.lock().changes
@@ -64,8 +70,12 @@ impl CrashDisk {
         let state = self.0.lock();
         let mut dice = Dice(seed);
         let paths: BTreeSet<&PathBuf> = state.names.keys().chain(state.durable_names.keys()).collect();
+        let is_root = |dir: &Path| dir.parent().is_none();
+        let kept = |dir: &&PathBuf| is_root(dir) || state.durable_dirs.contains(*dir) || dice.roll(2) == 0;
+        let dirs: BTreeSet<PathBuf> = state.dirs.iter().filter(kept).cloned().collect();
+        let lost = |path: &Path| path.ancestors().skip(1).any(|dir| !dirs.contains(dir));
         let mut names = BTreeMap::new();
-        for path in paths {
+        for path in paths.into_iter().filter(|path| !lost(path)) {
             let (new, old) = (state.names.get(path), state.durable_names.get(path));
             if let Some(&file) = if dice.roll(2) == 0 { new } else { old } {
                 names.insert(path.clone(), file);
@@ -75,7 +85,8 @@ impl CrashDisk {
         let survived = State {
             durable_names: names.clone(),
             names,
-            dirs: state.dirs.clone(),
+            durable_dirs: dirs.clone(),
+            dirs,
             files,
             ..State::default()
         };
@@ -143,7 +154,13 @@ impl Disk for CrashDisk {
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        self.0.lock().dirs.extend(path.ancestors().map(Path::to_owned));
+        let mut state = self.0.lock();
+        for dir in path.ancestors() {
+            if !state.dirs.contains(dir) {
+                state.change()?;
+                state.dirs.insert(dir.to_owned());
+            }
+        }
         Ok(())
     }
 
@@ -186,6 +203,8 @@ impl Disk for CrashDisk {
         let now: Vec<_> =
             state.names.iter().filter(|(path, _)| inside(path)).map(|(p, &id)| (p.clone(), id)).collect();
         state.durable_names.extend(now);
+        let dirs: Vec<_> = state.dirs.iter().filter(|path| inside(path)).cloned().collect();
+        state.durable_dirs.extend(dirs);
         Ok(())
     }
 
