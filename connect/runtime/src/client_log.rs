@@ -346,12 +346,17 @@ impl LogReader for ClientReader {
 
     fn seek(&mut self, from: BTreeMap<TopicPartition, Option<Offset>>) -> BoxFuture<'_, Result<()>> {
         async move {
-            let unknown: Vec<_> =
-                from.iter().filter(|(_, at)| at.is_none()).map(|(at, _)| at.clone()).collect();
+            let partitions: Vec<_> = from.keys().cloned().collect();
             let starts =
-                self.log.offsets(&unknown, OffsetSpec::Earliest, IsolationLevel::ReadUncommitted).await?;
-            for (partition, offset) in from {
-                let offset = offset.or_else(|| starts.get(&partition).copied()).unwrap_or(Offset(0));
+                self.log.offsets(&partitions, OffsetSpec::Earliest, IsolationLevel::ReadUncommitted).await?;
+            for (partition, position) in from {
+                // A position below the start would stay where it is when nothing comes behind: the end would never be reached.
+                let start = starts.get(&partition).copied().unwrap_or(Offset(0));
+                let offset = position.map_or(start, |position| position.max(start));
+                if let Some(position) = position.filter(|position| *position < start) {
+                    tracing::warn!(group = self.group, %partition, position = position.0, start = start.0,
+                        "records that were not read yet have been deleted from the topic; reading goes on where it begins now");
+                }
                 self.consumer.seek(&partition, offset).map_err(error(format!("seeking in {partition}")))?;
                 self.positions.insert(partition, offset);
             }

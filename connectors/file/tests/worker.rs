@@ -1,16 +1,18 @@
 //! File to log to file, through the real worker on an embedded broker: exact, also when killed at random moments.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_client::{Client, ClientConfig};
+use millstream_client::{Client, ClientConfig, IsolationLevel, OffsetAndMetadata, OffsetSpec, Offsets};
 use millstream_connect_api::Registry;
 use millstream_connect_runtime::{ClientLog, Daemon, RuntimeError, WorkerEnv, stop_signal};
 use millstream_connector_file::{FileSink, FileSource};
 use millstream_env::{Env, HostRuntime};
 use millstream_node::{Embedded, EmbeddedConfig, embedded};
+use millstream_record::{Offset, TopicPartition};
 
 const DAEMON: &str = "
 [worker]
@@ -109,6 +111,45 @@ fn a_daemon_brings_a_file_through_the_log_and_finds_nothing_new_the_second_time(
         let again = env.timeout(Duration::from_secs(60), run(folder.path(), &env, &node, DAEMON)).await;
         assert_eq!(again.expect("it ends").unwrap(), [0, 0, 0], "nothing new");
         assert_eq!(fs::read_dir(folder.path().join("out")).unwrap().count(), before);
+        node.shutdown().await.unwrap();
+    });
+}
+
+/// What a sink had still to read may be gone from its topic: it goes on behind, and comes to its end.
+#[test]
+fn a_sink_whose_records_were_deleted_comes_to_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let (runtime, env) = HostRuntime::start("file-worker", 2).unwrap();
+    write_input(folder.path());
+    runtime.block_on(async {
+        let node = start(folder.path()).await;
+        let bounded = env.timeout(Duration::from_secs(60), run(folder.path(), &env, &node, DAEMON)).await;
+        assert_eq!(bounded.expect("it ends").unwrap(), [4995, 4995, 5]);
+        node.shutdown().await.unwrap();
+        let config = EmbeddedConfig::new(folder.path().join("log"))
+            .with("log.retention.ms", "1")
+            .with("log.roll.ms", "1")
+            .with("log.retention.check.interval.ms", "20");
+        let node = embedded(config).await.unwrap();
+        let client = Client::new(env.clone(), node.dial(), ClientConfig::new(node.bootstrap()));
+        let (admin, people) = (client.admin(), TopicPartition::new("people", 0));
+        let gone = async {
+            let wanted = BTreeMap::from([(people.clone(), OffsetSpec::Earliest)]);
+            loop {
+                let found = admin.list_offsets(&wanted, IsolationLevel::ReadUncommitted).await.unwrap();
+                if found[&people].as_ref().unwrap().unwrap().offset.0 >= 4995 {
+                    break;
+                }
+                env.sleep(Duration::from_millis(20)).await;
+            }
+        };
+        env.timeout(Duration::from_secs(60), Box::pin(gone)).await.expect("retention takes all of it");
+        let position = OffsetAndMetadata::new(Offset(5));
+        let positions = Offsets::from([(people.clone(), position)]);
+        admin.alter_group_offsets("connect-files-out", &positions).await.unwrap();
+        fs::remove_dir_all(folder.path().join("out")).unwrap(); // the names of its files would tell that it had read all
+        let again = env.timeout(Duration::from_secs(60), run(folder.path(), &env, &node, DAEMON)).await;
+        assert_eq!(again.expect("it ends").unwrap(), [0, 0, 0], "there is nothing left to read");
         node.shutdown().await.unwrap();
     });
 }

@@ -112,15 +112,12 @@ impl Metadata {
     async fn look_after(&self, leaders_due: &mut Duration) -> Result<(), Refusal> {
         let fence = |controller: &Controller, image: &Image, _: NewIds<'_>| {
             let silent = self.liveness.lock().expired(monotonic(&self.env), image);
-            if !silent.is_empty() {
-                tracing::warn!(
-                    ?silent,
-                    "brokers have not been heard for a session; others lead in their place"
-                );
-            }
-            controller.fence(image, &silent)
+            Decision { records: controller.fence(image, &silent).records, response: silent }
         };
-        self.decide(fence).await?;
+        let silent = self.decide(fence).await?;
+        if !silent.is_empty() {
+            tracing::warn!(?silent, "brokers have not been heard for a session; others lead in their place");
+        }
         if self.env.elapsed() >= *leaders_due {
             let wait = if self.look_at_leaders().await? { AGAIN } else { self.leaders_interval() };
             *leaders_due = self.env.elapsed().saturating_add(wait);
