@@ -50,6 +50,14 @@ pub trait SinkTask: Send {
     /// Takes rows. They need not be durable when this returns.
     fn put(&mut self, batch: SinkBatch) -> BoxFuture<'_, Result<()>>;
 
+    /// All records below these offsets were read: their rows were put, and those that are none, or that the sink has refused, are
+    /// dealt with durably. A sink with progress of its own moves it, or it would be handed them again by the next run. Called before
+    /// [`SinkTask::flush`] and [`SinkTask::finish`] where there were such records.
+    fn passed(&mut self, read: BTreeMap<TopicPartition, Offset>) -> BoxFuture<'_, Result<()>> {
+        let _ = read;
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// Makes durable what is due by the sink's own rules (age, size) and answers the next offset of each partition that is safe to
     /// commit. Called at the worker's commit interval, also without new rows.
     fn flush(&mut self) -> BoxFuture<'_, Result<BTreeMap<TopicPartition, Offset>>>;

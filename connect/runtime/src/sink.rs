@@ -137,6 +137,7 @@ impl Attempt<'_> {
                 self.put(hands, fetched).await?;
             }
             if env.elapsed() >= commit_at {
+                self.pass_bad(hands).await?;
                 let safe = hands.task.flush().await.map_err(RuntimeError::connector(&self.spec.name))?;
                 self.commit(hands, safe, backoff).await?;
                 commit_at = env.elapsed() + self.spec.commit_interval;
@@ -206,9 +207,19 @@ impl Attempt<'_> {
 
     /// Makes everything durable and commits all that was read: records that hold no rows count too.
     async fn finish(&self, hands: &mut Hands, backoff: &mut Backoff) -> Result<()> {
+        self.pass_bad(hands).await?;
         hands.task.finish().await.map_err(RuntimeError::connector(&self.spec.name))?;
         let read = hands.reader.positions();
         self.commit(hands, read, backoff).await
+    }
+
+    /// Tells the sink of bad records since the last commit that they are behind it.
+    async fn pass_bad(&self, hands: &mut Hands) -> Result<()> {
+        if hands.since_commit.2 == 0 {
+            return Ok(());
+        }
+        let read = hands.reader.positions();
+        hands.task.passed(read).await.map_err(RuntimeError::connector(&self.spec.name))
     }
 
     async fn commit(

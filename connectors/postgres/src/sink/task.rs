@@ -28,6 +28,9 @@ const STAGE: &str = "pg_temp.\"_millstream_stage\"";
 /// Its column that tells deletes from other rows.
 pub(super) const OPERATION: &str = "_millstream_op";
 
+/// Why a progress cannot be moved.
+const ELSEWHERE: &str = "its progress is not where this task left it: another one writes under the same name";
+
 /// A running Postgres sink.
 pub(super) struct PostgresTask {
     settings: Settings,
@@ -136,6 +139,29 @@ impl PostgresTask {
         }
     }
 
+    /// Moves the progress past records that left no row.
+    async fn pass(&mut self, read: BTreeMap<TopicPartition, Offset>) -> Result<()> {
+        const DOING: &str = "moving the progress of the Postgres sink";
+        let Self { settings, name, open, .. } = self;
+        let open = open.as_mut().ok_or_else(|| ConnectError::fatal("Postgres sink", "it is not open"))?;
+        for (partition, next) in read {
+            let Some(before) = open.held.get(&partition).copied() else { continue };
+            if before.is_some_and(|before| before >= next) {
+                continue;
+            }
+            let failed = |error: tokio_postgres::Error| classify(DOING, &error);
+            let transaction = open.connection.client.transaction().await.map_err(failed)?;
+            let step = Step { partition: &partition, before, next };
+            let progress = Progress { settings, name };
+            if progress.advance(&transaction, &step).await.map_err(failed)? != 1 {
+                return Err(ConnectError::retriable(DOING, ELSEWHERE));
+            }
+            transaction.commit().await.map_err(failed)?;
+            open.held.insert(partition, Some(next));
+        }
+        Ok(())
+    }
+
     fn held(&self) -> BTreeMap<TopicPartition, Offset> {
         let held = self.open.iter().flat_map(|open| &open.held);
         held.filter_map(|(at, next)| next.map(|next| (at.clone(), next))).collect()
@@ -180,9 +206,7 @@ impl Writing<'_> {
         }
         let moved = self.progress.advance(&transaction, step).await.map_err(&refused)?;
         if moved != 1 {
-            let reason =
-                "its progress is not where this task left it: another one writes under the same name";
-            return Err(Refused::Other(ConnectError::retriable(context, reason)));
+            return Err(Refused::Other(ConnectError::retriable(context, ELSEWHERE)));
         }
         transaction.commit().await.map_err(refused)
     }
@@ -342,6 +366,10 @@ impl SinkTask for PostgresTask {
 
     fn put(&mut self, batch: SinkBatch) -> BoxFuture<'_, Result<()>> {
         self.write(batch).boxed()
+    }
+
+    fn passed(&mut self, read: BTreeMap<TopicPartition, Offset>) -> BoxFuture<'_, Result<()>> {
+        self.pass(read).boxed()
     }
 
     fn flush(&mut self) -> BoxFuture<'_, Result<BTreeMap<TopicPartition, Offset>>> {

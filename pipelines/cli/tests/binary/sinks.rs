@@ -75,6 +75,24 @@ fn after_a_reset_old_files_are_in_the_way_and_reset_says_so() {
 }
 
 #[test]
+fn rows_that_postgres_refuses_last_are_looked_at_once() {
+    let postgres = Postgres::start();
+    let url = postgres.url();
+    postgres.query("CREATE TABLE people (id bigint CHECK (id < 7), name text)");
+    let folder = pipeline(&format!(
+        "[sink.table]\ntype = 'postgres'\nfrom = 'people'\nurl = '{url}'\ntable = 'people'\non_error = 'dlq:bad'\n"
+    ));
+    let text = std::fs::read_to_string(folder.path().join("p.toml")).unwrap();
+    folder.write("p.toml", &text.replace("bad/{seq}", "bad/{topic}-{seq}"));
+    folder.succeed(&["run", "p.toml"]);
+    assert_eq!(postgres.query("SELECT id FROM people ORDER BY id"), ["1", "2", "4", "5"]);
+    let kept = || lines_of(&folder.path().join("bad"));
+    assert_eq!(kept().len(), 3, "{:?}", kept());
+    assert!(folder.succeed(&["run", "p.toml"]).starts_with("nothing new"));
+    assert_eq!(kept().len(), 3, "{:?}", kept());
+}
+
+#[test]
 fn rows_reach_postgres_once_and_a_reset_says_how_to_begin_anew() {
     let postgres = Postgres::start();
     let url = postgres.url();
