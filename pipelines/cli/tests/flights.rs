@@ -129,3 +129,37 @@ fn rows_of_several_partitions_are_late_by_the_order_of_their_own_only() {
     assert_eq!(late(&example.run()), found, "it does not depend on which partition is read faster");
     assert_eq!(example.rows(), rows);
 }
+
+/// Two steps that join one table share its store, so what one writes for the other goes from a task to another of the same kind.
+#[test]
+fn a_table_in_several_partitions_is_joined_twice() {
+    let example = Example::new(&[], |text| {
+        let text = text.replace("[\"flights.csv\"] ", "[\"flights.csv\"]\npartitions = 3");
+        let text = text.replace("[\"airlines.csv\"]", "[\"airlines.csv\"]\npartitions = 2");
+        let (sources, _) = text.split_once("[step.flown]").unwrap();
+        format!("{sources}{TWICE}")
+    });
+    example.run();
+    let mut rows = 0;
+    for file in std::fs::read_dir(example.folder.path().join("twice")).unwrap() {
+        for line in std::fs::read_to_string(file.unwrap().path()).unwrap().lines() {
+            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            assert!(row["first"].is_string() && row["first"] == row["second"], "{line}");
+            rows += 1;
+        }
+    }
+    assert_eq!(rows, 12_208);
+}
+
+const TWICE: &str = r#"
+[step.once]
+sql = "SELECT a.name AS first, f.carrier FROM flights f JOIN airlines a ON a.carrier = f.carrier"
+
+[step.twice]
+sql = "SELECT o.first, a.name AS second FROM once o JOIN airlines a ON a.carrier = o.carrier"
+
+[sink.files]
+type = "file"
+from = "twice"
+path = "twice/{seq}.ndjson"
+"#;

@@ -297,8 +297,13 @@ impl Lowering<'_> {
             partitions,
             input.port,
         );
-        let met = input.met || input.partitions > 1;
-        Relation { port, partitions: partitions.unwrap_or(input.partitions), met, ..input }
+        let mut behind = Relation { port, partitions: partitions.unwrap_or(input.partitions), ..input };
+        behind.met |= input.partitions > 1;
+        if !behind.met {
+            // One task writes, so nothing is told but its rows: of results of windows still to come these say nothing.
+            behind.times.retain(|_, time| *time == NewTime::Same);
+        }
+        behind
     }
 
     /// A relation, brought into the topology when it is a source that nobody has read so far.

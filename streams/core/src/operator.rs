@@ -52,6 +52,16 @@ pub trait Operator: Send {
         watermark
     }
 
+    /// For an operator that gives rows a time of its own where several ways meet: the highest so far, to be kept over a restart.
+    fn own_time(&self) -> Option<Millis> {
+        None
+    }
+
+    /// Gives back what [`Operator::own_time`] said at the last commit.
+    fn restore_own_time(&mut self, time: Millis) {
+        let _ = time;
+    }
+
     /// Whether it writes to none of its stores, ever. Where one row reaches two steps that share a store, rows are handed on one
     /// by one unless all of them only read.
     fn only_reads(&self) -> bool {

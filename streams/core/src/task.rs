@@ -12,7 +12,7 @@ mod times;
 
 pub use input::Gate;
 use input::{Input, Inputs};
-use times::{TaskTimes, Way};
+use times::{TaskTimes, Way, ahead};
 
 use crate::chunk::Chunk;
 use crate::counter::{Counter, NodeCounters};
@@ -190,12 +190,13 @@ impl Task {
         Ok(())
     }
 
-    /// The input is finite, though its end is not known yet: it is waited for, however long nothing comes.
+    /// The input is finite, though its end is not known yet: it is waited for, however long nothing comes. To be said at the start,
+    /// after [`Task::restore_times`] and [`Task::observe_log_end`].
     ///
     /// # Errors
     /// An input that this task does not have.
     pub fn expect_end(&mut self, topic: &TopicName) -> Result<()> {
-        self.inputs.get_mut(topic)?.is_finite = true;
+        self.inputs.get_mut(topic)?.expect_end();
         Ok(())
     }
 
@@ -416,13 +417,16 @@ impl Task {
             }
             let (_, records) = self.outputs.last_mut().expect("pushed above when empty");
             let before = records.len();
-            let ahead = way.as_mut().map(|way| way.ahead(&chunk, self.times.several_ways));
+            let ahead = way.map(|_| ahead(&chunk));
             let written = serializer.serialize(full_name, chunk, records);
-            for (row, time) in ahead.into_iter().flatten() {
-                records
-                    .get_mut(before + row)
-                    .into_iter()
-                    .for_each(|record| ways::note_stream_time(record, time));
+            if let Some(ahead) = ahead {
+                let written = &mut records[before..];
+                for record in written.iter_mut().filter(|record| ways::must_note(record)) {
+                    ways::note_stream_time(record, record.timestamp);
+                }
+                for (row, time) in ahead {
+                    written.get_mut(row).into_iter().for_each(|record| ways::note_stream_time(record, time));
+                }
             }
             counters.rows_out += (records.len() - before) as u64;
             return written.map_err(|error| error.at(&self.topology.nodes()[at].name));

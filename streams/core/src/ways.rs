@@ -3,14 +3,17 @@
 //! The tasks that write a repartition topic run at their own pace, so in a partition of it rows of a fast one stand before older
 //! rows of a slow one. In Kafka Streams the highest timestamp is the time of all of them, and rows in good order are late.
 //! Here each task that writes is a way of its own, and time there is known twice:
-//! - A row is late by the **stream time of its own way**: the highest timestamp of that task so far. Where that is not the row's
-//!   own timestamp it travels in a header. So what is late depends on the input alone, not on which task was faster.
+//! - A row is late by the **stream time of its own way**: the highest timestamp so far of the partition that it was first read from.
+//!   Where that is not the row's own timestamp it travels in a header. So what is late depends on the input alone, not on which
+//!   task was faster.
 //! - A window closes when **the least stream time of all ways** has passed it. Each task tells how far it is with every commit, by
-//!   a record in each partition of the topic: a *mark*. A way whose task has come to the end of its inputs, or has found
-//!   nothing in them for a while, is idle and holds nobody up (watermarks with idleness, as in Apache Flink).
+//!   a record in each partition of the topic: a *mark*. A way whose task has closed, or has found nothing in its inputs for a
+//!   while, is idle and holds nobody up (watermarks with idleness, as in Apache Flink).
 //!
-//! Where one task writes, and its rows came over one way, nothing of this is written, and a step's stream time is that of the rows it
-//! took: exactly Kafka's. What is known of the ways of an input is kept in the metadata of its committed offset.
+//! Where no ways meet, before a task or behind it, nothing of this is done or written, and a step's stream time is that of the rows
+//! it took: exactly Kafka's. (Where they do, time is that of the partition as it was read: rows that a filter takes away move it,
+//! or a partition of which little passes would hold windows up for ever.) What is known of the ways of an input is kept in the
+//! metadata of its committed offset.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -24,8 +27,8 @@ use crate::topology::{InputRecord, OutputRecord, TopicName, Topology};
 const MARK_HEADER: &str = "millstream.mark";
 /// The header of a row whose way is ahead of it: that way's stream time.
 const TIME_HEADER: &str = "millstream.stream-time";
-/// Brokers keep 4,096 bytes with an offset (`offset.metadata.max.bytes`).
-const MAX_TEXT: usize = 4_000;
+/// Brokers keep 4,096 bytes with an offset (`offset.metadata.max.bytes`); there may be two texts, and a word before them.
+const MAX_TEXT: usize = 2_000;
 
 /// The repartition topics in which several ways meet, each with the number of tasks that write it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -127,7 +130,12 @@ impl Mark {
     }
 }
 
-/// Notes in a record that its way is ahead of it.
+/// Whether a user's header would be taken for one of ours, unless ours stands behind it.
+pub(crate) fn must_note(record: &OutputRecord) -> bool {
+    record.headers.last().is_some_and(|header| &*header.key == TIME_HEADER)
+}
+
+/// Notes in a record how far its way was with it.
 pub(crate) fn note_stream_time(record: &mut OutputRecord, time: Millis) {
     record.headers.push(Header::new(TIME_HEADER, time.0.to_be_bytes().to_vec()));
 }
@@ -141,7 +149,7 @@ pub(crate) fn take_stream_time(record: &mut InputRecord) -> Option<Millis> {
 }
 
 /// Ways as text: differences to the first one that has a time, with `i` where idle and `-` where nothing has come. Where that is
-/// too long, as many times the least: then an idle way holds others up until its task says something.
+/// too long, the least of those that are not idle, for all, and behind `*` in hexadecimal digits which are idle.
 pub(crate) fn to_text(ways: &[Progress]) -> String {
     let base = ways.iter().map(|way| way.time).find(|time| *time != BEGINNING_OF_TIME).unwrap_or(Millis(0));
     let mut text = base.0.to_string();
@@ -153,21 +161,26 @@ pub(crate) fn to_text(ways: &[Progress]) -> String {
         text.push_str(if way.idle { "i" } else { "" });
     }
     if text.len() > MAX_TEXT {
-        let least = ways.iter().map(|way| way.time).min().unwrap_or(BEGINNING_OF_TIME);
-        return to_text(&[Progress { time: least, idle: false }]) + "*";
+        let time = Progress::of_all(ways.iter().copied()).time;
+        let digit = |four: &[Progress]| {
+            let bits = four.iter().enumerate().map(|(at, way)| u32::from(way.idle) << at).sum();
+            char::from_digit(bits, 16).expect("four bits are one digit")
+        };
+        let idle: String = ways.chunks(4).map(digit).collect();
+        return format!("{}*{idle}", to_text(&[Progress { time, idle: false }]));
     }
     text
 }
 
 /// Reads what [`to_text`] wrote into `ways`; what is missing or no such text leaves them as they are.
 pub(crate) fn read_text(text: &str, ways: &mut [Progress]) {
-    let (text, for_all) = text.strip_suffix('*').map_or((text, false), |text| (text, true));
+    let (text, idle) = text.split_once('*').map_or((text, None), |(text, idle)| (text, Some(idle)));
     let mut parts = text.split(',');
     let Some(base) = parts.next().and_then(|base| base.parse::<i64>().ok()) else { return };
     let parts: Vec<&str> = parts.collect();
     for (at, way) in ways.iter_mut().enumerate() {
-        let Some(part) = parts.get(if for_all { 0 } else { at }) else { return };
-        let (time, idle) = part.strip_suffix('i').map_or((*part, false), |time| (time, true));
+        let Some(part) = parts.get(if idle.is_some() { 0 } else { at }) else { return };
+        let (time, is_idle) = part.strip_suffix('i').map_or((*part, false), |time| (time, true));
         let time = match time {
             "-" => BEGINNING_OF_TIME,
             time => match time.parse::<i64>() {
@@ -175,7 +188,8 @@ pub(crate) fn read_text(text: &str, ways: &mut [Progress]) {
                 Err(_) => continue,
             },
         };
-        *way = Progress { time, idle };
+        let bit = |idle: &str| Some(idle.chars().nth(at / 4)?.to_digit(16)? >> (at % 4) & 1 == 1);
+        *way = Progress { time, idle: idle.map_or(is_idle, |idle| bit(idle).unwrap_or(false)) };
     }
 }
 
@@ -207,13 +221,14 @@ mod tests {
 
     #[test]
     fn a_text_that_would_be_too_long_says_the_least() {
-        let ways: Vec<_> =
-            (0..2_000).map(|n| Progress { time: Millis(n * 1_000_000), idle: n == 7 }).collect();
+        let way = |n: i64| Progress { time: Millis(n * 1_000_000), idle: n % 7 == 0 };
+        let ways: Vec<_> = (0..2_000).map(way).collect();
         let text = to_text(&ways);
         assert!(text.len() < MAX_TEXT, "{}", text.len());
         let mut read = vec![Progress::NONE; ways.len()];
         read_text(&text, &mut read);
-        assert_eq!(read, vec![Progress { time: Millis(0), idle: false }; ways.len()]);
+        let least = |way: &Progress| Progress { time: Millis(1_000_000), ..*way };
+        assert!(read == ways.iter().map(least).collect::<Vec<_>>(), "{text}");
     }
 
     #[test]

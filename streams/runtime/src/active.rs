@@ -63,7 +63,9 @@ impl Active {
         };
         let positions: Vec<_> = inputs.iter().map(|(topic, at)| (topic.clone(), position(at))).collect();
         let application = Arc::clone(&layout.application_id);
-        let idle_ms = i64::try_from(shared.config.idle_timeout_ms).unwrap_or(i64::MAX);
+        // What other tasks write is seen when they commit, so nothing is to be made of a pause of one commit.
+        let idle_ms = shared.config.idle_timeout_ms.max(2 * shared.config.commit_interval_ms);
+        let idle_ms = i64::try_from(idle_ms).unwrap_or(i64::MAX);
         let task = Task::new(Arc::clone(&layout.topology), id, application, bases, &positions)?;
         let mut task = task.with_ways(&layout.ways(), idle_ms);
         for (topic, partition) in &inputs {
@@ -73,11 +75,11 @@ impl Active {
                 let times = metadata.strip_prefix(ENDED).map_or(metadata, str::trim_start);
                 task.restore_times(topic, times)?;
             }
-            if is_finite(shared, topic) {
-                task.expect_end(topic)?;
-            }
             let end = ends.get(partition).copied().unwrap_or_default();
             task.observe_log_end(topic, end)?;
+            if layout.is_finite(topic, &shared.config) {
+                task.expect_end(topic)?;
+            }
             task.set_gate(topic, gate(layout, shared, topic, end))?;
         }
         let (epochs, control) = (BTreeMap::new(), shared.control.clone());
@@ -150,23 +152,10 @@ impl Drop for Active {
 fn gate(layout: &Layout, shared: &Shared, topic: &TopicName, end: Offset) -> Gate {
     if !layout.topology.is_bootstrap(topic) {
         Gate::Open
-    } else if is_finite(shared, topic) {
+    } else if layout.is_finite(topic, &shared.config) {
         Gate::Unknown
     } else {
         Gate::At(end)
-    }
-}
-
-/// Whether an input ends: the user has said so, or all that comes there is of inputs that end.
-fn is_finite(shared: &Shared, topic: &TopicName) -> bool {
-    let topology = &shared.layout.topology;
-    match topic {
-        TopicName::User(name) => shared.config.finite_inputs.iter().any(|finite| **finite == **name),
-        TopicName::Internal(_) => {
-            topology.repartitions().iter().filter(|made| made.topic == *topic).all(|made| {
-                topology.subtopologies()[made.written_by].inputs.iter().all(|input| is_finite(shared, input))
-            })
-        }
     }
 }
 

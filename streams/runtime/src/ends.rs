@@ -1,6 +1,6 @@
 //! How the ends of finite inputs pass on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use millstream_client::{Admin, IsolationLevel, OffsetSpec, Offsets};
 use millstream_record::{Offset, TopicPartition};
@@ -50,12 +50,35 @@ impl Ends {
         if matches!(topic, TopicName::User(_)) {
             return shared.control.end_of(partition);
         }
+        let circle = shared.layout.circle_of(topic);
+        if !circle.is_empty() {
+            return self.is_at_rest(shared, &circle).then(|| self.repartitions.get(partition).copied())?;
+        }
         let repartition = shared.layout.topology.repartitions().iter().find(|r| r.topic == *topic)?;
         let upstream = shared.layout.tasks().filter(|task| task.subtopology == repartition.written_by);
         upstream
             .into_iter()
             .all(|task| self.has_ended(shared, task))
             .then(|| self.repartitions.get(partition).copied())?
+    }
+
+    /// Whether nothing more can come of subtopologies that feed one another: their other inputs were consumed to their ends, and
+    /// all that they have written for one another was consumed, too. What was committed was asked for before the ends of the
+    /// topics, and a task writes only with a commit that consumes something: so nothing was on its way between the two.
+    fn is_at_rest(&self, shared: &Shared, circle: &BTreeSet<usize>) -> bool {
+        let made = shared.layout.topology.repartitions();
+        let inside = |topic: &TopicName| {
+            made.iter().any(|made| made.topic == *topic && circle.contains(&made.written_by))
+        };
+        let tasks = shared.layout.tasks().filter(|task| circle.contains(&task.subtopology));
+        tasks.flat_map(|task| shared.layout.inputs_of(task)).all(|(topic, partition)| {
+            let end = match inside(topic) {
+                true => self.repartitions.get(&partition).copied(),
+                false => self.end_of(shared, topic, &partition),
+            };
+            let consumed = self.committed.get(&partition).map_or(Offset(0), |at| at.offset);
+            end.is_some_and(|end| consumed >= end)
+        })
     }
 
     /// Whether a task, anywhere in the group, has consumed its inputs to their ends and closed.

@@ -127,7 +127,7 @@ impl Engine {
     /// Commits what all tasks have done: outputs, changelog and positions, then the local stores. False when there was nothing.
     pub(crate) async fn commit(&mut self, consumer: &ConsumerHandle) -> Result<bool> {
         let mut offsets = Offsets::new();
-        let mut last = BTreeMap::new();
+        let (mut last, mut all_marks) = (BTreeMap::new(), Vec::new());
         let dirty: Vec<_> = self.tasks.iter().filter(|(_, active)| active.dirty).map(|(id, _)| *id).collect();
         for id in &dirty {
             let Some(active) = self.tasks.get_mut(id) else { continue };
@@ -135,7 +135,7 @@ impl Engine {
                 active.task.prepare_commit()?;
             offsets.extend(active.offsets(positions));
             self.send(outputs).await?;
-            self.send_marks(marks).await?;
+            all_marks.extend(marks);
             for (store, key, value) in changelog {
                 let topic = self.shared.layout.changelog_name(&store);
                 let record = ProducerRecord {
@@ -157,6 +157,10 @@ impl Engine {
         if dirty.is_empty() && !self.in_transaction {
             return Ok(false);
         }
+        if !self.in_transaction && !all_marks.is_empty() {
+            self.settle().await?; // a mark must not be there without the rows before it
+        }
+        self.send_marks(all_marks).await?;
         let reached = self.make_durable(consumer, &offsets, last).await?;
         self.fold(&dirty, reached)?;
         Ok(true)
@@ -178,15 +182,21 @@ impl Engine {
                 ends_of(last).await
             }
             ProcessingGuarantee::AtLeastOnce => {
-                let _hurry = self.producer.flush().await; // what fails is told by its delivery
-                for delivery in std::mem::take(&mut self.open) {
-                    delivery.await?;
-                }
+                self.settle().await?;
                 let reached = ends_of(last).await?;
                 consumer.commit(offsets).await?;
                 Ok(reached)
             }
         }
+    }
+
+    /// Waits for records that no transaction answers for.
+    async fn settle(&mut self) -> Result<()> {
+        let _hurry = self.producer.flush().await; // what fails is told by its delivery
+        for delivery in std::mem::take(&mut self.open) {
+            delivery.await?;
+        }
+        Ok(())
     }
 
     /// Moves the epoch's changes to the local stores, with the changelog offsets that they reach.

@@ -91,6 +91,47 @@ impl Layout {
         Ways::of(&self.topology, |part| usize::try_from(self.task_count(part)).unwrap_or(0))
     }
 
+    /// The subtopologies that feed one another in a circle with the one that reads a repartition topic, if its writer is one of
+    /// them; none where it is not. A store that two steps share makes such circles: it puts what is before a repartition and what is
+    /// behind it into one task.
+    pub(crate) fn circle_of(&self, topic: &TopicName) -> BTreeSet<usize> {
+        let made = self.topology.repartitions();
+        let Some(repartition) = made.iter().find(|made| made.topic == *topic) else { return BTreeSet::new() };
+        let reached = |from: usize| {
+            let (mut reached, mut open) = (BTreeSet::from([from]), vec![from]);
+            while let Some(part) = open.pop() {
+                let next = made.iter().filter(|made| made.written_by == part).map(|made| made.read_by);
+                open.extend(next.filter(|part| reached.insert(*part)));
+            }
+            reached
+        };
+        let behind = reached(repartition.read_by);
+        if !behind.contains(&repartition.written_by) {
+            return BTreeSet::new();
+        }
+        behind.into_iter().filter(|part| reached(*part).contains(&repartition.read_by)).collect()
+    }
+
+    /// Whether an input ends: the user has said so, or all that comes there is of inputs that end.
+    pub(crate) fn is_finite(&self, topic: &TopicName, config: &StreamsConfig) -> bool {
+        let (mut seen, mut open) = (BTreeSet::new(), vec![topic]);
+        while let Some(topic) = open.pop() {
+            match topic {
+                TopicName::User(name) => {
+                    if !config.finite_inputs.iter().any(|finite| **finite == **name) {
+                        return false;
+                    }
+                }
+                TopicName::Internal(_) if seen.insert(topic) => {
+                    let made = self.topology.repartitions().iter().filter(|made| made.topic == *topic);
+                    open.extend(made.flat_map(|made| &self.topology.subtopologies()[made.written_by].inputs));
+                }
+                TopicName::Internal(_) => {}
+            }
+        }
+        true
+    }
+
     /// Every task.
     pub(crate) fn tasks(&self) -> impl Iterator<Item = TaskId> {
         (0..self.topology.subtopologies().len()).flat_map(|subtopology| {

@@ -19,7 +19,7 @@ pub struct SelectRows {
     scan: Option<Scan>,
     select: Option<Select>,
     new_time: NewTime,
-    /// The highest time that was forwarded.
+    /// The highest time that was given.
     newest: Millis,
 }
 
@@ -40,6 +40,13 @@ impl SelectRows {
     pub fn new(scan: Option<Scan>, select: Option<Select>, new_time: NewTime) -> Self {
         Self { scan, select, new_time, newest: BEGINNING_OF_TIME }
     }
+
+    fn given_time(&self) -> NewTime {
+        match &self.scan {
+            Some(Scan { time: Some(_), .. }) => self.new_time,
+            _ => NewTime::Same,
+        }
+    }
 }
 
 impl Operator for SelectRows {
@@ -47,8 +54,19 @@ impl Operator for SelectRows {
         if let Some(scan) = &self.scan {
             let dropped = take_time(scan, &mut chunk)?;
             ctx.count(Counter::Dropped, dropped);
-            if scan.time.is_some() && self.new_time != NewTime::Same {
-                chunk.stream_times = None;
+            match self.given_time() {
+                _ if !ctx.several_ways() => {}
+                NewTime::Same => {}
+                NewTime::Bound(_) => chunk.stream_times = None,
+                NewTime::Other => {
+                    let highest = |newest: &mut Millis, time: &Millis| {
+                        *newest = (*newest).max(*time);
+                        Some(*newest)
+                    };
+                    let times =
+                        chunk.timestamps.iter().scan(&mut self.newest, |newest, time| highest(newest, time));
+                    chunk.stream_times = Some(times.collect());
+                }
             }
             let rows = take_columns(scan, chunk.batch()?)?;
             chunk.rows = Rows::Arrow(rows);
@@ -60,17 +78,24 @@ impl Operator for SelectRows {
                 chunk.rows = Rows::Arrow(batch(&select.schema, values, chunk.len())?);
             }
         }
-        self.newest = chunk.timestamps.iter().fold(self.newest, |newest, time| newest.max(*time));
         ctx.forward(chunk);
         Ok(())
     }
 
     fn watermark(&mut self, watermark: Millis) -> Millis {
-        match (&self.scan, self.new_time) {
-            (Some(Scan { time: Some(_), .. }), NewTime::Bound(ms)) => watermark.plus_ms(ms),
-            (Some(Scan { time: Some(_), .. }), NewTime::Other) => self.newest,
-            _ => watermark,
+        match self.given_time() {
+            NewTime::Same => watermark,
+            NewTime::Bound(ms) => watermark.plus_ms(ms),
+            NewTime::Other => self.newest,
         }
+    }
+
+    fn own_time(&self) -> Option<Millis> {
+        (self.given_time() == NewTime::Other).then_some(self.newest)
+    }
+
+    fn restore_own_time(&mut self, time: Millis) {
+        self.newest = time;
     }
 }
 

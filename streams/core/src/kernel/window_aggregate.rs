@@ -307,6 +307,7 @@ impl<F: Fold> Operator for WindowAggregate<F> {
 
     fn on_time(&mut self, ctx: &mut OperatorContext<'_>, times: Times) -> Result<()> {
         if times.stream == END_OF_TIME {
+            self.time.now = times.watermark.map_or(self.time.now, |watermark| watermark.max(self.time.now));
             if self.time.now != BEGINNING_OF_TIME {
                 let last = self.options.windows.of(self.time.now).last();
                 self.time.closed_to =

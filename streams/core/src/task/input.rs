@@ -61,6 +61,8 @@ pub(super) struct Input {
     stream_time: Option<Millis>,
     /// It is finite, though where it ends may not be known yet.
     pub(super) is_finite: bool,
+    /// Marks before this offset may be of an earlier run, whose ends are not those of this one.
+    idle_from: Offset,
     /// Since when it has been read to the end of its log.
     quiet_since: Option<Millis>,
 }
@@ -91,7 +93,10 @@ impl Input {
         if self.ways.is_some() {
             records.retain_mut(|record| {
                 times.extend(ways::take_stream_time(record).map(|time| (record.offset, time)));
-                let mark = Mark::read(record);
+                let mut mark = Mark::read(record);
+                if let Some(mark) = mark.as_mut().filter(|_| record.offset < self.idle_from) {
+                    mark.progress.idle = false;
+                }
                 marks.extend(mark.map(|mark| (record.offset, mark)));
                 mark.is_none()
             });
@@ -195,6 +200,13 @@ impl Input {
         Ok(())
     }
 
+    /// It is finite: who had ended in an earlier run is waited for again. So windows may close later, but never too early.
+    pub(super) fn expect_end(&mut self) {
+        self.is_finite = true;
+        self.idle_from = self.log_end.unwrap_or(self.fetched);
+        self.ways.iter_mut().flatten().for_each(|way| way.idle = false);
+    }
+
     /// Everything before this offset has been processed.
     pub(super) fn position(&self) -> Offset {
         self.front().and_then(|chunk| chunk.offsets.first()).copied().unwrap_or(self.fetched)
@@ -252,7 +264,7 @@ impl Input {
             return Progress::of_all(ways.iter().copied());
         }
         let at_end = self.queue.is_empty() && self.log_end.is_some_and(|end| self.fetched >= end);
-        self.quiet_since = at_end.then(|| self.quiet_since.unwrap_or(wall));
+        self.quiet_since = at_end.then(|| self.quiet_since.unwrap_or(wall).min(wall)); // a clock may be set back
         let quiet = self.quiet_since.is_some_and(|since| wall.0.saturating_sub(since.0) >= idle_ms);
         let idle = self.is_drained() || (quiet && !self.is_finite && self.end.is_none());
         Progress { time: self.newest, idle }
@@ -302,26 +314,33 @@ impl Inputs {
                 ways: None,
                 stream_time: None,
                 is_finite: false,
+                idle_from: Offset(0),
                 quiet_since: None,
             })
         };
         Self { inputs: inputs.iter().filter_map(input).collect() }
     }
 
-    /// Says where several ways meet. True when they do in one of these.
-    pub(super) fn set_ways(&mut self, ways: &Ways) -> bool {
-        let meet = self.inputs.iter().any(|input| ways.meet_in(&input.topic));
+    /// Says where several ways meet; rows are given the stream time of their way from now on.
+    pub(super) fn set_ways(&mut self, ways: &Ways) {
         for input in &mut self.inputs {
             input.ways = ways.writers(&input.topic).map(|count| vec![Progress::NONE; count]);
-            input.stream_time = meet.then_some(BEGINNING_OF_TIME);
+            input.stream_time = Some(BEGINNING_OF_TIME);
         }
-        meet
     }
 
     /// How far event time has come in what the source `node` reads.
     pub(super) fn progress(&mut self, node: usize, wall: Millis, idle_ms: i64) -> Progress {
         let inputs = self.inputs.iter_mut().filter(|input| input.node == node);
         Progress::of_all(inputs.map(|input| input.progress(wall, idle_ms)))
+    }
+
+    /// How far event time has come there at the end, when nothing is to be expected any more.
+    pub(super) fn last_progress(&self, node: usize) -> Progress {
+        let inputs = self.inputs.iter().filter(|input| input.node == node);
+        let times =
+            inputs.flat_map(|input| input.ways.iter().flatten().map(|way| way.time).chain([input.newest]));
+        Progress::of_all(times.map(|time| Progress { time, idle: true }))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Input> {

@@ -12,20 +12,18 @@ use crate::error::Result;
 use crate::topology::{NodeKind, OutputRecord, TopicName};
 use crate::ways::{self, Mark, Progress, Ways};
 
-/// What a task knows of time where ways meet, before it or behind it.
+/// What a task knows of time where ways meet.
 #[derive(Default)]
 pub(super) struct TaskTimes {
-    /// Rows come over several ways.
+    /// Rows come over several ways, or their way is one of several behind this task.
     pub(super) several_ways: bool,
-    /// Its inputs or outputs have ways.
-    kept: bool,
     /// An input that has nothing for so long is idle.
     idle_ms: i64,
     /// How far event time has come before each node and behind it, as last looked at.
     pub(super) progress: BTreeMap<usize, (Progress, Progress)>,
 }
 
-/// The way that begins or goes on at a sink.
+/// What is told behind a sink.
 #[derive(Clone, Copy)]
 pub(super) struct Way {
     /// How far it is.
@@ -39,17 +37,19 @@ impl Task {
     /// this there is one task of each subtopology.
     #[must_use]
     pub fn with_ways(mut self, ways: &Ways, idle_ms: i64) -> Self {
-        let several_ways = self.inputs.set_ways(ways);
-        let mut kept = several_ways;
+        let mut several_ways = self.inputs.iter().any(|input| ways.meet_in(&input.topic));
         for runner in self.runners.values_mut() {
             if let Runner::Sink { topic, way, .. } = runner
                 && ways.meet_in(topic)
             {
                 *way = Some(Way { progress: Progress::NONE, told: None });
-                kept = true;
+                several_ways = true;
             }
         }
-        self.times = TaskTimes { several_ways, kept, idle_ms, progress: BTreeMap::new() };
+        if several_ways {
+            self.inputs.set_ways(ways);
+        }
+        self.times = TaskTimes { several_ways, idle_ms, progress: BTreeMap::new() };
         self
     }
 
@@ -61,30 +61,34 @@ impl Task {
         let mut parts = text.split(' ');
         let first = self.inputs.iter().next().is_some_and(|input| input.topic == *topic);
         self.inputs.get_mut(topic)?.read_times(parts.next().unwrap_or_default());
-        if first {
-            let mut sinks = self.ways_out();
-            ways::read_text(parts.next().unwrap_or_default(), &mut sinks);
-            let all = self.runners.values_mut().filter_map(Runner::way);
-            all.zip(sinks).for_each(|(way, progress)| way.progress = progress);
+        if first && self.times.several_ways {
+            let mut own = vec![Progress::NONE; self.own_times().len()];
+            ways::read_text(parts.next().unwrap_or_default(), &mut own);
+            let operators = self.runners.values_mut().filter_map(|runner| match runner {
+                Runner::Operator { operator, .. } if operator.own_time().is_some() => Some(operator),
+                _ => None,
+            });
+            operators.zip(own).for_each(|(operator, own)| operator.restore_own_time(own.time));
         }
         Ok(())
     }
 
-    /// What is to be kept with the offset of an input: how far its ways are, and with the first one how far the task's own are.
+    /// What is to be kept with the offset of an input: how far its ways are, and with the first one the times that steps give.
     pub(super) fn times_to_text(&self, at: usize, input: &Input) -> String {
-        match (self.times.kept, at) {
+        match (self.times.several_ways, at) {
             (false, _) => String::new(),
-            (true, 0) => format!("{} {}", input.times_to_text(), ways::to_text(&self.ways_out())),
+            (true, 0) => format!("{} {}", input.times_to_text(), ways::to_text(&self.own_times())),
             (true, _) => input.times_to_text(),
         }
     }
 
-    fn ways_out(&self) -> Vec<Progress> {
-        let way = |runner: &Runner| match runner {
-            Runner::Sink { way, .. } => way.map(|way| way.progress),
-            Runner::Operator { .. } => None,
+    fn own_times(&self) -> Vec<Progress> {
+        let own = |runner: &Runner| match runner {
+            Runner::Operator { operator, .. } => operator.own_time(),
+            Runner::Sink { .. } => None,
         };
-        self.runners.values().filter_map(way).collect()
+        let times = self.runners.values().filter_map(own);
+        times.map(|time| Progress { time, idle: false }).collect()
     }
 
     /// Whether time has moved since the last commit in a way that other tasks should be told.
@@ -113,15 +117,18 @@ impl Task {
 
     /// Finds out how far event time has come at every node, parents before children.
     pub(super) fn look_at_ways(&mut self, wall: Millis) {
-        if !self.times.kept {
+        if !self.times.several_ways {
             return;
         }
+        // A task with an end is not idle before it has closed: until then it may hold windows whose results are still to come.
+        let idles = self.closed || !self.inputs.all(|input| input.is_finite || input.end.is_some());
         let topology = Arc::clone(&self.topology);
         let nodes = &topology.subtopologies()[self.id.subtopology].nodes;
-        let TaskTimes { several_ways, idle_ms, progress, .. } = &mut self.times;
+        let TaskTimes { idle_ms, progress, .. } = &mut self.times;
         for &at in nodes {
             let node = &topology.nodes()[at];
             let before = match &node.kind {
+                NodeKind::Source(_) if self.closed => self.inputs.last_progress(at),
                 NodeKind::Source(_) => self.inputs.progress(at, wall, *idle_ms),
                 _ => {
                     let parents = node.parents.iter().filter_map(|parent| progress.get(&parent.node()));
@@ -133,9 +140,8 @@ impl Task {
                     Progress { time: operator.watermark(before.time), ..before }
                 }
                 Some(Runner::Sink { way: Some(way), .. }) => {
-                    // Where rows come over one way, it is as far as the rows that were written.
-                    let time = if *several_ways { before.time } else { way.progress.time };
-                    way.progress = Progress { time: time.max(way.progress.time), idle: before.idle };
+                    let idle = self.closed || (before.idle && idles);
+                    way.progress = Progress { time: before.time.max(way.progress.time), idle };
                     before
                 }
                 Some(Runner::Sink { .. }) | None => before,
@@ -145,31 +151,9 @@ impl Task {
     }
 }
 
-impl Runner {
-    fn way(&mut self) -> Option<&mut Way> {
-        match self {
-            Self::Sink { way, .. } => way.as_mut(),
-            Self::Operator { .. } => None,
-        }
-    }
-}
-
-impl Way {
-    /// The rows whose way is ahead of them, each with that way's stream time. Rows that came over several ways have it; those
-    /// that came over one are the way, as far as it is known here.
-    pub(super) fn ahead(&mut self, chunk: &Chunk, several_ways: bool) -> Vec<(usize, Millis)> {
-        let mut ahead = Vec::new();
-        for (row, timestamp) in chunk.timestamps.iter().enumerate() {
-            let stream_time = if several_ways {
-                chunk.stream_time_of(row)
-            } else {
-                self.progress.time = self.progress.time.max(*timestamp);
-                self.progress.time
-            };
-            if stream_time > *timestamp {
-                ahead.push((row, stream_time));
-            }
-        }
-        ahead
-    }
+/// The rows whose way is ahead of them, each with that way's stream time.
+pub(super) fn ahead(chunk: &Chunk) -> Vec<(usize, Millis)> {
+    let times = chunk.timestamps.iter().enumerate();
+    let ahead = times.map(|(row, timestamp)| (row, chunk.stream_time_of(row), timestamp));
+    ahead.filter(|(_, time, timestamp)| time > *timestamp).map(|(row, time, _)| (row, time)).collect()
 }
