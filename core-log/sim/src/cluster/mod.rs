@@ -43,7 +43,7 @@ const WHOLE_MAX: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(150);
 /// How often a condition is looked at.
 const GLANCE: Duration = Duration::from_millis(50);
-/// A topic of one partition to which nobody writes.
+/// A topic to which nobody writes: whoever leads it hears of its followers only if it asks.
 const QUIET: &str = "quiet";
 /// Records that are sent to each partition to show that it can be written.
 const PROBES: u64 = 2;
@@ -170,13 +170,10 @@ impl ClusterWorld {
             }
             env.sleep(GLANCE).await;
         }
-        let mut topics = vec![NewTopic::new(TOPIC, self.plan.partitions as i32)];
+        let mut topics = vec![NewTopic::new(TOPIC, self.plan.partitions as i32), NewTopic::new(QUIET, 1)];
         if self.plan.retention {
             let short = NewTopic::new(SHORT.0, 1);
             topics.push(short.with_config("retention.ms", "1500").with_config("segment.ms", "300"));
-        }
-        if self.plan.quiet {
-            topics.push(NewTopic::new(QUIET, 1));
         }
         // A broker may be known a moment before it may be given replicas.
         for topic in topics {

@@ -154,8 +154,6 @@ pub struct Plan {
     pub metadata_ms: Option<(u64, u64)>,
     /// Whether the last node is a broker only, and reads the metadata from afar.
     pub observed: bool,
-    /// Whether there is a topic to which nobody writes: whoever leads it hears of its followers only if it asks.
-    pub quiet: bool,
     /// How far each node's wall clock is ahead of the clients' at first.
     pub skews_ms: [i64; NODES as usize],
     /// What goes wrong.
@@ -208,7 +206,6 @@ impl Plan {
             metadata_ms: None,
             counting: false,
             observed: false,
-            quiet: false,
             skews_ms: [0; NODES as usize],
         };
         // One disk at most: with two of three lost, records that were acknowledged may be.
@@ -257,7 +254,6 @@ impl Plan {
             plan.metadata_ms = Some((300 + random.below(5_000), random.below(8_000)));
         }
         plan.counting = plan.transactional.is_some() && random.one_in(2);
-        plan.quiet = random.one_in(3);
         plan
     }
 }
