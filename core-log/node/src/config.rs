@@ -16,6 +16,10 @@ use crate::{NodeError, Result};
 
 /// Names that differ in more characters than this are not worth suggesting.
 const SUGGESTION_DISTANCE: usize = 6;
+/// Where a cluster is found that is there already.
+const SERVERS: &str = "controller.quorum.bootstrap.servers";
+const ADVERTISED: &str = "advertised.listeners";
+const AUTO_JOIN: &str = "controller.quorum.auto.join.enable";
 /// The words of `process.roles`.
 const BROKER: &str = "broker";
 const CONTROLLER: &str = "controller";
@@ -77,7 +81,8 @@ impl NodeConfig {
         match key {
             "log.dirs" | "log.dir" => self.data_dir = one_directory(value).map_err(wrong)?,
             "listeners" => self.listen = parse_listeners(value).map_err(wrong)?,
-            "advertised.listeners" => drop(parse_listeners(value).map_err(wrong)?),
+            ADVERTISED => check_advertised(value).map_err(wrong)?,
+            SERVERS => drop(parse_servers(value).map_err(wrong)?),
             _ => {}
         }
         self.properties.insert(key.to_owned(), value.trim().to_owned());
@@ -139,15 +144,18 @@ impl NodeConfig {
 
     /// The broker's part, for a node that listens on `bound`: what it advertises is `advertised.listeners`, or else that.
     pub(crate) fn broker_config(&self, bound: &[Listen]) -> BrokerConfig {
-        let advertised =
-            self.properties.get("advertised.listeners").and_then(|text| parse_listeners(text).ok());
+        let advertised = self.properties.get(ADVERTISED).and_then(|text| parse_listeners(text).ok());
         let of_bound = |name: &str| bound.iter().find(|listen| listen.name == name);
         let advertise = |listen: Listen| {
             let mut endpoint = listen.address;
             if endpoint.port == 0 {
                 endpoint.port = of_bound(&listen.name).map_or(0, |bound| bound.address.port);
             }
-            if matches!(&*endpoint.host, "0.0.0.0" | "::") {
+            if is_any(&endpoint) {
+                let port = endpoint.port;
+                tracing::warn!(
+                    "clients are told localhost:{port}, since `listeners` names every address; set {ADVERTISED} for those on other machines"
+                );
                 endpoint.host = "localhost".into(); // nobody can connect to "any address"
             }
             ListenerEndpoint { name: listen.name.into(), endpoint }
@@ -171,7 +179,6 @@ impl NodeConfig {
             return None;
         }
         let text = |name: &str| self.properties.get(name).map_or("", String::as_str);
-        let servers = text("controller.quorum.bootstrap.servers").split(',');
         let named = text("controller.listener.names").split(',').next().unwrap_or_default();
         Some(QuorumConfig {
             listener: controllers
@@ -179,9 +186,15 @@ impl NodeConfig {
                 .map_or_else(|| named.trim().to_owned(), |one| one.name.to_string()),
             endpoint: controllers.map(|one| one.endpoint),
             is_broker: self.roles().is_none_or(|roles| roles.contains(BROKER)),
-            bootstrap: servers.filter_map(|server| Endpoint::parse(server.trim())).collect(),
-            auto_join: text("controller.quorum.auto.join.enable") == "true",
+            bootstrap: self.servers(),
+            auto_join: text(AUTO_JOIN) == "true",
         })
+    }
+
+    /// `controller.quorum.bootstrap.servers`, each of which was judged when it was set.
+    fn servers(&self) -> Vec<Endpoint> {
+        let set = self.properties.get(SERVERS).map(|text| parse_servers(text));
+        set.and_then(Result::ok).unwrap_or_default()
     }
 
     /// `process.roles`, where it is set.
@@ -199,11 +212,26 @@ impl NodeConfig {
     /// # Errors
     /// [`NodeError::Config`] with what does not.
     pub(crate) fn check(&self) -> Result<()> {
-        let Some(roles) = self.roles() else { return Ok(()) };
-        let (broker, controller) = (roles.contains(BROKER), roles.contains(CONTROLLER));
-        let (clients, controllers) = (self.client_listeners(), self.controller_listener());
-        let servers = self.properties.get("controller.quorum.bootstrap.servers");
+        let controllers = self.controller_listener();
+        let joins = self.properties.get(AUTO_JOIN).is_some_and(|value| value == "true");
         let mut wrong = Vec::new();
+        if joins && controllers.is_some() && self.servers().is_empty() {
+            wrong.push(format!(
+                "`{AUTO_JOIN} = true`, but `{SERVERS}` (--join) names no server: write its controllers as HOST:PORT, with commas between"
+            ));
+        }
+        if (controllers.is_some() || self.is_broker_only()) && self.properties.get(ADVERTISED).is_none() {
+            let everywhere = self.listen.iter().filter(|listen| is_any(&listen.address));
+            wrong.extend(everywhere.map(|Listen { name, address }| {
+                format!(
+                    "`listeners` has {name} on {address}, every address, which others in a cluster cannot connect to: set \
+                     `{ADVERTISED} = {name}://HOST:PORT,...` to where they reach this node, or listen on that address"
+                )
+            }));
+        }
+        let Some(roles) = self.roles() else { return listed(wrong) };
+        let (broker, controller) = (roles.contains(BROKER), roles.contains(CONTROLLER));
+        let clients = self.client_listeners();
         if controller && controllers.is_none() {
             wrong.push(
                 "a controller needs a listener: name it in `controller.listener.names`, with its address in `listeners`".to_owned(),
@@ -216,10 +244,10 @@ impl NodeConfig {
                 listener.name
             ));
         }
-        if !controller && servers.is_none_or(|servers| servers.is_empty()) {
-            wrong.push(
-                "a broker that is no controller has to be told where one is: set `controller.quorum.bootstrap.servers`".to_owned(),
-            );
+        if !controller && self.servers().is_empty() {
+            wrong.push(format!(
+                "a broker that is no controller has to be told where one is: set `{SERVERS}` (--join)"
+            ));
         }
         if !broker && let Some(listener) = clients.first() {
             wrong.push(format!(
@@ -228,8 +256,12 @@ impl NodeConfig {
                 listener.name
             ));
         }
-        if wrong.is_empty() { Ok(()) } else { Err(NodeError::Config(wrong)) }
+        listed(wrong)
     }
+}
+
+fn listed(wrong: Vec<String>) -> Result<()> {
+    if wrong.is_empty() { Ok(()) } else { Err(NodeError::Config(wrong)) }
 }
 
 fn unknown(key: &str) -> String {
@@ -278,6 +310,32 @@ fn one_directory(value: &str) -> Result<PathBuf, String> {
     }
 }
 
+fn check_advertised(value: &str) -> Result<(), String> {
+    match parse_listeners(value)?.into_iter().find(|listen| is_any(&listen.address)) {
+        Some(Listen { name, address }) => Err(format!(
+            "`{ADVERTISED}` cannot be {address}: nobody can connect to every address; name the one where this node is reached, as {name}://HOST:{}",
+            address.port
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Whether it stands for every address of the machine.
+fn is_any(endpoint: &Endpoint) -> bool {
+    matches!(&*endpoint.host, "0.0.0.0" | "::")
+}
+
+/// Reads `host:port,...`. An entry that cannot be read is none to leave out: without any, a node would found a cluster of its own.
+fn parse_servers(value: &str) -> Result<Vec<Endpoint>, String> {
+    let entries = value.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+    let servers = entries.map(|entry| {
+        Endpoint::parse(entry).ok_or_else(|| {
+            format!("`{SERVERS}` (--join): `{entry}` is not an address; write HOST:PORT, with commas between several")
+        })
+    });
+    servers.collect()
+}
+
 /// Reads `NAME://host:port,...`; `host:port` alone is a listener called PLAINTEXT, and an empty host is every address.
 fn parse_listeners(value: &str) -> Result<Vec<Listen>, String> {
     let mut listeners: Vec<Listen> = Vec::new();
@@ -292,6 +350,13 @@ fn parse_listeners(value: &str) -> Result<Vec<Listen>, String> {
         }
         if listeners.iter().any(|known| known.name == name) {
             return Err(format!("`{text}`: there are two listeners of the name {name}; give each its own"));
+        }
+        if let Some(known) = listeners.iter().find(|known| known.address == endpoint && endpoint.port != 0) {
+            return Err(format!(
+                "{} and {name} have the same address, {endpoint} (--listen is for clients, --controller for controllers); \
+                 give each a port of its own",
+                known.name
+            ));
         }
         listeners.push(Listen { name, address: endpoint });
     }
@@ -323,6 +388,16 @@ mod tests {
             ("listeners", "SSL://:9093", "PLAINTEXT only"),
             ("listeners", "localhost", "write it as NAME://host:port"),
             ("listeners", "A://:1,A://:2", "two listeners"),
+            ("listeners", "A://h:1,B://h:1", "A and B have the same address, h:1 (--listen"),
+            ("listeners", "A://h:0,B://h:0", "taken"),
+            (ADVERTISED, "A://0.0.0.0:1", "cannot be 0.0.0.0:1"),
+            (ADVERTISED, "A://:1", "cannot be 0.0.0.0:1"),
+            (ADVERTISED, "A://h:1", "taken"),
+            (SERVERS, "a:1, b:2,[::1]:3", "taken"),
+            (SERVERS, "127.0.0.1", "(--join): `127.0.0.1` is not an address; write HOST:PORT, with commas"),
+            (SERVERS, "a:1,127.0.0.1:abc", "`127.0.0.1:abc` is not an address"),
+            (SERVERS, "a:1;b:2", "`a:1;b:2` is not an address"),
+            (SERVERS, "a:1 b:2", "`a:1 b:2` is not an address"),
             ("authorizer.class.name", "x.Y", "no ACLs yet"),
             ("listener.security.protocol.map", "A:PLAINTEXT,SSL:SSL", "taken"),
             ("listener.security.protocol.map", "A:SSL", "PLAINTEXT only"),
@@ -343,6 +418,38 @@ mod tests {
         assert!(lines[0].starts_with("s.properties:2: unknown property"));
         assert!(lines[1].starts_with("s.properties:4: "));
         assert_eq!(config.broker_config(&[]).node_id.0, 7);
+    }
+
+    #[test]
+    fn a_node_that_is_to_join_has_to_be_told_where() {
+        let check = |servers: &str| {
+            let mut config = NodeConfig::new("/data");
+            config.set("listeners", "PLAINTEXT://h:1,CONTROLLER://h:2").unwrap();
+            config.set("controller.listener.names", "CONTROLLER").unwrap();
+            config.set(AUTO_JOIN, "true").unwrap();
+            config.set(SERVERS, servers).unwrap();
+            config.check().map_or_else(|error| error.to_string(), |()| "taken".to_owned())
+        };
+        assert_eq!(check("a:1"), "taken");
+        assert!(check(",").contains("(--join) names no server"), "{}", check(","));
+    }
+
+    #[test]
+    fn a_cluster_is_told_an_address_that_it_can_reach() {
+        let check = |names: &str, advertised: Option<&str>| {
+            let mut config = NodeConfig::new("/data");
+            config.set("listeners", "PLAINTEXT://h:1,CONTROLLER://0.0.0.0:2").unwrap();
+            config.set("controller.listener.names", names).unwrap();
+            advertised.into_iter().for_each(|text| config.set(ADVERTISED, text).unwrap());
+            config.check().map_or_else(|error| error.to_string(), |()| "taken".to_owned())
+        };
+        assert!(
+            check("CONTROLLER", None).contains("CONTROLLER on 0.0.0.0:2"),
+            "{}",
+            check("CONTROLLER", None)
+        );
+        assert_eq!(check("CONTROLLER", Some("PLAINTEXT://h:1,CONTROLLER://h:2")), "taken");
+        assert_eq!(check("NONE", None), "taken", "a node that is alone says localhost");
     }
 
     #[test]

@@ -177,7 +177,14 @@ impl Endpoint {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (host, port) = text.trim().rsplit_once(':')?;
-        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+            Some(bracketed) => bracketed,
+            // Else a list with other separators than commas, such as `a:1;b:2`, would be one host of a strange name.
+            None if host.contains(|c: char| c.is_whitespace() || matches!(c, ':' | ';' | ',' | '/')) => {
+                return None;
+            }
+            None => host,
+        };
         if host.is_empty() {
             return None;
         }
@@ -222,7 +229,8 @@ mod tests {
         for text in ["localhost:9092", "127.0.0.1:1", "[::1]:65535"] {
             assert_eq!(Endpoint::parse(text).unwrap().to_string(), text);
         }
-        for text in ["", "localhost", ":9092", "host:", "host:65536", "host:-1"] {
+        let several = ["a:1;b:2", "a:1 b:2", "a:1,b:2", "PLAINTEXT://a:1"];
+        for text in ["", "localhost", ":9092", "host:", "host:65536", "host:-1"].into_iter().chain(several) {
             assert_eq!(Endpoint::parse(text), None, "{text}");
         }
     }
