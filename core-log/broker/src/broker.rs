@@ -1,7 +1,7 @@
 //! The broker: start, stop, and the door to the handlers.
 
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, Either, select};
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use millstream_client::Links;
 use millstream_env::{Env, Pool, TaskGroup};
 use millstream_protocol::messages::BrokerRegistrationRequest;
 use millstream_protocol::messages::broker_registration::{Feature, Listener};
-use millstream_protocol::{CallError, Ctx, Dial, Receipt, Request, Response, Service};
-use millstream_record::{Offset, TopicPartition, Uuid};
+use millstream_protocol::{CallError, Ctx, Dial, Endpoint, Receipt, Request, Response, Service};
+use millstream_record::{Millis, NodeId, Offset, TopicPartition, Uuid};
 use millstream_storage::{DirIdentity, Disk, Log, LogConfig, LogDir, StorageError};
 use parking_lot::RwLock;
 
@@ -25,7 +25,9 @@ use crate::metadata::quorum::{
     Bounds, KEEP_BEFORE_SNAPSHOT, MemberId, QuorumError, QuorumLog, QuorumOptions, QuorumTiming,
     SNAPSHOT_AFTER,
 };
-use crate::metadata::{CONTROLLER_TIMEOUT, LocalLog, Metadata, ObserverLog, OwnLog, compactor};
+use crate::metadata::{
+    CONTROLLER_TIMEOUT, LocalLog, Metadata, ObserverLog, OwnLog, SAY_THAT_IT_WAITS, compactor, listed,
+};
 use crate::partition::Context;
 use crate::partitions::{CLUSTER_METADATA, METADATA_TOPIC_ID, Partitions};
 use crate::peers::Peers;
@@ -339,9 +341,13 @@ async fn open_dir(
     let (now, node_id) = (env.now(), config.node_id);
     let (dir, known) =
         env.blocking(Pool::General, move || dir.identity().map(|known| (dir, known))).await??;
+    let dir = match known {
+        Some(_) => dir,
+        None => env.blocking(Pool::General, move || expect_no_logs(dir, node_id, now)).await??,
+    };
     let cluster_id = match (known, config.quorum.as_ref().filter(|quorum| quorum.joins())) {
         (Some(known), _) => known.cluster_id,
-        (None, Some(quorum)) => crate::metadata::discover(env, links, &quorum.bootstrap).await?,
+        (None, Some(quorum)) => discover(env, links, &quorum.bootstrap).await?,
         (None, None) => env.random_uuid().to_string(),
     };
     let new_directory = env.random_uuid();
@@ -357,6 +363,32 @@ async fn open_dir(
         Ok(OpenedDir { dir, identity, log: Some(log) })
     };
     env.blocking(Pool::General, open).await?
+}
+
+/// Gives a directory of nobody's back where it has no logs either.
+///
+/// # Errors
+/// [`StorageError::NoIdentity`], with the directory's id where the metadata log has it.
+fn expect_no_logs(dir: LogDir, node: NodeId, now: Millis) -> Result<LogDir> {
+    match dir.expect_no_logs(node) {
+        Err(StorageError::NoIdentity { path, found, node_id, .. }) => {
+            let directory_id = crate::metadata::noted_directory(&dir, node, now);
+            Err(StorageError::NoIdentity { path, found, node_id, directory_id }.into())
+        }
+        other => Ok(other.map(|()| dir)?),
+    }
+}
+
+/// As `metadata::discover`; says after a moment that it waits.
+async fn discover(env: &Env, links: &Links, servers: &[Endpoint]) -> Result<String> {
+    let finding = std::pin::pin!(crate::metadata::discover(env, links, servers));
+    match select(finding, env.sleep(SAY_THAT_IT_WAITS)).await {
+        Either::Left((found, _)) => found,
+        Either::Right(((), finding)) => {
+            tracing::warn!("waiting for a controller at {}", listed(servers));
+            finding.await
+        }
+    }
 }
 
 /// Leads the metadata log alone, takes this member's part in a quorum, or reads the log from afar.

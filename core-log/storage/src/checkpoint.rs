@@ -9,6 +9,9 @@ use crate::disk::{self, Disk};
 use crate::error::{Result, StorageError};
 
 const VERSION: i64 = 0;
+/// What helps when an offset checkpoint cannot be read. A backup has an older one, which does as well.
+const MEND: &str = "restore the file from a backup, or delete it: the next start then looks through the logs, and where their files are \
+                    whole no record is lost, though records that were deleted on request may be seen again";
 
 /// The text of a checkpoint file with `lines`.
 pub(crate) fn to_text(lines: impl ExactSizeIterator<Item = String>) -> String {
@@ -57,7 +60,8 @@ pub(crate) fn read_offsets(disk: &dyn Disk, path: &Path) -> Result<Offsets> {
     };
     let text = String::from_utf8_lossy(&bytes);
     refuse_newer(path, &text)?;
-    let bad = |what: String| StorageError::corrupt(path, 0, format!("not an offset checkpoint: {what}"));
+    let bad =
+        |what: String| StorageError::corrupt(path, 0, format!("not an offset checkpoint: {what}; {MEND}"));
     let mut offsets = Offsets::new();
     for line in lines(&text).map_err(bad)? {
         let mut words = line.split(' ');

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use millstream_record::{Offset, ProducerEpoch, ProducerId, Uuid};
+use millstream_record::{NodeId, Offset, ProducerEpoch, ProducerId, Uuid};
 
 /// What can go wrong with a log. The first group is the caller's to answer, the second is the disk's.
 #[derive(Debug, thiserror::Error)]
@@ -135,6 +135,24 @@ pub enum StorageError {
         position: u64,
         /// What is wrong.
         what: String,
+    },
+    /// A directory has logs, and nothing says whose they are. With new ids the cluster would take its replicas for lost.
+    #[error(
+        "{path} is missing, but the directory has logs, such as {found}: restore that file from a backup, or write it with these lines: \
+         version=1, node.id={node_id}, cluster.id=CLUSTER, directory.id={directory}. `millstream cluster status` at another node shows \
+         the cluster's id, and the directories of controllers; the cluster.id of a node that is alone may be any. Or name an empty directory",
+        path = path.display(),
+        directory = directory_id.map_or_else(|| "DIRECTORY".to_owned(), |id| id.to_string())
+    )]
+    NoIdentity {
+        /// The file that is missing.
+        path: PathBuf,
+        /// One of the logs.
+        found: String,
+        /// Who asks.
+        node_id: NodeId,
+        /// The directory's id, where it is known from elsewhere.
+        directory_id: Option<Uuid>,
     },
     /// A file is of a format that came after this build. It stays as it is.
     #[error(

@@ -142,11 +142,27 @@ impl LogDir {
         DirIdentity::read(&**self.disk(), &self.path)
     }
 
+    /// Refuses to have logs that were somebody's become `node_id`'s: call it where nothing says whose the directory is.
+    ///
+    /// # Errors
+    /// [`StorageError::NoIdentity`] when there are logs, [`StorageError::Io`].
+    pub fn expect_no_logs(&self, node_id: NodeId) -> Result<()> {
+        let entries = self.disk().list(&self.path).map_err(StorageError::io(&self.path))?;
+        let mut names = entries.into_iter().filter(|entry| entry.is_dir).map(|entry| entry.name);
+        match names.find(|name| parse_partition(name).is_some()) {
+            Some(found) => {
+                let path = DirIdentity::path(&self.path);
+                Err(StorageError::NoIdentity { path, found, node_id, directory_id: None })
+            }
+            None => Ok(()),
+        }
+    }
+
     /// Notes whose the directory is, or checks that it is that cluster's and node's. Gives the identity that holds; a directory that
     /// has none gets `new_directory_id`.
     ///
     /// # Errors
-    /// [`StorageError::Corrupt`] when it belongs to another cluster or node.
+    /// [`StorageError::Corrupt`] when it belongs to another cluster or node; as for [`LogDir::expect_no_logs`].
     pub fn claim(&self, cluster_id: &str, node_id: NodeId, new_directory_id: Uuid) -> Result<DirIdentity> {
         if let Some(found) = self.identity()? {
             if found.cluster_id != cluster_id || found.node_id != node_id {
@@ -159,6 +175,7 @@ impl LogDir {
             }
             return Ok(found);
         }
+        self.expect_no_logs(node_id)?;
         let identity =
             DirIdentity { cluster_id: cluster_id.to_owned(), node_id, directory_id: new_directory_id };
         identity.write(&**self.disk(), &self.path)?;

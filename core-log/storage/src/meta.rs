@@ -1,7 +1,7 @@
 //! Small text files that say whose a directory is: `meta.properties` of a log directory and `partition.metadata` of a partition.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use millstream_record::{NodeId, TopicId, Uuid};
 
@@ -12,6 +12,9 @@ const META_FILE: &str = "meta.properties";
 const PARTITION_FILE: &str = "partition.metadata";
 /// Version 1 of `meta.properties` is that of KRaft clusters.
 const META_VERSION: i64 = 1;
+/// What helps when `meta.properties` cannot be read.
+const MEND: &str = "restore the file from a backup, or write it with the lines version=1, cluster.id=, node.id= and directory.id=; \
+                    `millstream cluster status` at another node shows the cluster's id, and the directories of controllers";
 /// The version of `partition.metadata`.
 const PARTITION_VERSION: i64 = 0;
 
@@ -38,10 +41,12 @@ impl DirIdentity {
         let value = |key: &str| {
             let found =
                 text.lines().find_map(|line| line.trim().strip_prefix(key)?.trim_start().strip_prefix('='));
-            found.map(str::trim).ok_or_else(|| StorageError::corrupt(&path, 0, format!("`{key}` is missing")))
+            let missing = || StorageError::corrupt(&path, 0, format!("`{key}` is missing; {MEND}"));
+            found.map(str::trim).ok_or_else(missing)
         };
-        let wrong =
-            |key: &str, found: &str| StorageError::corrupt(&path, 0, format!("`{key}={found}` is not valid"));
+        let wrong = |key: &str, found: &str| {
+            StorageError::corrupt(&path, 0, format!("`{key}={found}` is not valid; {MEND}"))
+        };
         let version = value("version")?;
         let known = version.parse::<i64>().map_err(|_| wrong("version", version))?;
         StorageError::refuse_newer(&path, known, META_VERSION)?;
@@ -54,6 +59,11 @@ impl DirIdentity {
             node_id: NodeId(node.parse().map_err(|_| wrong("node.id", node))?),
             directory_id: Uuid::parse(directory).ok_or_else(|| wrong("directory.id", directory))?,
         }))
+    }
+
+    /// Where it is, or is to be.
+    pub(crate) fn path(dir: &Path) -> PathBuf {
+        dir.join(META_FILE)
     }
 
     /// Writes `meta.properties`, durably.

@@ -10,6 +10,7 @@ mod controller;
 mod lifecycle;
 mod local_log;
 mod members;
+mod noted;
 mod observer;
 mod own_log;
 mod presence;
@@ -35,7 +36,7 @@ use millstream_protocol::messages::{
     AllocateProducerIdsRequest, AllocateProducerIdsResponse, AlterPartitionRequest, AlterPartitionResponse,
     BrokerRegistrationRequest, CreateTopicsRequest,
 };
-use millstream_protocol::{ApiKey, ErrorCode, Rpc};
+use millstream_protocol::{ApiKey, Endpoint, ErrorCode, Rpc};
 use millstream_record::{Offset, Uuid};
 use millstream_storage::StorageError;
 use parking_lot::Mutex;
@@ -43,6 +44,7 @@ use tokio::sync::Notify;
 
 pub(crate) use lifecycle::discover;
 pub(crate) use local_log::LocalLog;
+pub(crate) use noted::noted_directory;
 pub(crate) use observer::ObserverLog;
 pub(crate) use own_log::{OwnLog, compactor};
 
@@ -67,6 +69,8 @@ pub(crate) const CONTROLLER_TIMEOUT: Duration = Duration::from_secs(5);
 const TOPICS_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a new voter may take to catch up.
 const ADD_VOTER_PATIENCE: Duration = Duration::from_secs(90);
+/// Who waits for a controller for longer says so.
+pub(crate) const SAY_THAT_IT_WAITS: Duration = Duration::from_millis(1500);
 /// While there is no active controller, or this node does not know it.
 const CONTROLLER_RETRY: Duration = Duration::from_millis(50);
 
@@ -509,6 +513,11 @@ impl Metadata {
         ErrorCode::from_code(response.error_code).ok()?;
         Ok(response)
     }
+}
+
+/// Addresses for people.
+pub(crate) fn listed<'a>(servers: impl IntoIterator<Item = &'a Endpoint>) -> String {
+    servers.into_iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn unproposed(error: ProposeError) -> Refusal {

@@ -673,11 +673,15 @@ fn topics_that_were_created_anew_do_not_read_the_old_ones_log() {
 #[test]
 fn a_log_directory_keeps_its_checkpoints_its_lock_and_its_identity() {
     let disk = Arc::new(MemoryDisk::new());
-    let (mut dir, mut log, _) = open_dir(disk.clone(), small()).unwrap();
-    assert!(matches!(open_dir(disk.clone(), small()), Err(StorageError::Locked { .. })));
     let id = millstream_record::Uuid([3; 16]);
     let node = millstream_record::NodeId(4);
+    let (dir, _log, _) = open_dir(Arc::new(MemoryDisk::new()), small()).unwrap();
+    assert!(matches!(dir.claim("cluster", node, id), Err(StorageError::NoIdentity { .. })), "it has a log");
+    let dir = LogDir::open(disk.clone(), Path::new("/logs"), 8).unwrap();
     assert_eq!(dir.claim("cluster", node, id).unwrap().directory_id, id);
+    drop(dir);
+    let (mut dir, mut log, _) = open_dir(disk.clone(), small()).unwrap();
+    assert!(matches!(open_dir(disk.clone(), small()), Err(StorageError::Locked { .. })));
     assert_eq!(dir.claim("cluster", node, TOPIC).unwrap().directory_id, id);
     assert!(dir.claim("another", node, id).is_err());
     log.append(&plain(4, 10), LEADER, NOW).unwrap();
