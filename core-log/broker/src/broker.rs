@@ -3,7 +3,7 @@
 use futures::FutureExt;
 use futures::future::{BoxFuture, Either, select};
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -83,6 +83,7 @@ impl Broker {
                 Links::new(env.clone(), Arc::clone(&dial), "controller-client".into(), CONTROLLER_TIMEOUT);
             let opened = open_dir(&env, Arc::clone(&disk), data_dir, &config, &links).await?;
             let (dir, identity) = (Arc::new(RwLock::new(opened.dir)), opened.identity);
+            let log_dir = dir.read().path().to_owned();
             let log =
                 open_metadata_log(&env, &config, &identity, opened.log, &dir, Arc::clone(&dial)).await?;
             let context = Arc::new(Context {
@@ -111,7 +112,7 @@ impl Broker {
                 Some(_) => partitions.open_found().await?,
             }
             tasks.spawn("metadata", Arc::clone(&metadata).follow());
-            take_part(&metadata, &tasks, &config, &identity).await?;
+            take_part(&metadata, &tasks, &config, &identity, &log_dir).await?;
             let premises = Premises {
                 image: Arc::clone(metadata.image()),
                 partitions: Arc::clone(&partitions),
@@ -456,6 +457,7 @@ async fn take_part(
     tasks: &TaskGroup,
     config: &BrokerConfig,
     identity: &DirIdentity,
+    log_dir: &Path,
 ) -> Result<()> {
     let registration = registration(metadata.incarnation(), config, identity);
     let Some(quorum) = &config.quorum else {
@@ -471,6 +473,7 @@ async fn take_part(
         tasks.spawn("broker watches", Arc::clone(metadata).watch_brokers());
         tasks.spawn("leader watch", Arc::clone(metadata).watch_leader());
     }
+    tasks.spawn("strangers", Arc::clone(metadata).look_for_strangers(log_dir.to_owned()));
     let registration = quorum.is_broker.then_some(registration);
     tasks.spawn("membership", Arc::clone(metadata).attend(registration, me));
     Ok(())

@@ -19,10 +19,8 @@ pub enum NodeError {
         /// What the network said.
         source: io::Error,
     },
-    /// The node has lost sight of the cluster's metadata, and serves nobody any more.
-    #[error(
-        "node {node} cannot follow the cluster's metadata any more: {why}\nmend that, then start the node again"
-    )]
+    /// The node has lost sight of the cluster's metadata, or is told of another cluster; it serves nobody any more.
+    #[error("node {node} cannot take part in its cluster: {why}\nmend that, then start the node again")]
     Lost {
         /// Which node.
         node: NodeId,
