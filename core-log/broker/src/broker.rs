@@ -474,6 +474,7 @@ async fn take_part(
         tasks.spawn("leader watch", Arc::clone(metadata).watch_leader());
     }
     tasks.spawn("strangers", Arc::clone(metadata).look_for_strangers(log_dir.to_owned()));
+    tasks.spawn("standing", Arc::clone(metadata).watch_standing());
     let registration = quorum.is_broker.then_some(registration);
     tasks.spawn("membership", Arc::clone(metadata).attend(registration, me));
     Ok(())

@@ -612,7 +612,11 @@ fn report(
             Some(log)
         }
         Err(error) => {
-            tracing::error!(partition = %at, %error, "the log cannot be opened; the partition is not served");
+            tracing::error!(
+                partition = %at, %error,
+                "the log cannot be opened, and this node does not serve the partition: stop the node, then restore the directory \
+                 {at} from a backup; or, where another replica leads, delete it, and it is copied again"
+            );
             None
         }
     }

@@ -15,6 +15,7 @@ mod observer;
 mod own_log;
 mod presence;
 pub mod quorum;
+mod standing;
 mod strangers;
 
 use std::collections::{BTreeMap, BTreeSet};
