@@ -49,6 +49,11 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// Whether it runs until it is stopped, with nobody who looks on all the time.
+    pub(crate) fn is_daemon(&self) -> bool {
+        matches!(self, Self::Broker(_) | Self::Connect(_))
+    }
+
     /// Carries it out.
     pub(crate) async fn execute(self, env: Env) -> Result<ExitCode> {
         match self {

@@ -11,6 +11,7 @@
 
 mod command;
 mod door;
+mod log;
 mod pipeline;
 mod placement;
 mod report;
@@ -23,7 +24,6 @@ use std::process::ExitCode;
 
 use clap::{ArgAction, Parser};
 use millstream_env::HostRuntime;
-use tracing_subscriber::EnvFilter;
 
 /// A durable log that speaks Kafka's protocol, connectors, and pipelines in TOML and SQL.
 #[derive(Parser)]
@@ -39,10 +39,10 @@ struct Cli {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    log_to_stderr(cli.verbose);
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let outcome =
         HostRuntime::start("millstream", threads).map_err(anyhow::Error::from).and_then(|(runtime, env)| {
+            log::to_stderr(cli.verbose, cli.command.is_daemon(), &env);
             let outcome = runtime.block_on(cli.command.execute(env));
             runtime.shutdown_background(); // a command has ended: what still waits, waits for nobody
             outcome
@@ -51,16 +51,6 @@ fn main() -> ExitCode {
         report::error(&error);
         ExitCode::FAILURE
     })
-}
-
-fn log_to_stderr(verbose: u8) {
-    let level = match verbose {
-        0 => "error,millstream_connect_runtime::backoff=warn", // who waits for another system says so
-        1 => "warn,millstream=info",
-        _ => "warn,millstream=debug",
-    };
-    let filter = EnvFilter::try_from_env("MILLSTREAM_LOG").unwrap_or_else(|_| EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 }
 
 #[cfg(test)]

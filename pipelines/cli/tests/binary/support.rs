@@ -117,6 +117,22 @@ impl Process {
         line
     }
 
+    /// The first line that it prints.
+    pub(crate) fn first_line(&mut self) -> String {
+        let mut line = String::new();
+        BufReader::new(self.0.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+        line
+    }
+
+    /// Waits for its end, which must be a failure, and answers what it said about it.
+    pub(crate) fn fail(&mut self) -> String {
+        let status = self.ended(PATIENCE);
+        let mut said = String::new();
+        self.0.stderr.as_mut().unwrap().read_to_string(&mut said).unwrap();
+        assert_eq!(status.code(), Some(1), "{said}");
+        said
+    }
+
     /// Ctrl-C.
     pub(crate) fn interrupt(&self) {
         let pid = rustix::process::Pid::from_child(&self.0);
@@ -176,8 +192,7 @@ impl Broker {
             "--set",
             set[1],
         ]);
-        let mut first = String::new();
-        BufReader::new(process.0.stdout.as_mut().unwrap()).read_line(&mut first).unwrap();
+        let first = process.first_line();
         let address = first.strip_prefix("listening on ").and_then(|rest| rest.split_whitespace().next());
         let address = address.unwrap_or_else(|| panic!("the broker said: {first}")).to_owned();
         Self { address, _process: process, _folder: folder }
