@@ -220,7 +220,7 @@ impl NodeConfig {
                 "`{AUTO_JOIN} = true`, but `{SERVERS}` (--join) names no server: write its controllers as HOST:PORT, with commas between"
             ));
         }
-        if (controllers.is_some() || self.is_broker_only()) && self.properties.get(ADVERTISED).is_none() {
+        if (controllers.is_some() || self.is_broker_only()) && !self.properties.contains_key(ADVERTISED) {
             let everywhere = self.listen.iter().filter(|listen| is_any(&listen.address));
             wrong.extend(everywhere.map(|Listen { name, address }| {
                 format!(
