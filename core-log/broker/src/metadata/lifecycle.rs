@@ -1,40 +1,39 @@
-//! This broker's place in a cluster: it joins the quorum, registers, and says again and again that it is there.
+//! This broker's place in a cluster: it registers, and says again and again that it is there.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures::future::{Either, select};
+use futures::future::{join, select};
 use millstream_machine::metadata::WHATEVER_EPOCH;
 use millstream_protocol::Endpoint;
 use millstream_protocol::ErrorCode;
 use millstream_protocol::messages::{
-    AddRaftVoterRequest, BrokerHeartbeatRequest, BrokerHeartbeatResponse, BrokerRegistrationRequest,
-    ControllerRegistrationRequest, DescribeClusterRequest, add_raft_voter, controller_registration,
+    BrokerHeartbeatRequest, BrokerHeartbeatResponse, BrokerRegistrationRequest,
+    ControllerRegistrationRequest, DescribeClusterRequest, controller_registration,
 };
 use millstream_record::Offset;
 use millstream_record::Uuid;
 
 use super::Metadata;
+use super::joining::Complaint;
 use super::quorum::{MemberId, QuorumError, QuorumLog};
 use crate::partition::monotonic;
 use crate::refusal::Refusal;
-use crate::{BrokerError, QuorumConfig, Result};
+use crate::{BrokerError, Result};
 
 /// After the cluster did not answer, or said no.
-const RETRY: Duration = Duration::from_millis(200);
+pub(super) const RETRY: Duration = Duration::from_millis(200);
 /// Until a broker is unfenced it says often how far it is: nobody is served before.
-const EAGER_HEARTBEAT: Duration = Duration::from_millis(50);
+pub(super) const EAGER_HEARTBEAT: Duration = Duration::from_millis(50);
 /// How long an empty node looks for the cluster that it is to join.
 const DISCOVERY_PATIENCE: Duration = Duration::from_secs(60);
-/// How long joining the quorum may take on the other side: the log has to be sent.
-const JOIN_PATIENCE: Duration = Duration::from_secs(90);
 /// How long a broker that goes stays once it leads nothing: whoever still asks it is told who leads now, and finds it among the
 /// brokers. A client for which a broker vanishes that it was about to write to may wait for its next look at the cluster, which in
 /// librdkafka is a second away.
 const FAREWELL: Duration = Duration::from_millis(300);
-/// How often a node that waits to be taken in looks whether it waits at the right place.
-const ACTIVE_LOOK: Duration = Duration::from_secs(2);
+/// Beyond its session, before a node whose place is taken gives up.
+const REPLACEMENT_MARGIN: Duration = Duration::from_secs(5);
 /// How long a node that goes waits for another to lead the quorum.
 const ELECTION_PATIENCE: Duration = Duration::from_secs(2);
 /// In DescribeCluster: controllers are asked for.
@@ -47,83 +46,22 @@ impl Metadata {
         registration: Option<BrokerRegistrationRequest>,
         me: MemberId,
     ) {
-        self.join(me).await;
+        if self.votes(me) {
+            // So says its log, which may be old; it serves meanwhile.
+            join(self.confirm(me), self.take_part(registration)).await;
+        } else {
+            self.join(me).await;
+            self.take_part(registration).await;
+        }
+    }
+
+    async fn take_part(&self, registration: Option<BrokerRegistrationRequest>) {
         let Some(registration) = registration else { return };
-        loop {
-            let broker_epoch = self.register_with_retries(&registration).await;
+        let mut is_first = true;
+        while let Some(broker_epoch) = self.register_with_retries(&registration, is_first).await {
             self.heartbeats(broker_epoch, &registration.log_dirs).await; // it ends where the controller does not know this incarnation
+            is_first = false;
         }
-    }
-
-    /// Has the quorum take this node in, if that is asked for and it is no voter yet. It is taken in when its own log says so: who
-    /// was asked may be gone by then, with the answer.
-    async fn join(&self, me: MemberId) {
-        let Some(settings) = self.config.quorum.clone() else { return };
-        let Some(endpoint) = settings.endpoint.as_ref().filter(|_| settings.auto_join) else { return };
-        let asking = std::pin::pin!(self.ask_to_join(&settings, endpoint, me));
-        let taken_in = std::pin::pin!(async {
-            while !self.votes(me) {
-                self.env.sleep(EAGER_HEARTBEAT).await;
-            }
-        });
-        select(taken_in, asking).await;
-    }
-
-    async fn ask_to_join(&self, settings: &QuorumConfig, own: &Endpoint, me: MemberId) {
-        loop {
-            for server in settings.bootstrap.iter().filter(|server| *server != own) {
-                let asked = AddRaftVoterRequest {
-                    cluster_id: Some(self.cluster_id.clone()),
-                    timeout_ms: i32::try_from(JOIN_PATIENCE.as_millis()).unwrap_or(i32::MAX),
-                    voter_id: me.node.0,
-                    voter_directory_id: me.directory,
-                    listeners: vec![add_raft_voter::Listener {
-                        name: settings.listener.as_str().into(),
-                        host: own.host.clone(),
-                        port: own.port,
-                    }],
-                    ..AddRaftVoterRequest::default()
-                };
-                let Some(active) = self.active_controller(server).await else { continue };
-                if let Err(why) = self.register_before_joining(&active).await {
-                    return self.give_up(why);
-                }
-                let asking = std::pin::pin!(self.links.call_within(&active, JOIN_PATIENCE, asked));
-                let deposed = std::pin::pin!(self.another_is_active(&settings.bootstrap, &active));
-                let Either::Left((answer, _)) = select(asking, deposed).await else { continue };
-                match answer {
-                    Ok(answer) if answer.error_code == 0 => return,
-                    Ok(answer) => {
-                        let code = ErrorCode::from_code(answer.error_code);
-                        tracing::info!(%active, %code, why = ?answer.error_message, "not taken into the quorum yet");
-                    }
-                    Err(error) => tracing::debug!(%active, %error, "a controller does not take this node in"),
-                }
-            }
-            self.env.sleep(RETRY).await;
-        }
-    }
-
-    /// Waits until one of `servers` knows another active controller than `active`: an answer of a deposed one may never come.
-    async fn another_is_active(&self, servers: &[Endpoint], active: &Endpoint) {
-        loop {
-            self.env.sleep(ACTIVE_LOOK).await;
-            for server in servers {
-                if self.active_controller(server).await.is_some_and(|now| now != *active) {
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Where the active controller is, as the controller at `server` knows it.
-    async fn active_controller(&self, server: &Endpoint) -> Option<Endpoint> {
-        let asked = DescribeClusterRequest { endpoint_type: CONTROLLERS, ..Default::default() };
-        let told = self.links.call(server, asked).await;
-        let told = told.inspect_err(|error| tracing::debug!(%server, %error, "a controller does not answer"));
-        let told = told.ok()?;
-        let active = told.brokers.iter().find(|controller| controller.broker_id == told.controller_id)?;
-        Some(Endpoint::new(&*active.host, u16::try_from(active.port).ok()?))
     }
 
     pub(super) fn votes(&self, me: MemberId) -> bool {
@@ -160,7 +98,7 @@ impl Metadata {
         }
     }
 
-    fn controller_registration(&self) -> Option<ControllerRegistrationRequest> {
+    pub(super) fn controller_registration(&self) -> Option<ControllerRegistrationRequest> {
         let settings = self.config.quorum.as_ref()?;
         let endpoint = settings.endpoint.as_ref()?;
         let feature = |(name, min_supported_version, max_supported_version): (&'static str, i16, i16)| {
@@ -184,30 +122,33 @@ impl Metadata {
         })
     }
 
-    /// Tells the active controller what this one supports before it gets a vote: one that supports too little would take its part in
-    /// majorities along when it stops.
-    ///
-    /// # Errors
-    /// Why it cannot be taken in.
-    async fn register_before_joining(&self, active: &Endpoint) -> Result<(), String> {
-        let Some(request) = self.controller_registration() else { return Ok(()) };
-        match self.links.call(active, request).await {
-            Ok(answer) if answer.error_code == ErrorCode::UnsupportedVersion.code() => {
-                let why = answer.error_message.unwrap_or_default();
-                Err(too_old(&format!("the controller at {active}"), &why))
-            }
-            _ => Ok(()), // an older build does not know the request; who is asked to take this node in says the rest
-        }
-    }
-
-    async fn register_with_retries(&self, registration: &BrokerRegistrationRequest) -> i64 {
+    /// Gives the broker's epoch; none where another process has this id for good, and this one was never registered.
+    async fn register_with_retries(
+        &self,
+        registration: &BrokerRegistrationRequest,
+        is_first: bool,
+    ) -> Option<i64> {
+        let millis = |name| Duration::from_millis(u64::try_from(self.config.number(name)).unwrap_or(0));
+        let patience = millis("initial.broker.registration.timeout.ms").max(self.until_replaced());
+        let mut taken = Complaint::default();
         loop {
             // What this node acknowledged is on its disk, so it ended in order however it ended. Its own image may not have come to
             // its last registration yet.
             let previous_broker_epoch = WHATEVER_EPOCH;
             let request = BrokerRegistrationRequest { previous_broker_epoch, ..registration.clone() };
             match self.ask(request).await {
-                Ok(answer) if answer.error_code == 0 => return answer.broker_epoch,
+                Ok(answer) if answer.error_code == 0 => return Some(answer.broker_epoch),
+                Ok(answer) if answer.error_code == ErrorCode::DuplicateBrokerRegistration.code() => {
+                    let why = self.whose_id();
+                    let (since, is_due) = taken.again(self.env.elapsed());
+                    if is_first && since > patience {
+                        self.give_up(why);
+                        return None;
+                    }
+                    if is_due {
+                        tracing::warn!("the cluster does not register this broker yet: {why}");
+                    }
+                }
                 Ok(answer) => {
                     let code = ErrorCode::from_code(answer.error_code);
                     tracing::warn!(%code, "the cluster does not register this broker; it is asked again");
@@ -216,6 +157,22 @@ impl Metadata {
             }
             self.env.sleep(RETRY).await;
         }
+    }
+
+    fn whose_id(&self) -> String {
+        let node = self.config.node_id;
+        let image = self.image.load();
+        let listener = image.broker(node).and_then(|other| other.listeners.first());
+        let at = listener.map(|one| format!(" at {}:{}", one.host, one.port)).unwrap_or_default();
+        format!(
+            "node {node} is running{at} with another directory; give this process another --node-id, or stop that one first"
+        )
+    }
+
+    /// After so long a node that is gone counts as that, and another process may take its place.
+    pub(super) fn until_replaced(&self) -> Duration {
+        let session = u64::try_from(self.config.number("broker.session.timeout.ms")).unwrap_or(0);
+        Duration::from_millis(session).saturating_add(REPLACEMENT_MARGIN)
     }
 
     /// Heartbeats of one incarnation, whose logs lie in `directories`. Once its disk has failed they say so: others lead then, and it
@@ -359,7 +316,7 @@ impl Metadata {
     }
 }
 
-fn too_old(who: &str, why: &str) -> String {
+pub(super) fn too_old(who: &str, why: &str) -> String {
     format!("{who} does not take this node in: {why} Start a build on it that does.")
 }
 

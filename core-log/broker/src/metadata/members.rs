@@ -1,6 +1,7 @@
 //! The quorum as operators and new nodes see it: who votes, how far each is, taking one in and taking one out.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use millstream_machine::metadata::{Controller, Decision, Image, MetadataLog, NewIds};
 use millstream_protocol::messages::describe_quorum::{
@@ -15,7 +16,7 @@ use millstream_record::NodeId;
 
 use super::Metadata;
 use super::lifecycle::unchanged;
-use super::quorum::{MemberId, MemberStatus};
+use super::quorum::{Found, MemberId, MemberStatus, QuorumLog};
 use crate::partitions::CLUSTER_METADATA;
 use crate::refusal::Refusal;
 
@@ -144,7 +145,7 @@ impl Metadata {
     }
 
     /// Takes a node into the quorum: as a learner first, then with a vote. An older member of the same node is one whose directory
-    /// was lost, and goes first.
+    /// was lost, and goes first, unless it lives. A voter that is somewhere else now is noted there.
     ///
     /// # Errors
     /// NOT_CONTROLLER on any node but the active controller.
@@ -174,6 +175,7 @@ impl Metadata {
         }
     }
 
+    /// Changes the quorum's members so that they have this one, at this address.
     async fn take_in(&self, request: &AddRaftVoterRequest) -> Result<(), Refusal> {
         let quorum = self.log.quorum().ok_or(ErrorCode::UnsupportedVersion)?;
         let listener = request.listeners.first().ok_or(ErrorCode::InvalidRequest)?;
@@ -182,22 +184,94 @@ impl Metadata {
         let member = MemberId { node, directory: request.voter_directory_id };
         let _turn = self.membership.lock().await;
         let known = quorum.status().members;
-        if known.iter().any(|known| known.member == member && known.votes) {
-            return Ok(());
+        if let Some(same) = known.iter().find(|known| known.member == member && known.votes) {
+            if same.endpoint == endpoint {
+                return Ok(());
+            }
+            must_be_at(quorum, member, &endpoint).await?;
+            tracing::info!(%member, from = %same.endpoint, to = %endpoint, "a voter has moved");
+            return quorum.relocate(member, endpoint).await.map_err(unchanged);
+        }
+        if let Some(other) =
+            known.iter().find(|other| other.member.directory == member.directory && other.member.node != node)
+        {
+            let why = format!("directory {} is node {}'s", member.directory, other.member.node);
+            return Err(Refusal::new(ErrorCode::DuplicateVoter, why));
         }
         let image = self.image.load_full();
         if let Some(behind) = image.controllers().find(|known| known.id == node) {
             Controller::check_levels(&image, &behind.features)
                 .map_err(|why| Refusal::new(ErrorCode::UnsupportedVersion, why))?;
         }
+        must_be_at(quorum, member, &endpoint).await?;
+        for old in known.iter().filter(|old| old.member.node == node && old.member != member) {
+            self.must_be_gone(quorum, old, member).await?;
+        }
         tracing::info!(%member, %endpoint, "takes a member into the quorum");
         for old in known.iter().filter(|old| old.member.node == node && old.member != member) {
             quorum.remove(old.member).await.map_err(unchanged)?;
         }
-        if !known.iter().any(|known| known.member == member) {
-            quorum.add_learner(member, endpoint).await.map_err(unchanged)?;
+        let learns = known.iter().find(|known| known.member == member);
+        match learns {
+            None => quorum.add_learner(member, endpoint).await.map_err(unchanged)?,
+            Some(same) if same.endpoint != endpoint => {
+                quorum.relocate(member, endpoint).await.map_err(unchanged)?;
+            }
+            Some(_) => {}
         }
-        quorum.promote(member).await.map_err(unchanged)
+        let promoted = quorum.promote(member).await;
+        let votes = |known: &MemberStatus| known.member == member && known.votes;
+        if promoted.is_err() && learns.is_none() && !quorum.status().members.iter().any(votes) {
+            // Nobody else would take it out again. It may ask anew.
+            if let Err(error) = quorum.remove(member).await {
+                tracing::warn!(%member, %error, "a member that did not catch up goes on being one without a vote");
+            }
+        }
+        promoted.map_err(unchanged)
+    }
+
+    /// Refuses what would take the place of a member of the same node that lives.
+    async fn must_be_gone(
+        &self,
+        quorum: &QuorumLog,
+        old: &MemberStatus,
+        new: MemberId,
+    ) -> Result<(), Refusal> {
+        let session = u64::try_from(self.config.number("broker.session.timeout.ms")).unwrap_or(0);
+        let session = Duration::from_millis(session);
+        let MemberId { node, directory } = old.member;
+        let at = &old.endpoint;
+        let runs = || {
+            format!(
+                "node {node} is running at {at} with directory {directory}; give this process another --node-id, \
+                 or stop that one first"
+            )
+        };
+        let why = if old.member == quorum.member() {
+            runs()
+        } else {
+            match (quorum.look_for(old.member, at).await, old.silent_for) {
+                (Found::Member, _) => runs(),
+                (Found::Another, _) => return Ok(()),
+                (Found::Nobody(_), Some(silent)) if silent >= session => return Ok(()),
+                (Found::Nobody(_), Some(silent)) => format!(
+                    "node {node} was heard at {at} with directory {directory} {} ms ago; if it is gone, this process takes \
+                     its place after {} ms of silence, and else needs another --node-id",
+                    silent.as_millis(),
+                    session.as_millis()
+                ),
+                // A leader that is new has not heard of it. Its broker counts until its session ends.
+                (Found::Nobody(_), None) => {
+                    let image = self.image.load();
+                    let lives = image.broker(node).filter(|broker| !broker.fenced);
+                    if lives.is_none_or(|broker| broker.directories.contains(&new.directory)) {
+                        return Ok(());
+                    }
+                    runs()
+                }
+            }
+        };
+        Err(Refusal::new(ErrorCode::DuplicateVoter, why))
     }
 
     /// Takes a voter out of the quorum.
@@ -229,16 +303,18 @@ impl Metadata {
         let member = MemberId { node: NodeId(request.voter_id), directory: request.voter_directory_id };
         let _turn = self.membership.lock().await;
         let known = quorum.status().members;
-        if !known.iter().any(|known| known.member == member && known.votes) {
+        let serves = self.image.load().broker(member.node).is_some_and(|broker| !broker.fenced);
+        let votes = known.iter().find(|known| known.member == member).map(|known| known.votes);
+        // A broker that serves follows the log; any other that has no vote was never to stay so.
+        if votes.is_none() || (votes == Some(false) && serves) {
             let why =
                 format!("{member} does not vote; DescribeQuorum tells the voters with their directories");
             return Ok(refused(ErrorCode::VoterNotFound, why));
         }
-        if known.iter().filter(|known| known.votes).count() == 1 {
+        if votes == Some(true) && known.iter().filter(|known| known.votes).count() == 1 {
             return Ok(refused(ErrorCode::InvalidRequest, format!("{member} is the last voter")));
         }
         // A broker that serves goes on following the log, as an observer.
-        let serves = self.image.load().broker(member.node).is_some_and(|broker| !broker.fenced);
         let is_here = |other: &MemberStatus| other.member.node == member.node && other.member != member;
         let removed = if serves && !known.iter().any(is_here) {
             quorum.demote(member).await
@@ -257,6 +333,23 @@ impl Metadata {
             }),
         }
     }
+}
+
+/// Refuses a member that is not where it is said to be: it would be one for ever that nobody hears of.
+async fn must_be_at(quorum: &QuorumLog, member: MemberId, endpoint: &Endpoint) -> Result<(), Refusal> {
+    if member == quorum.member() {
+        return Ok(());
+    }
+    let why = match quorum.look_for(member, endpoint).await {
+        Found::Member => return Ok(()),
+        Found::Another => {
+            format!("the node at {endpoint} is another one than {member}, or has another directory")
+        }
+        Found::Nobody(error) => {
+            format!("no node {} answers at {endpoint}: {error}; start it first", member.node)
+        }
+    };
+    Err(Refusal::new(ErrorCode::InvalidRequest, why))
 }
 
 fn unknown_partition(partition_index: i32) -> DescribeQuorumResponsePartitionData {

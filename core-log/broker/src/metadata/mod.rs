@@ -7,6 +7,7 @@
 
 mod codec;
 mod controller;
+mod joining;
 mod lifecycle;
 mod local_log;
 mod members;

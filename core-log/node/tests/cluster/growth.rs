@@ -18,7 +18,7 @@ use crate::lone::{Lone, Lones, with};
 const TOPIC: &str = "kept";
 
 /// What a node is told that is, or is to be, one of several; `others` are controllers that are there already.
-fn member(own: u16, others: &[u16]) -> Vec<(&'static str, String)> {
+pub(crate) fn member(own: u16, others: &[u16]) -> Vec<(&'static str, String)> {
     let known = if others.is_empty() { &[own] } else { others };
     let known: Vec<String> = known.iter().map(|port| format!("127.0.0.1:{port}")).collect();
     vec![

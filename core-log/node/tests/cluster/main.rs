@@ -3,6 +3,7 @@
 mod disks;
 mod groups;
 mod growth;
+mod identity;
 mod lone;
 mod members;
 mod moves;

@@ -11,6 +11,7 @@ use openraft::raft::{ClientWriteResponse, TransferLeaderRequest};
 use openraft::{ChangeMembers, ServerState};
 
 use super::error::QuorumError;
+use super::network::{Found, look_for};
 use super::quorum_log::QuorumLog;
 use super::types::{MemberId, Types, epoch_of, voters};
 
@@ -92,6 +93,22 @@ impl QuorumLog {
     pub async fn demote(&self, member: MemberId) -> Result<(), QuorumError> {
         let change = ChangeMembers::RemoveVoters(BTreeSet::from([member]));
         changed(self.inside(self.raft.change_membership(change, true)).await)
+    }
+
+    /// Takes note of where `member` is now. It is spoken to there at once: its vote may be needed for the change.
+    ///
+    /// # Errors
+    /// As [`QuorumLog::add_learner`].
+    pub async fn relocate(&self, member: MemberId, endpoint: Endpoint) -> Result<(), QuorumError> {
+        self.network.addresses.lock().insert(member, endpoint.clone());
+        let change = ChangeMembers::SetNodes(BTreeMap::from([(member, endpoint)]));
+        changed(self.inside(self.raft.change_membership(change, true)).await)
+    }
+
+    /// Asks whether `member` is at `endpoint`.
+    pub(in crate::metadata) async fn look_for(&self, member: MemberId, endpoint: &Endpoint) -> Found {
+        let vote = self.server.borrow_watched().vote;
+        look_for(&self.network, member, endpoint.clone(), vote).await
     }
 
     /// Asks `member`, a voter, to lead from here on.

@@ -49,6 +49,7 @@ mod wire;
 pub use config::{Bounds, KEEP_BEFORE_SNAPSHOT, QuorumOptions, QuorumTiming, SNAPSHOT_AFTER};
 pub use error::QuorumError;
 pub use members::{MemberStatus, QuorumStatus};
+pub(super) use network::Found;
 pub use quorum_log::QuorumLog;
 pub use reading::Kept;
 pub(crate) use snapshot::read_whole as read_snapshot;

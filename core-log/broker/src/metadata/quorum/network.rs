@@ -1,5 +1,6 @@
 //! The way from this member to the others: requests over a [`Dial`].
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{AnyError, OptionalSend, RaftNetworkV2};
+use parking_lot::Mutex;
 
 use super::error::QuorumError;
 use super::state_machine::{OpenSnapshot, SnapshotData};
@@ -24,23 +26,62 @@ use super::wire::{self, WireVote};
 
 /// Bytes of a snapshot that one request carries.
 const CHUNK_BYTES: usize = 1 << 20;
+/// How long an address may take to say who is there.
+const LOOK_PATIENCE: Duration = Duration::from_secs(2);
 /// A chunk is written to a disk on the other side before it is answered.
 const CHUNK_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Where the members are, as was heard last. openraft keeps the [`Peer`]s that it has when a member moves.
+pub(super) type Addresses = Arc<Mutex<BTreeMap<MemberId, Endpoint>>>;
+
+/// Who is at an address.
+#[derive(Debug)]
+pub(in crate::metadata) enum Found {
+    /// The member that was asked for.
+    Member,
+    /// Somebody else: the process of that member is gone from there.
+    Another,
+    /// Nobody that answers.
+    Nobody(String),
+}
+
+/// Asks whether `target` is at `endpoint`: who is asked for a vote in advance promises nothing by the answer.
+pub(super) async fn look_for(network: &Network, target: MemberId, endpoint: Endpoint, vote: Vote) -> Found {
+    let addresses = Addresses::default();
+    addresses.lock().insert(target, endpoint.clone());
+    let mut peer = network.peer(target, endpoint, addresses);
+    let question = wire::vote_request(target, &VoteRequest::new(vote, None), true);
+    match peer.call(question, LOOK_PATIENCE).await {
+        Ok(answer) if answer.error_code == ErrorCode::None.code() => Found::Member,
+        Ok(answer) if answer.error_code == ErrorCode::InvalidVoterKey.code() => Found::Another,
+        Ok(answer) => Found::Nobody(ErrorCode::from_code(answer.error_code).to_string()),
+        Err(Failure::Unreachable(error) | Failure::Lost(error)) => Found::Nobody(error.to_string()),
+    }
+}
+
 /// Makes a [`Peer`] for each member that openraft speaks to.
+#[derive(Clone)]
 pub(super) struct Network {
     pub(super) env: Env,
     pub(super) dial: Arc<dyn Dial>,
     /// Least time for the answer to an append. A follower answers after its disk; asking it again earlier makes it slower still.
     pub(super) patience: Duration,
+    pub(super) addresses: Addresses,
+}
+
+impl Network {
+    fn peer(&self, target: MemberId, endpoint: Endpoint, addresses: Addresses) -> Peer {
+        let (env, dial, patience) = (self.env.clone(), Arc::clone(&self.dial), self.patience);
+        Peer { env, dial, patience, target, endpoint, addresses, link: None }
+    }
 }
 
 impl RaftNetworkFactory<Types> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, target: MemberId, node: &Endpoint) -> Peer {
-        let (env, dial, patience) = (self.env.clone(), Arc::clone(&self.dial), self.patience);
-        Peer { env, dial, patience, target, endpoint: node.clone(), link: None }
+        self.addresses.lock().insert(target, node.clone());
+        self.peer(target, node.clone(), Arc::clone(&self.addresses))
     }
 }
 
@@ -51,6 +92,7 @@ pub(super) struct Peer {
     patience: Duration,
     target: MemberId,
     endpoint: Endpoint,
+    addresses: Addresses,
     link: Option<Arc<dyn Link>>,
 }
 
@@ -109,6 +151,10 @@ impl Peer {
     }
 
     async fn link(&mut self) -> Result<Arc<dyn Link>, Failure> {
+        let now = self.addresses.lock().get(&self.target).cloned();
+        if let Some(now) = now.filter(|now| *now != self.endpoint) {
+            (self.endpoint, self.link) = (now, None);
+        }
         if let Some(link) = self.link.as_ref().filter(|link| !link.is_closed()) {
             return Ok(Arc::clone(link));
         }

@@ -46,6 +46,7 @@ pub struct QuorumLog {
     pub(super) metrics: Metrics,
     pub(super) server: ServerMetrics,
     pub(super) receiving: Arc<Mutex<Option<Receiving>>>,
+    pub(super) network: Network,
 }
 
 impl QuorumLog {
@@ -63,11 +64,13 @@ impl QuorumLog {
         let inside = env.clone();
         let opened = env.blocking(Pool::General, move || Store::open(inside, log, store_options)).await;
         let store = Arc::new(opened.map_err(QuorumError::stopped)??);
-        let network = Network { env: env.clone(), dial, patience: timing.election_min };
+        let network =
+            Network { env: env.clone(), dial, patience: timing.election_min, addresses: Default::default() };
+        let peers = network.clone();
         let starting = async {
             let log_store = LogStore::new(Arc::clone(&store));
             let machine = StateMachine::new(Arc::clone(&store));
-            let raft = Raft::new(member, config, network, log_store, machine).await?;
+            let raft = Raft::new(member, config, peers, log_store, machine).await?;
             let metrics = raft.metrics();
             let alone = move |state: &openraft::RaftState<Types>| {
                 batches::votes_alone(state.membership_state.effective().membership(), member)
@@ -81,7 +84,7 @@ impl QuorumLog {
         let (raft, metrics, server) = Inside::new(&env, starting).await?;
         let watching = notice_the_end(Arc::clone(&store), metrics.clone());
         env.spawn("quorum-watch", Inside::new(&env, watching));
-        let quorum = Arc::new(Self { env, store, raft, metrics, server, receiving: Arc::default() });
+        let quorum = Arc::new(Self { env, store, raft, metrics, server, receiving: Arc::default(), network });
         let compacting = compaction::run(Arc::downgrade(&quorum), quorum.metrics.clone(), keep, bounds);
         quorum.env.spawn("quorum-compaction", Inside::new(&quorum.env, compacting));
         Ok(quorum)
