@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use millstream_client::{Client, ClientConfig};
+use millstream_client::{Client, ClientConfig, Links};
 use millstream_env::Env;
 use millstream_net::TcpDial;
 use millstream_node::{Embedded, EmbeddedConfig, embedded};
@@ -92,6 +93,11 @@ impl Door {
     pub(crate) fn client(&self, name: &str) -> Client {
         let config = ClientConfig { client_id: name.into(), ..ClientConfig::new(self.bootstrap.clone()) };
         Client::new(self.env.clone(), Arc::clone(&self.dial), config)
+    }
+
+    /// To ask single brokers.
+    pub(crate) fn links(&self, name: &'static str, patience: Duration) -> Links {
+        Links::new(self.env.clone(), Arc::clone(&self.dial), name.into(), patience)
     }
 
     /// Completes when the log in this process cannot go on, with the reason; never for a cluster.

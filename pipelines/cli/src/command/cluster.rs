@@ -8,12 +8,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use indicatif::ProgressBar;
-use millstream_client::{Admin, Election, QuorumMember, TopicDescription};
+use millstream_client::{
+    Admin, ClusterDescription, Election, QuorumDescription, QuorumMember, TopicDescription,
+};
 use millstream_env::Env;
 use millstream_protocol::Endpoint;
+use millstream_protocol::messages::DescribeClusterRequest;
 use millstream_record::{Millis, NodeId, TopicPartition, Uuid};
 
-use crate::door::DoorArgs;
+use crate::door::{Door, DoorArgs};
 use crate::placement::{self, Spread};
 use crate::screen;
 use crate::table::Table;
@@ -128,7 +131,7 @@ pub(crate) async fn execute(args: Args, env: Env) -> Result<ExitCode> {
         Command::Asked(action) => action,
     };
     let door = args.door.open(env.clone()).await?;
-    let done = act(&door.client("millstream-cluster").admin(), &env, action).await;
+    let done = act(&door, &env, action).await;
     door.close().await?;
     done
 }
@@ -146,7 +149,8 @@ fn init(env: &Env, data: &Path, node: NodeId, cluster_id: Option<&str>) -> Resul
     Ok(ExitCode::SUCCESS)
 }
 
-async fn act(admin: &Admin, env: &Env, action: Action) -> Result<ExitCode> {
+async fn act(door: &Door, env: &Env, action: Action) -> Result<ExitCode> {
+    let admin = &door.client("millstream-cluster").admin();
     match action {
         Action::Status { nodes, wait } => {
             let wait = Duration::from_secs(wait);
@@ -158,7 +162,7 @@ async fn act(admin: &Admin, env: &Env, action: Action) -> Result<ExitCode> {
             if !wait.is_zero() && env.timeout(wait, well).await.is_err() {
                 screen::note(format_args!("not as it should be after {} s", wait.as_secs()));
             }
-            return status(admin, env, nodes).await;
+            return status(door, admin, env, nodes).await;
         }
         Action::Add { node, directory, at, listener } => {
             let endpoint = Endpoint::parse(&at)
@@ -202,13 +206,18 @@ async fn is_well(admin: &Admin, nodes: usize) -> bool {
         return false;
     };
     let enough = cluster.brokers.len() >= nodes && quorum.voters.len() >= nodes;
-    enough && all_topics(admin).await.is_ok_and(|topics| amiss(&topics).is_empty())
+    enough
+        && silent(&quorum).is_empty()
+        && all_topics(admin).await.is_ok_and(|topics| amiss(&topics).is_empty())
 }
 
 /// Shows the cluster; fails where something is amiss, for scripts.
-async fn status(admin: &Admin, env: &Env, nodes: usize) -> Result<ExitCode> {
+async fn status(door: &Door, admin: &Admin, env: &Env, nodes: usize) -> Result<ExitCode> {
     let cluster = admin.describe_cluster().await?;
-    let quorum = admin.describe_quorum().await?;
+    let Ok(quorum) = env.timeout(CONTROLLER_PATIENCE, admin.describe_quorum()).await else {
+        return without_controller(door, env, &cluster).await;
+    };
+    let quorum = quorum?;
     let topics = all_topics(admin).await?;
     let moving = admin.list_reassignments().await?;
     screen::line(format_args!(
@@ -263,11 +272,61 @@ async fn status(admin: &Admin, env: &Env, nodes: usize) -> Result<ExitCode> {
             "\n{nodes} nodes were asked for; there are {brokers} brokers and {voters} voters"
         ));
     }
-    if !enough || !amiss.is_empty() {
+    let silent = silent(&quorum);
+    for (node, silent_ms) in &silent {
+        let since = silent_ms.map_or_else(String::new, |ms| format!(" for {} s", ms / 1000));
+        screen::line(format_args!("\nvoter {node} has not been heard{since}; look whether it runs"));
+    }
+    if !enough || !amiss.is_empty() || !silent.is_empty() {
         return Ok(ExitCode::FAILURE);
     }
     screen::line("\nevery partition has a leader, and all replicas are in sync");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Voters that the leader does not hear, and for how many milliseconds it has not, where it ever did. Both times are the leader's.
+fn silent(quorum: &QuorumDescription) -> Vec<(NodeId, Option<i64>)> {
+    let leader = quorum.voters.iter().find(|voter| Some(voter.node) == quorum.leader);
+    let Some(now) = leader.and_then(|leader| leader.last_fetch) else { return Vec::new() };
+    let since = quorum.voters.iter().map(|voter| (voter.node, voter.last_fetch.map(|at| now.since_ms(at))));
+    since.filter(|(_, silent)| silent.is_none_or(|ms| ms > SILENT_MS)).collect()
+}
+
+/// Shows what a broker knows by itself. Only an active controller knows the voters.
+async fn without_controller(door: &Door, env: &Env, cluster: &ClusterDescription) -> Result<ExitCode> {
+    let links = door.links("millstream-cluster", BROKER_PATIENCE);
+    let asked = cluster.brokers.iter().map(|broker| {
+        let request = DescribeClusterRequest { endpoint_type: 1, ..DescribeClusterRequest::default() };
+        let (links, endpoint) = (&links, broker.endpoint.clone());
+        async move {
+            let answer = env.timeout(BROKER_PATIENCE, links.call(&endpoint, request)).await;
+            matches!(answer, Ok(Ok(_)))
+        }
+    });
+    let answers = futures::future::join_all(asked).await;
+    let mut table = Table::new(["broker", "address", "answers"]);
+    for (broker, answers) in cluster.brokers.iter().zip(&answers) {
+        let answers = if *answers { "yes" } else { "no" };
+        table.row([broker.node.to_string(), broker.endpoint.to_string(), answers.to_owned()]);
+    }
+    screen::line(format_args!(
+        "cluster {}  controller none\n\n{table}",
+        cluster.cluster_id.as_deref().unwrap_or("?")
+    ));
+    let gone = cluster.brokers.iter().zip(&answers).filter(|(_, answers)| !**answers);
+    let gone: Vec<NodeId> = gone.map(|(broker, _)| broker.node).collect();
+    let mend = if gone.is_empty() {
+        "look at the controllers that are no brokers, and at the network between controllers".to_owned()
+    } else {
+        format!("start {}", ids(&gone))
+    };
+    screen::line(format_args!(
+        "\nno controller is active: more than half of the controllers that vote have to run and to reach each other; {} of {} \
+         brokers answer; {mend}",
+        cluster.brokers.len() - gone.len(),
+        cluster.brokers.len()
+    ));
+    Ok(ExitCode::FAILURE)
 }
 
 fn member_row(member: &QuorumMember, role: &str, end: i64, now: Millis) -> [String; 7] {
@@ -322,7 +381,10 @@ async fn remove(admin: &Admin, node: NodeId, directory: Option<String>) -> Resul
         Some(text) => directory_id(&text)?,
         None => {
             let quorum = admin.describe_quorum().await?;
-            let mut entries = quorum.voters.iter().filter(|voter| voter.node == node);
+            // One that was to vote and never came so far is among the observers.
+            let is_member = |observer: &&QuorumMember| observer.directory != Uuid::ZERO;
+            let members = quorum.voters.iter().chain(quorum.observers.iter().filter(is_member));
+            let mut entries = members.filter(|member| member.node == node);
             let first = entries.next().with_context(|| format!("node {node} does not vote"))?;
             if entries.next().is_some() {
                 bail!("node {node} votes with several directories; say which with --directory");
@@ -417,3 +479,41 @@ async fn drain(admin: &Admin, env: &Env, node: NodeId, dry_run: bool, wait: Dura
 
 /// How often a move is looked at.
 const LOOK: Duration = Duration::from_millis(500);
+/// How long an active controller may take to answer; an election takes a second.
+const CONTROLLER_PATIENCE: Duration = Duration::from_secs(3);
+/// How long a broker may take to say that it is there.
+const BROKER_PATIENCE: Duration = Duration::from_secs(1);
+/// A voter that was not heard for so long is not well: `broker.session.timeout.ms`, as it is by default.
+const SILENT_MS: i64 = 9_000;
+
+#[cfg(test)]
+mod tests {
+    use millstream_record::{LeaderEpoch, Offset};
+
+    use super::*;
+
+    #[test]
+    fn a_voter_is_silent_by_the_leaders_own_clock() {
+        let voter = |node, at: Option<i64>| QuorumMember {
+            node: NodeId(node),
+            directory: Uuid::ZERO,
+            endpoint: None,
+            log_end: None,
+            last_fetch: at.map(Millis),
+            last_caught_up: None,
+        };
+        let quorum = QuorumDescription {
+            leader: Some(NodeId(1)),
+            leader_epoch: LeaderEpoch(1),
+            high_watermark: Offset(1),
+            voters: vec![
+                voter(1, Some(50_000)),
+                voter(2, Some(41_000)),
+                voter(3, Some(38_000)),
+                voter(4, None),
+            ],
+            observers: Vec::new(),
+        };
+        assert_eq!(silent(&quorum), [(NodeId(3), Some(12_000)), (NodeId(4), None)]);
+    }
+}
