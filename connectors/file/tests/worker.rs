@@ -10,6 +10,7 @@ use millstream_client::{Client, ClientConfig, IsolationLevel, OffsetAndMetadata,
 use millstream_connect_api::Registry;
 use millstream_connect_runtime::{ClientLog, Daemon, RuntimeError, WorkerEnv, stop_signal};
 use millstream_connector_file::{FileSink, FileSource};
+use millstream_env::testing::until;
 use millstream_env::{Env, HostRuntime};
 use millstream_node::{Embedded, EmbeddedConfig, embedded};
 use millstream_record::{Offset, TopicPartition};
@@ -133,17 +134,12 @@ fn a_sink_whose_records_were_deleted_comes_to_its_end() {
         let node = embedded(config).await.unwrap();
         let client = Client::new(env.clone(), node.dial(), ClientConfig::new(node.bootstrap()));
         let (admin, people) = (client.admin(), TopicPartition::new("people", 0));
-        let gone = async {
-            let wanted = BTreeMap::from([(people.clone(), OffsetSpec::Earliest)]);
-            loop {
-                let found = admin.list_offsets(&wanted, IsolationLevel::ReadUncommitted).await.unwrap();
-                if found[&people].as_ref().unwrap().unwrap().offset.0 >= 4995 {
-                    break;
-                }
-                env.sleep(Duration::from_millis(20)).await;
-            }
-        };
-        env.timeout(Duration::from_secs(60), Box::pin(gone)).await.expect("retention takes all of it");
+        let wanted = BTreeMap::from([(people.clone(), OffsetSpec::Earliest)]);
+        until(&env, "retention takes all of it", async || {
+            let found = admin.list_offsets(&wanted, IsolationLevel::ReadUncommitted).await.unwrap();
+            found[&people].as_ref().unwrap().unwrap().offset.0 >= 4995
+        })
+        .await;
         let position = OffsetAndMetadata::new(Offset(5));
         let positions = Offsets::from([(people.clone(), position)]);
         admin.alter_group_offsets("connect-files-out", &positions).await.unwrap();
