@@ -1,7 +1,7 @@
 //! Offsets: by time from leaders, by group from coordinators.
 
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, join_all};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -30,7 +30,8 @@ use crate::{
 /// What a search found for each partition.
 pub(crate) type Found = BTreeMap<TopicPartition, Result<Option<OffsetAndTimestamp>>>;
 
-/// Asks the leaders; partitions whose leader moved are asked again, until `default.api.timeout.ms`.
+/// Asks the leaders; partitions whose leader moved are asked again, until `default.api.timeout.ms`. Those that nobody told of by then
+/// have that as their outcome, whatever became of the others.
 pub(crate) fn list<'a>(
     cluster: &'a Cluster,
     links: &'a Links,
@@ -46,16 +47,25 @@ pub(crate) fn list<'a>(
         }
         let found = Mutex::new(Found::new());
         let what = "listing offsets";
-        retry(&cluster.env, &cluster.config, what, cluster.config.api_timeout_ms, || async {
-            let missing = |partition: &TopicPartition| !matches!(found.lock().get(partition), Some(Ok(_)));
+        let asked = retry(&cluster.env, &cluster.config, what, cluster.config.api_timeout_ms, || async {
+            let missing = |partition: &TopicPartition| !found.lock().contains_key(partition);
             let missing = wanted.iter().filter(|(partition, _)| missing(partition));
             let missing = missing.map(|(partition, spec)| (partition.clone(), *spec)).collect();
             let (answers, last) = list_once(cluster, links, missing, isolation).await;
             found.lock().extend(answers);
             last.map_or(Ok(()), Err)
         })
-        .await?;
-        Ok(found.into_inner())
+        .await;
+        let mut found = found.into_inner();
+        match asked {
+            Err(late @ ClientError::TimedOut { .. }) => {
+                for partition in wanted.keys() {
+                    found.entry(partition.clone()).or_insert_with(|| Err(late.clone()));
+                }
+            }
+            asked => asked?,
+        }
+        Ok(found)
     }
     .boxed()
 }
@@ -80,22 +90,18 @@ async fn list_once(
             }
         }
     }
-    for (endpoint, partitions) in by_leader {
-        let answer = links.call(&endpoint, list_request(cluster, partitions, isolation)).await;
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(error) => {
-                last = Some(error);
-                continue;
-            }
-        };
-        for topic in answer.topics {
-            let name: Arc<str> = Arc::from(&*topic.name);
-            for told in topic.partitions {
-                let partition = TopicPartition::new(Arc::clone(&name), told.partition_index);
-                match read_listed(&partition, &told) {
-                    Err(error) if error.is_retriable() => last = Some(error),
-                    outcome => _ = found.insert(partition, outcome),
+    let asked = by_leader.into_iter().map(|(endpoint, partitions)| async move {
+        ask_leader(cluster, links, &endpoint, partitions, isolation).await
+    });
+    for answer in join_all(asked).await {
+        match answer {
+            Err(error) => last = Some(error),
+            Ok(answer) => {
+                for (partition, outcome) in answer {
+                    match outcome {
+                        Err(error) if error.is_retriable() => last = Some(error),
+                        outcome => _ = found.insert(partition, outcome),
+                    }
                 }
             }
         }
@@ -105,6 +111,26 @@ async fn list_once(
         let _ = cluster.refresh(metadata.version).await;
     }
     (found, last)
+}
+
+/// Asks one leader, once.
+pub(crate) async fn ask_leader(
+    cluster: &Cluster,
+    links: &Links,
+    leader: &Endpoint,
+    partitions: Vec<(TopicPartition, LeaderEpoch, OffsetSpec)>,
+    isolation: IsolationLevel,
+) -> Result<Found> {
+    let answer = links.call(leader, list_request(cluster, partitions, isolation)).await?;
+    let told = answer.topics.into_iter().flat_map(|topic| {
+        let name: Arc<str> = Arc::from(&*topic.name);
+        topic.partitions.into_iter().map(move |told| {
+            let partition = TopicPartition::new(Arc::clone(&name), told.partition_index);
+            let outcome = read_listed(&partition, &told);
+            (partition, outcome)
+        })
+    });
+    Ok(told.collect())
 }
 
 fn list_request(

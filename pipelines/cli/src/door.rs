@@ -19,6 +19,8 @@ use crate::screen;
 
 /// The folder of the log within a pipeline's data.
 const LOG: &str = "log";
+/// How long somebody who only looks waits for an answer: longer than a broker that died stays leader (`broker.session.timeout.ms`).
+const GLANCE: Duration = Duration::from_secs(12);
 /// Settings of the broker in this process, which has one client: no group needs to wait for more members, and few partitions
 /// of its own topics are enough.
 const EMBEDDED: [(&str, &str); 3] = [
@@ -91,7 +93,17 @@ impl Door {
 
     /// A client, named for the broker's logs.
     pub(crate) fn client(&self, name: &str) -> Client {
-        let config = ClientConfig { client_id: name.into(), ..ClientConfig::new(self.bootstrap.clone()) };
+        self.client_with(ClientConfig { client_id: name.into(), ..ClientConfig::new(self.bootstrap.clone()) })
+    }
+
+    /// A client for commands that only look: what does not answer within [`GLANCE`] is shown as unknown.
+    pub(crate) fn looking(&self, name: &str) -> Client {
+        let api_timeout_ms = u64::try_from(GLANCE.as_millis()).unwrap_or(u64::MAX);
+        let config = ClientConfig::new(self.bootstrap.clone());
+        self.client_with(ClientConfig { client_id: name.into(), api_timeout_ms, ..config })
+    }
+
+    fn client_with(&self, config: ClientConfig) -> Client {
         Client::new(self.env.clone(), Arc::clone(&self.dial), config)
     }
 
@@ -117,7 +129,7 @@ impl Door {
     }
 }
 
-/// Says once that nobody answers, since a client goes on trying for a minute before it gives up.
+/// Says once that nobody answers, since a client goes on trying for long before it gives up.
 struct Announced {
     dial: TcpDial,
     silent: Arc<Mutex<Silent>>,

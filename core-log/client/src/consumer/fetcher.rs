@@ -300,7 +300,8 @@ impl Fetcher {
             }
             policy => {
                 tracing::info!(%partition, position = asked.position.offset.0, ?policy, "the position is gone; resetting it");
-                shared.subscription.lock().found(&partition, asked.version, Standing::Reset(policy));
+                let was = Standing::At(asked.position);
+                shared.subscription.lock().found(&partition, asked.version, was, Standing::Reset(policy));
             }
         }
     }

@@ -10,7 +10,7 @@ use millstream_record::{LeaderEpoch, Millis, Offset, TopicPartition};
 use super::lookup;
 use super::shared::Shared;
 use super::subscription::{Position, Standing};
-use crate::retry::Deadline;
+use crate::retry::{Backoff, Deadline};
 use crate::{
     GroupMetadata, OffsetAndMetadata, OffsetAndTimestamp, OffsetReset, OffsetSpec, Offsets, Result, offsets,
 };
@@ -45,21 +45,38 @@ impl ConsumerHandle {
         async move {
             let cluster = &self.shared.cluster;
             let deadline = Deadline::after(&cluster.env, cluster.config.api_timeout_ms);
+            let mut backoff = Backoff::new(&cluster.config);
+            let mut last = None;
             loop {
                 let known = self.shared.subscription.lock().get_mut(partition)?.position();
                 if let Some(position) = known {
                     return Ok(position.offset);
                 }
-                let late = || deadline.error(format!("finding the position of {partition}"), None);
-                let left = deadline.left(&cluster.env).ok_or_else(late)?;
-                cluster
-                    .env
-                    .timeout(left, lookup::run(Arc::clone(&self.shared)))
-                    .await
-                    .map_err(|_| late())??;
+                let late = |last| deadline.error(format!("finding the position of {partition}"), last);
+                let Some(left) = deadline.left(&cluster.env) else { return Err(late(last)) };
+                let asked = cluster.env.timeout(left, self.look_up(partition)).await;
+                match asked.unwrap_or_else(|_| Err(late(last.take()))) {
+                    Ok(true) => continue, // one answer leads to the next question
+                    Ok(false) => {}
+                    Err(error) if error.is_retriable() && deadline.left(&cluster.env).is_some() => {
+                        cluster.mark_stale();
+                        last = Some(error);
+                    }
+                    Err(error) => return Err(error),
+                }
+                cluster.env.sleep(backoff.next(&cluster.env).min(left)).await;
             }
         }
         .boxed()
+    }
+
+    /// Asks the next question about a position; tells whether there was anybody to ask.
+    async fn look_up(&self, partition: &TopicPartition) -> Result<bool> {
+        let cluster = &self.shared.cluster;
+        if cluster.is_stale() {
+            cluster.refresh(cluster.metadata().version).await?;
+        }
+        lookup::one(&self.shared, partition).await
     }
 
     fn set(&self, partitions: &[TopicPartition], standing: Standing) -> Result<()> {

@@ -1,8 +1,14 @@
 //! Finds positions: what the group committed, the reset policy, and whether a new leader still has what was read.
+//!
+//! Each broker is asked apart from the others, about the partitions that only it can tell of: a leader that is silent, or not there, holds
+//! up none but its own partitions.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use millstream_protocol::messages::offset_for_leader_epoch::{
     EpochEndOffset, OffsetForLeaderEpochRequest, OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
@@ -10,148 +16,224 @@ use millstream_protocol::{CallError, Endpoint, ErrorCode};
 use millstream_record::{LeaderEpoch, Offset, TopicPartition};
 
 use super::shared::Shared;
-use super::subscription::{Position, Standing};
+use super::subscription::{Assigned, Position, Standing};
 use crate::offsets;
+use crate::retry::Deadline;
 use crate::{ClientError, OffsetReset, OffsetSpec, Result};
 
-/// Whether a partition has no position to fetch from.
-pub(super) fn is_needed(shared: &Shared) -> bool {
-    let now = shared.cluster.env.elapsed();
-    let subscription = shared.subscription.lock();
-    subscription
-        .partitions
-        .values()
-        .any(|assigned| assigned.retry_at <= now && !matches!(assigned.standing, Standing::At(_)))
+/// Questions of a consumer that are on their way. They outlive a poll that is too short for them.
+#[derive(Default)]
+pub(super) struct Lookups {
+    in_flight: FuturesUnordered<BoxFuture<'static, Result<()>>>,
 }
 
-/// Finds a position for every partition that has none.
-pub(super) async fn run(shared: Arc<Shared>) -> Result<()> {
-    committed(&shared).await?;
-    reset(&shared).await?;
-    validate(&shared).await
-}
-
-fn pick<T>(shared: &Shared, what: impl Fn(&Standing) -> Option<T>) -> BTreeMap<TopicPartition, (u64, T)> {
-    let subscription = shared.subscription.lock();
-    let picked = subscription.partitions.iter().filter_map(|(partition, assigned)| {
-        Some((partition.clone(), (assigned.version, what(&assigned.standing)?)))
-    });
-    picked.collect()
-}
-
-async fn committed(shared: &Shared) -> Result<()> {
-    let unknown = pick(shared, |standing| matches!(standing, Standing::Unknown).then_some(()));
-    if unknown.is_empty() {
-        return Ok(());
+impl Lookups {
+    /// Asks about every partition that has no position to fetch from, unless that is being asked already.
+    pub(super) fn begin(&mut self, shared: &Arc<Shared>) {
+        let now = shared.cluster.env.elapsed();
+        let is_due = |assigned: &Assigned| !assigned.looked_up && assigned.retry_at <= now;
+        for (question, asked) in sort(shared, |_, assigned| is_due(assigned)) {
+            shared.subscription.lock().look_up(&asked, true);
+            let shared = Arc::clone(shared);
+            let looked_up = async move {
+                let outcome = ask(&shared, &question, &asked).await;
+                shared.subscription.lock().look_up(&asked, false);
+                outcome
+            };
+            self.in_flight.push(looked_up.boxed());
+        }
     }
+
+    /// The next outcome; none ever comes where nothing is asked.
+    pub(super) async fn next(&mut self) -> Result<()> {
+        match self.in_flight.next().await {
+            Some(outcome) => outcome,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+/// Asks about one partition, once, whatever else is on its way; tells whether there was anybody to ask.
+pub(super) async fn one(shared: &Shared, partition: &TopicPartition) -> Result<bool> {
+    let questions = sort(shared, |other, _| other == partition);
+    for (question, asked) in &questions {
+        ask(shared, question, asked).await?;
+    }
+    Ok(!questions.is_empty())
+}
+
+/// Whom to ask, and for what.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Question {
+    /// Anybody, for a topic that is not known.
+    Topic(Arc<str>),
+    /// The group's coordinator, for what was committed.
+    Committed,
+    /// A leader, for the first or the last offset.
+    Offsets(Endpoint),
+    /// A leader, for the end of an epoch (KIP-320).
+    Epochs(Endpoint),
+}
+
+/// A partition that is asked about, and how it stood then.
+pub(super) struct Asked {
+    pub partition: TopicPartition,
+    pub version: u64,
+    standing: Standing,
+    leader_epoch: LeaderEpoch,
+}
+
+fn sort(
+    shared: &Shared,
+    is_due: impl Fn(&TopicPartition, &Assigned) -> bool,
+) -> BTreeMap<Question, Vec<Asked>> {
+    let metadata = shared.cluster.metadata();
+    let (mut questions, mut leaderless) = (BTreeMap::<_, Vec<_>>::new(), Vec::new());
+    for (partition, assigned) in &mut shared.subscription.lock().partitions {
+        if !is_due(partition, assigned) {
+            continue;
+        }
+        if let Standing::Unvalidated(position) = assigned.standing
+            && position.offset_epoch == LeaderEpoch::NONE
+        {
+            assigned.standing = Standing::At(position); // there is nothing to compare
+        }
+        let leader = metadata.leader(&partition.topic, partition.partition);
+        let leader_epoch = leader.as_ref().map_or(LeaderEpoch::NONE, |leader| leader.epoch);
+        let question = match (assigned.standing, leader) {
+            (Standing::At(_), _) => continue,
+            _ if metadata.partition_count(&partition.topic).is_none() => {
+                Question::Topic(Arc::clone(&partition.topic))
+            }
+            (Standing::Unknown, _) => Question::Committed,
+            (Standing::Reset(_), Some(leader)) => Question::Offsets(leader.endpoint),
+            (Standing::Unvalidated(_), Some(leader)) => Question::Epochs(leader.endpoint),
+            (_, None) => {
+                leaderless.push((partition.clone(), assigned.version));
+                continue;
+            }
+        };
+        let (version, standing) = (assigned.version, assigned.standing);
+        let asked = Asked { partition: partition.clone(), version, standing, leader_epoch };
+        questions.entry(question).or_default().push(asked);
+    }
+    for (partition, version) in leaderless {
+        shared.cluster.want(&partition.topic);
+        shared.cluster.mark_stale();
+        shared.try_later(&partition, version);
+    }
+    questions
+}
+
+async fn ask(shared: &Shared, question: &Question, asked: &[Asked]) -> Result<()> {
+    let outcome = match question {
+        Question::Topic(topic) => {
+            let deadline = Deadline::after(&shared.cluster.env, shared.cluster.config.api_timeout_ms);
+            shared.cluster.topic(topic, deadline).await.map(|_| ())
+        }
+        Question::Committed => committed(shared, asked).await,
+        Question::Offsets(leader) => reset(shared, leader, asked).await,
+        Question::Epochs(leader) => validate(shared, leader, asked).await,
+    };
+    outcome.inspect_err(|_| {
+        // Those that were found in spite of it do not wait.
+        let subscription = shared.subscription.lock();
+        let left =
+            asked.iter().filter(|asked| subscription.stands(&asked.partition, asked.version, asked.standing));
+        let left: Vec<_> = left.collect();
+        drop(subscription);
+        left.iter().for_each(|asked| shared.try_later(&asked.partition, asked.version));
+    })
+}
+
+async fn committed(shared: &Shared, asked: &[Asked]) -> Result<()> {
     let offsets = match &shared.config.group_id {
         Some(group) => {
-            let partitions: Vec<_> = unknown.keys().cloned().collect();
+            let partitions: Vec<_> = asked.iter().map(|asked| asked.partition.clone()).collect();
             offsets::fetch_committed(&shared.cluster, &shared.links, group, Some(&partitions)).await?
         }
         None => BTreeMap::new(),
     };
-    for (partition, (version, ())) in unknown {
-        let standing = match (offsets.get(&partition), shared.config.auto_offset_reset) {
+    each(asked, |asked| {
+        let standing = match (offsets.get(&asked.partition), shared.config.auto_offset_reset) {
             (Some(at), _) => {
                 Standing::Unvalidated(Position { offset: at.offset, offset_epoch: at.leader_epoch })
             }
             (None, OffsetReset::None) => {
-                shared.try_later(&partition, version);
-                return Err(ClientError::NoOffset { partition });
+                return Err(ClientError::NoOffset { partition: asked.partition.clone() });
             }
             (None, policy) => Standing::Reset(policy),
         };
-        shared.subscription.lock().found(&partition, version, standing);
-    }
-    Ok(())
+        found(shared, asked, standing);
+        Ok(())
+    })
 }
 
-async fn reset(shared: &Shared) -> Result<()> {
-    let wanted = pick(shared, |standing| match standing {
-        Standing::Reset(OffsetReset::Earliest) => Some(OffsetSpec::Earliest),
-        Standing::Reset(_) => Some(OffsetSpec::Latest),
-        _ => None,
-    });
-    if wanted.is_empty() {
-        return Ok(());
-    }
-    let specs = wanted.iter().map(|(partition, (_, spec))| (partition.clone(), *spec)).collect();
-    let found = offsets::list(&shared.cluster, &shared.links, &specs, shared.config.isolation_level).await?;
-    for (partition, outcome) in found {
-        let Some((version, _)) = wanted.get(&partition) else { continue };
-        let offset = outcome.inspect_err(|_| shared.try_later(&partition, *version))?;
+async fn reset(shared: &Shared, leader: &Endpoint, asked: &[Asked]) -> Result<()> {
+    let spec = |asked: &Asked| match asked.standing {
+        Standing::Reset(OffsetReset::Earliest) => OffsetSpec::Earliest,
+        _ => OffsetSpec::Latest,
+    };
+    let wanted = asked.iter().map(|asked| (asked.partition.clone(), asked.leader_epoch, spec(asked)));
+    let isolation = shared.config.isolation_level;
+    let mut answers =
+        offsets::ask_leader(&shared.cluster, &shared.links, leader, wanted.collect(), isolation).await?;
+    each(asked, |asked| {
+        let missing = || Err(unanswered("ListOffsets", leader, &asked.partition));
+        let offset = answers.remove(&asked.partition).unwrap_or_else(missing)?;
         let offset = offset.map_or(Offset(0), |found| found.offset);
-        let position = Position { offset, offset_epoch: LeaderEpoch::NONE };
-        shared.subscription.lock().found(&partition, *version, Standing::At(position));
-    }
-    Ok(())
+        found(shared, asked, Standing::At(Position { offset, offset_epoch: LeaderEpoch::NONE }));
+        Ok(())
+    })
 }
 
-/// Asks the leaders where the epoch of each position ends in their log (KIP-320).
-async fn validate(shared: &Shared) -> Result<()> {
-    let unvalidated = pick(shared, |standing| match standing {
-        Standing::Unvalidated(position) => Some(*position),
-        _ => None,
+/// Asks a leader where the epoch of each position ends in its log (KIP-320).
+async fn validate(shared: &Shared, leader: &Endpoint, asked: &[Asked]) -> Result<()> {
+    let answer = match shared.links.call(leader, epoch_request(asked)).await {
+        // A broker that knows no epochs cannot contradict.
+        Err(ClientError::Call { source: CallError::Unsupported { .. }, .. }) => {
+            for asked in asked {
+                if let Standing::Unvalidated(position) = asked.standing {
+                    found(shared, asked, Standing::At(position));
+                }
+            }
+            return Ok(());
+        }
+        answer => answer?,
+    };
+    let told = answer.topics.into_iter().flat_map(|topic| {
+        let name: Arc<str> = Arc::from(&*topic.topic);
+        let partition =
+            move |told: EpochEndOffset| (TopicPartition::new(Arc::clone(&name), told.partition), told);
+        topic.partitions.into_iter().map(partition)
     });
-    let metadata = shared.cluster.metadata();
-    let mut by_leader: BTreeMap<Endpoint, Vec<(TopicPartition, LeaderEpoch, Position)>> = BTreeMap::new();
-    for (partition, (version, position)) in &unvalidated {
-        if position.offset_epoch == LeaderEpoch::NONE {
-            shared.subscription.lock().found(partition, *version, Standing::At(*position));
-            continue;
-        }
-        match metadata.leader(&partition.topic, partition.partition) {
-            Some(leader) => {
-                by_leader.entry(leader.endpoint).or_default().push((
-                    partition.clone(),
-                    leader.epoch,
-                    *position,
-                ));
-            }
-            None => {
-                shared.cluster.want(&partition.topic);
-                shared.cluster.mark_stale();
-                shared.try_later(partition, *version);
-            }
-        }
-    }
-    for (endpoint, questions) in by_leader {
-        match shared.links.call(&endpoint, epoch_request(&questions)).await {
-            Ok(answer) => {
-                for topic in answer.topics {
-                    let name: Arc<str> = Arc::from(&*topic.topic);
-                    for told in topic.partitions {
-                        let partition = TopicPartition::new(Arc::clone(&name), told.partition);
-                        if let Some((version, position)) = unvalidated.get(&partition) {
-                            judge(shared, &partition, *version, *position, &told)?;
-                        }
-                    }
-                }
-            }
-            // A broker that knows no epochs cannot contradict.
-            Err(ClientError::Call { source: CallError::Unsupported { .. }, .. }) => {
-                for (partition, _, position) in &questions {
-                    let version = unvalidated.get(partition).map_or(0, |(version, _)| *version);
-                    shared.subscription.lock().found(partition, version, Standing::At(*position));
-                }
-            }
-            Err(error) => {
-                tracing::debug!(%error, "positions are not validated yet; trying again");
-                shared.cluster.mark_stale();
-                for (partition, ..) in &questions {
-                    let version = unvalidated.get(partition).map_or(0, |(version, _)| *version);
-                    shared.try_later(partition, version);
-                }
-            }
-        }
-    }
-    Ok(())
+    let told: BTreeMap<_, _> = told.collect();
+    each(asked, |asked| match told.get(&asked.partition) {
+        Some(told) => judge(shared, asked, told),
+        None => Err(unanswered("OffsetForLeaderEpoch", leader, &asked.partition)),
+    })
 }
 
-fn epoch_request(questions: &[(TopicPartition, LeaderEpoch, Position)]) -> OffsetForLeaderEpochRequest {
+fn unanswered(api: &'static str, broker: &Endpoint, partition: &TopicPartition) -> ClientError {
+    ClientError::Answer { api, broker: broker.to_string(), what: format!("{partition} is missing") }
+}
+
+/// Takes the answer for each partition, whatever became of the others; tells the gravest error.
+fn each(asked: &[Asked], mut take: impl FnMut(&Asked) -> Result<()>) -> Result<()> {
+    let errors: Vec<_> = asked.iter().filter_map(|asked| take(asked).err()).collect();
+    let gravest = errors.into_iter().min_by_key(ClientError::is_retriable);
+    gravest.map_or(Ok(()), Err)
+}
+
+/// Sets what was found, unless the partition stands elsewhere by now.
+fn found(shared: &Shared, asked: &Asked, standing: Standing) {
+    shared.subscription.lock().found(&asked.partition, asked.version, asked.standing, standing);
+}
+
+fn epoch_request(asked: &[Asked]) -> OffsetForLeaderEpochRequest {
     let mut topics: BTreeMap<&str, Vec<OffsetForLeaderPartition>> = BTreeMap::new();
-    for (partition, leader_epoch, position) in questions {
+    for Asked { partition, standing, leader_epoch, .. } in asked {
+        let Standing::Unvalidated(position) = standing else { continue };
         topics.entry(&partition.topic).or_default().push(OffsetForLeaderPartition {
             partition: partition.partition,
             current_leader_epoch: leader_epoch.0,
@@ -162,19 +244,14 @@ fn epoch_request(questions: &[(TopicPartition, LeaderEpoch, Position)]) -> Offse
     OffsetForLeaderEpochRequest { replica_id: -1, topics: topics.into_iter().map(topic).collect() }
 }
 
-fn judge(
-    shared: &Shared,
-    partition: &TopicPartition,
-    version: u64,
-    position: Position,
-    told: &EpochEndOffset,
-) -> Result<()> {
+fn judge(shared: &Shared, asked: &Asked, told: &EpochEndOffset) -> Result<()> {
+    let Standing::Unvalidated(position) = asked.standing else { return Ok(()) };
+    let partition = &asked.partition;
     let standing = match ErrorCode::from_code(told.error_code) {
         ErrorCode::None if told.end_offset >= position.offset.0 => Standing::At(position),
         ErrorCode::None => match shared.config.auto_offset_reset {
             OffsetReset::None => {
                 let end = Offset(told.end_offset.max(0));
-                shared.try_later(partition, version);
                 return Err(ClientError::LogTruncated {
                     partition: partition.clone(),
                     position: position.offset,
@@ -188,16 +265,8 @@ fn judge(
                 Standing::At(Position { offset: Offset(told.end_offset), offset_epoch })
             }
         },
-        code if code.is_retriable() => {
-            shared.cluster.mark_stale();
-            shared.try_later(partition, version);
-            return Ok(());
-        }
-        code => {
-            shared.try_later(partition, version);
-            return Err(ClientError::broker("OffsetForLeaderEpoch", partition, code));
-        }
+        code => return Err(ClientError::broker("OffsetForLeaderEpoch", partition, code)),
     };
-    shared.subscription.lock().found(partition, version, standing);
+    found(shared, asked, standing);
     Ok(())
 }

@@ -26,6 +26,7 @@ use crate::{Client, ClientError, ConsumerConfig, PartitionRecords, Result};
 
 use fetcher::{Answered, Fetcher};
 pub use handle::ConsumerHandle;
+use lookup::Lookups;
 use membership::Membership;
 use rebalance::Rebalance;
 pub use rebalance::RebalanceListener;
@@ -42,8 +43,7 @@ pub struct Consumer {
     handle: ConsumerHandle,
     fetcher: Fetcher,
     rebalance: Rebalance,
-    /// A lookup of positions under way; it outlives a poll that is too short for it.
-    lookup: Option<BoxFuture<'static, Result<()>>>,
+    lookups: Lookups,
     /// A refresh of the metadata under way.
     refresh: Option<BoxFuture<'static, ()>>,
     committed_at: Duration,
@@ -85,7 +85,7 @@ impl Consumer {
             handle: ConsumerHandle { shared },
             fetcher: Fetcher::default(),
             rebalance: Rebalance::default(),
-            lookup: None,
+            lookups: Lookups::default(),
             refresh: None,
             tasks,
         }
@@ -158,7 +158,7 @@ impl Consumer {
                 membership::leave(&shared, "the consumer unsubscribed").await;
                 shared.membership.lock().reset();
             }
-            *shared.subscription.lock() = Subscription::default();
+            shared.subscription.lock().clear();
             committed
         }
         .boxed()
@@ -188,16 +188,11 @@ impl Consumer {
                 match self.wait(until).await {
                     Woken::Fetched(answered) => self.fetcher.accept(&shared, *answered),
                     Woken::Refreshed => self.refresh = None,
-                    Woken::Located(outcome) => {
-                        self.lookup = None;
-                        match outcome {
-                            Err(error) if error.is_retriable() => {
-                                tracing::debug!(%error, "positions are not found yet; trying again");
-                                shared.cluster.mark_stale();
-                            }
-                            outcome => outcome?,
-                        }
+                    Woken::Located(Err(error)) if error.is_retriable() => {
+                        tracing::debug!(%error, "positions are not found yet; trying again");
+                        shared.cluster.mark_stale();
                     }
+                    Woken::Located(outcome) => outcome?,
                     Woken::Else if shared.cluster.env.elapsed() >= deadline => return Ok(Vec::new()),
                     Woken::Else => {}
                 }
@@ -210,9 +205,7 @@ impl Consumer {
     fn begin_work(&mut self) -> Duration {
         let shared = &self.handle.shared;
         let (again, leaderless) = self.fetcher.ask(shared);
-        if self.lookup.is_none() && lookup::is_needed(shared) {
-            self.lookup = Some(Box::pin(lookup::run(Arc::clone(shared))));
-        }
+        self.lookups.begin(shared);
         if self.refresh.is_none() && (leaderless || shared.cluster.is_stale()) {
             let cluster = Arc::clone(&shared.cluster);
             self.refresh = Some(Box::pin(async move {
@@ -231,7 +224,7 @@ impl Consumer {
             Some(answered) = self.fetcher.in_flight.next(), if !self.fetcher.in_flight.is_empty() => {
                 Woken::Fetched(Box::new(answered))
             }
-            outcome = pending_or(&mut self.lookup) => Woken::Located(outcome),
+            outcome = self.lookups.next() => Woken::Located(outcome),
             () = pending_or(&mut self.refresh) => Woken::Refreshed,
             () = self.rebalance.joined() => Woken::Else,
             () = shared.wake.notified() => Woken::Else,

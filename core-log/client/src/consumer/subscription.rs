@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use millstream_record::{LeaderEpoch, Offset, TopicPartition};
 
+use super::lookup::Asked;
 use crate::{ClientError, OffsetAndMetadata, OffsetReset, Result};
 
 /// Where a consumer stands in a partition.
@@ -40,6 +41,8 @@ pub(super) struct Assigned {
     pub leader_epoch: LeaderEpoch,
     /// Monotonic time before which it is not fetched or asked for again.
     pub retry_at: Duration,
+    /// A question about its position is on its way.
+    pub looked_up: bool,
     /// Where its leader sent this consumer to read.
     pub nearer: Option<Nearer>,
 }
@@ -60,6 +63,7 @@ impl Assigned {
             paused: false,
             leader_epoch: LeaderEpoch::NONE,
             retry_at: Duration::ZERO,
+            looked_up: false,
             nearer: None,
         }
     }
@@ -123,13 +127,41 @@ impl Subscription {
         assigned.version = version;
         assigned.leader_epoch = LeaderEpoch::NONE;
         assigned.retry_at = Duration::ZERO;
+        assigned.looked_up = false;
         Ok(())
     }
 
-    /// Sets what a lookup found, unless the position was set from outside meanwhile.
-    pub(super) fn found(&mut self, partition: &TopicPartition, version: u64, standing: Standing) {
-        if let Some(assigned) = self.partitions.get_mut(partition).filter(|a| a.version == version) {
+    /// Gives up all partitions. Versions go on rising, or what was fetched before would count for what is assigned after.
+    pub(super) fn clear(&mut self) {
+        *self = Self { version: self.version, ..Self::default() };
+    }
+
+    /// Whether a partition still stands as it did when it was asked about.
+    pub(super) fn stands(&self, partition: &TopicPartition, version: u64, was: Standing) -> bool {
+        self.partitions.get(partition).is_some_and(|a| a.version == version && a.standing == was)
+    }
+
+    /// Sets what a lookup found, unless the position was set or found by others meanwhile.
+    pub(super) fn found(
+        &mut self,
+        partition: &TopicPartition,
+        version: u64,
+        was: Standing,
+        standing: Standing,
+    ) {
+        if self.stands(partition, version, was)
+            && let Some(assigned) = self.partitions.get_mut(partition)
+        {
             assigned.standing = standing;
+        }
+    }
+
+    /// Notes whether questions about these partitions are on their way.
+    pub(super) fn look_up(&mut self, asked: &[Asked], under_way: bool) {
+        for Asked { partition, version, .. } in asked {
+            if let Some(assigned) = self.partitions.get_mut(partition).filter(|a| a.version == *version) {
+                assigned.looked_up = under_way;
+            }
         }
     }
 

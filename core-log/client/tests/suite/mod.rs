@@ -2,6 +2,7 @@
 
 mod faults;
 mod groups;
+mod leaderless;
 mod records;
 mod transactions;
 
@@ -99,6 +100,7 @@ pub(crate) async fn all(door: &Door) {
     transactions::commit_and_abort(door).await;
     transactions::consume_transform_produce(door).await;
     transactions::fencing(door).await;
+    leaderless::others_go_on(door).await;
     faults::idempotence(door).await;
     faults::exactly_once(door).await;
 }

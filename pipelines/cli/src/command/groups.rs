@@ -39,7 +39,11 @@ enum Action {
 /// Runs the command.
 pub(crate) async fn execute(args: Args, env: Env) -> anyhow::Result<ExitCode> {
     let door = args.door.open(env).await?;
-    act(&door.client("millstream-groups").admin(), args.action.unwrap_or(Action::List)).await?;
+    let action = args.action.unwrap_or(Action::List);
+    let deletes = matches!(action, Action::Delete { .. });
+    let client = if deletes { door.client("millstream-groups") } else { door.looking("millstream-groups") };
+    act(&client.admin(), action).await?;
+    drop(client);
     door.close().await?;
     Ok(ExitCode::SUCCESS)
 }

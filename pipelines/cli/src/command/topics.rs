@@ -74,7 +74,9 @@ enum Action {
 
 pub(crate) async fn execute(args: Args, env: Env) -> Result<ExitCode> {
     let door = args.door.open(env).await?;
-    let admin = door.client("millstream-topics").admin();
+    let looks = matches!(args.action, Action::List { .. } | Action::Describe { .. });
+    let client = if looks { door.looking("millstream-topics") } else { door.client("millstream-topics") };
+    let admin = client.admin();
     let done = match args.action {
         Action::List { internal } => list(&admin, internal).await,
         Action::Create { topic, partitions, replication_factor, set } => {
@@ -86,7 +88,7 @@ pub(crate) async fn execute(args: Args, env: Env) -> Result<ExitCode> {
         Action::Describe { topic } => describe(&admin, &topic).await,
         Action::Delete { topics } => delete(&admin, &topics).await,
     };
-    drop(admin);
+    drop((admin, client));
     door.close().await?;
     done.map(|()| ExitCode::SUCCESS)
 }
@@ -162,11 +164,16 @@ async fn describe(admin: &Admin, name: &str) -> Result<()> {
     let found = admin.describe_topics(&[name]).await?.into_iter().next();
     let (_, found) = found.with_context(|| format!("there is no topic {name}"))?;
     let topic = found.with_context(|| format!("describing {name}"))?;
-    let partitions =
-        || topic.partitions.iter().map(|info| TopicPartition::new(Arc::clone(&topic.name), info.partition));
+    let partitions = || {
+        let led = topic.partitions.iter().filter(|info| info.leader.is_some());
+        led.map(|info| TopicPartition::new(Arc::clone(&topic.name), info.partition))
+    };
     let offsets = |spec| partitions().map(|partition| (partition, spec)).collect::<BTreeMap<_, _>>();
-    let first = admin.list_offsets(&offsets(OffsetSpec::Earliest), IsolationLevel::ReadUncommitted).await?;
-    let end = admin.list_offsets(&offsets(OffsetSpec::Latest), IsolationLevel::ReadUncommitted).await?;
+    let (first, end) = (offsets(OffsetSpec::Earliest), offsets(OffsetSpec::Latest));
+    let (first, end) = futures::try_join!(
+        admin.list_offsets(&first, IsolationLevel::ReadUncommitted),
+        admin.list_offsets(&end, IsolationLevel::ReadUncommitted),
+    )?;
     let mut table = Table::new([">partition", ">first", ">end", ">leader", ">epoch", "replicas", "in sync"]);
     for info in &topic.partitions {
         let key = TopicPartition::new(Arc::clone(&topic.name), info.partition);
@@ -189,6 +196,11 @@ async fn describe(admin: &Admin, name: &str) -> Result<()> {
     }
     screen::line(format_args!("{name}, id {}", topic.id));
     screen::line(table);
+    for (partition, outcome) in &end {
+        if let Err(error) = outcome {
+            screen::note(format_args!("the offsets of {partition} are not known: {error}"));
+        }
+    }
     let mut settings = Table::new(["setting", "value"]);
     for entry in admin.describe_configs(&ConfigResource::Topic(name.into())).await? {
         if !entry.is_default {
