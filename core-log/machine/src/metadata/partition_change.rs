@@ -233,7 +233,11 @@ impl<'a> Change<'a> {
 
     fn elect(&self) -> Elected {
         let Partition { replicas, isr, elr, .. } = &self.wanted;
-        let may_lead = |node: &NodeId| may_lead(self.image, self.before, *node);
+        let is_active = |node: NodeId| self.image.broker(node).is_some_and(|broker| broker.is_active());
+        let may_lead = |node: &NodeId| {
+            let is_new_copy = isr.contains(node) && self.begins_anew(*node);
+            if is_new_copy { is_active(*node) } else { may_lead(self.image, self.before, *node) }
+        };
         let is_clean =
             |node: &NodeId| (isr.contains(node) || (isr.is_empty() && elr.contains(node))) && may_lead(node);
         let preferred = replicas.first().filter(|_| self.election == Election::Preferred);
@@ -274,21 +278,25 @@ impl<'a> Change<'a> {
         if self.before.directories.is_empty() && *replicas == self.before.replicas {
             return;
         }
-        let hangs_on = |partition: &Partition, node: NodeId| {
-            [&partition.isr, &partition.elr, &partition.last_known_elr].iter().any(|set| set.contains(&node))
-        };
         let directory = |node: &NodeId| -> Uuid {
-            let known = self.before.directory_of(*node);
-            let has_it = self.image.broker(*node).is_none_or(|broker| broker.has_directory(known));
-            let is_copy_of_old = hangs_on(self.before, *node) && hangs_on(&self.wanted, *node);
-            let begins_anew = self.moved_in.contains(node) && !has_it && !is_copy_of_old;
-            if begins_anew || !self.before.replicas.contains(node) {
+            if self.begins_anew(*node) || !self.before.replicas.contains(node) {
                 placement::directory(self.image, *node)
             } else {
-                known
+                self.before.directory_of(*node)
             }
         };
         self.wanted.directories = replicas.iter().map(directory).collect();
+    }
+
+    /// Whether the copy of `node` is a new one in another directory, on which nothing hung before.
+    fn begins_anew(&self, node: NodeId) -> bool {
+        let known = self.before.directory_of(node);
+        let has_it = self.image.broker(node).is_none_or(|broker| broker.has_directory(known));
+        let hangs_on = |partition: &Partition| {
+            [&partition.isr, &partition.elr, &partition.last_known_elr].iter().any(|set| set.contains(&node))
+        };
+        let is_copy_of_old = hangs_on(self.before) && hangs_on(&self.wanted);
+        self.moved_in.contains(&node) && !has_it && !is_copy_of_old
     }
 
     fn difference(self, bumps_leader_epoch: bool) -> Option<PartitionChangeRecord> {
