@@ -42,6 +42,9 @@ pub struct Facts {
     pub unavailable_replicas_listed: bool,
     /// JoinGroup: a member without an id is first told the one to come back with (KIP-394).
     pub must_know_member_id: bool,
+    /// SyncGroup: the client names the type and the name of its protocol (KIP-559), and is refused with
+    /// [`InconsistentGroupProtocol`](crate::ErrorCode::InconsistentGroupProtocol) where it does not.
+    pub must_name_protocol: bool,
     /// JoinGroup: the leader can be told to keep the assignment (KIP-814).
     pub can_skip_assignment: bool,
     /// DescribeGroups: a group that does not exist answers [`GroupIdNotFound`](crate::ErrorCode::GroupIdNotFound) (KIP-1043); else
@@ -99,6 +102,7 @@ pub fn facts(api: ApiKey, version: i16) -> Facts {
         listener_not_found_known: since(ApiKey::Metadata, 6),
         unavailable_replicas_listed: since(ApiKey::Metadata, 1),
         must_know_member_id: since(ApiKey::JoinGroup, 4),
+        must_name_protocol: since(ApiKey::SyncGroup, 5),
         can_skip_assignment: since(ApiKey::JoinGroup, 9),
         group_id_not_found_known: since(ApiKey::DescribeGroups, 6),
         member_epoch_known: since(ApiKey::OffsetCommit, 9) || since(ApiKey::OffsetFetch, 9),
@@ -143,6 +147,7 @@ impl Facts {
             listener_not_found_known: true,
             unavailable_replicas_listed: true,
             must_know_member_id: true,
+            must_name_protocol: true,
             can_skip_assignment: true,
             group_id_not_found_known: true,
             member_epoch_known: true,

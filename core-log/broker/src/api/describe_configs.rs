@@ -24,8 +24,8 @@ pub(super) fn handle(shared: &Shared, request: &DescribeConfigsRequest) -> Descr
         match entries(shared, resource) {
             Ok(entries) => {
                 let asked = |entry: &Entry| match &resource.configuration_keys {
-                    Some(keys) => keys.iter().any(|key| *key == entry.definition.name),
-                    None => true,
+                    Some(keys) if !keys.is_empty() => keys.iter().any(|key| *key == entry.definition.name),
+                    _ => true,
                 };
                 let shown = entries.into_iter().filter(asked);
                 let configs = shown.map(|entry| shown_as(entry, request.include_synonyms)).collect();

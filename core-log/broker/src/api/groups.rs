@@ -40,10 +40,14 @@ pub(super) fn join(shared: &Shared, ctx: &Ctx, request: JoinGroupRequest) -> Rec
     )
 }
 
-pub(super) fn sync(shared: &Shared, request: SyncGroupRequest) -> Receipt {
+pub(super) fn sync(shared: &Shared, ctx: &Ctx, request: SyncGroupRequest) -> Receipt {
     let group = request.group_id.clone();
     let refused =
         |code: ErrorCode| SyncGroupResponse { error_code: code.code(), ..Default::default() }.into();
+    let names_it = request.protocol_type.is_some() && request.protocol_name.is_some();
+    if ctx.facts.must_name_protocol && !names_it {
+        return Receipt::from(refused(ErrorCode::InconsistentGroupProtocol));
+    }
     ask(shared, &group, |waiter| Input::Sync { waiter, request }, refused)
 }
 

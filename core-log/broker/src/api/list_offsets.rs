@@ -1,5 +1,6 @@
 //! ListOffsets: earliest, latest, by time, of the largest timestamp.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use millstream_env::Pool;
@@ -12,7 +13,7 @@ use millstream_record::{LeaderEpoch, Millis, Offset};
 use millstream_storage::LookupPlan;
 
 use crate::Broker;
-use crate::partition::{Isolation, Partition};
+use crate::partition::{Isolation, Marks, Partition};
 use crate::refusal::Refusal;
 use crate::shared::Shared;
 
@@ -54,25 +55,48 @@ pub(super) fn handle(broker: &Broker, ctx: Ctx, request: ListOffsetsRequest) -> 
 
 fn respond(shared: &Shared, ctx: &Ctx, request: &ListOffsetsRequest) -> ListOffsetsResponse {
     let isolation = Isolation::from_code(request.isolation_level);
+    let mut twice = named_twice(request);
     let topics = request.topics.iter().map(|topic| ListOffsetsTopicResponse {
         name: topic.name.clone(),
         partitions: topic
             .partitions
             .iter()
-            .map(|asked| {
+            .filter_map(|asked| {
+                if let Some(is_told) = twice.get_mut(&(&*topic.name, asked.partition_index)) {
+                    let is_first = !std::mem::replace(is_told, true);
+                    let refused =
+                        || answer(asked.partition_index, Err(ErrorCode::InvalidRequest.into()), ctx);
+                    return is_first.then(refused);
+                }
                 let place = shared
                     .partition(&topic.name, Default::default(), asked.partition_index)
                     .and_then(|partition| find(&partition, ctx, asked, isolation));
-                answer(asked.partition_index, place)
+                Some(answer(asked.partition_index, place, ctx))
             })
             .collect(),
     });
     ListOffsetsResponse { topics: topics.collect(), ..ListOffsetsResponse::default() }
 }
 
-fn answer(index: i32, place: Result<Place, Refusal>) -> ListOffsetsPartitionResponse {
+/// Partitions that a request asks for more than once: which of the questions were meant is not known. Each is refused, once; the flag is
+/// for whether it was.
+fn named_twice(request: &ListOffsetsRequest) -> BTreeMap<(&str, i32), bool> {
+    let named = request
+        .topics
+        .iter()
+        .flat_map(|topic| topic.partitions.iter().map(|partition| (&*topic.name, partition.partition_index)));
+    let mut once = BTreeSet::new();
+    named.filter(|partition| !once.insert(*partition)).map(|partition| (partition, false)).collect()
+}
+
+fn answer(index: i32, place: Result<Place, Refusal>, ctx: &Ctx) -> ListOffsetsPartitionResponse {
     let (code, place) = match place {
         Ok(place) => (ErrorCode::None, place),
+        Err(refusal)
+            if refusal.code == ErrorCode::OffsetNotAvailable && !ctx.facts.offset_not_available_known =>
+        {
+            (ErrorCode::LeaderNotAvailable, NOWHERE)
+        }
         Err(refusal) => (refusal.code, NOWHERE),
     };
     ListOffsetsPartitionResponse {
@@ -91,30 +115,36 @@ fn find(
     isolation: Isolation,
 ) -> Result<Place, Refusal> {
     let marks = partition.marks(LeaderEpoch(asked.current_leader_epoch))?;
+    let settled = || partition.settled_marks(LeaderEpoch(asked.current_leader_epoch));
     let at = |offset: Offset, epoch: LeaderEpoch| Place { timestamp: -1, offset: offset.0, epoch };
     let end = marks.readable_end(isolation);
     match asked.timestamp {
         special if special < ctx.facts.least_special_timestamp => Err(ErrorCode::UnsupportedVersion.into()),
-        LATEST => {
-            let settled = partition.settled_marks(LeaderEpoch(asked.current_leader_epoch))?;
-            Ok(at(settled.readable_end(isolation), settled.epoch))
-        }
+        LATEST => settled().map(|marks| at(marks.readable_end(isolation), marks.epoch)),
         EARLIEST | EARLIEST_LOCAL => Ok(at(marks.start, partition.epoch_at(marks.start))),
         // There is no tier above this one: nothing is in it, and nothing waits to go there.
         LATEST_TIERED | EARLIEST_PENDING_UPLOAD => Ok(NOWHERE),
-        OF_MAX_TIMESTAMP => look(|| partition.plan_max_timestamp(), end),
-        time if time >= 0 => look(|| partition.plan_by_time(Millis(time)), end),
+        OF_MAX_TIMESTAMP => found(look(partition.plan_max_timestamp(), end)?, settled),
+        time if time >= 0 => found(look(partition.plan_by_time(Millis(time)), end)?, settled),
         _ => Err(ErrorCode::UnsupportedVersion.into()),
     }
 }
 
 /// What a consumer cannot read yet is not found.
-fn look(plan: impl Fn() -> Option<LookupPlan>, end: Offset) -> Result<Place, Refusal> {
-    let Some(plan) = plan() else { return Ok(NOWHERE) };
+fn look(plan: Option<LookupPlan>, end: Offset) -> Result<Option<Place>, Refusal> {
+    let Some(plan) = plan else { return Ok(None) };
     let found = plan.run_blocking()?.filter(|found| found.offset < end);
-    Ok(found.map_or(NOWHERE, |found| Place {
+    Ok(found.map(|found| Place {
         timestamp: found.timestamp.0,
         offset: found.offset.0,
         epoch: found.leader_epoch,
     }))
+}
+
+/// A leader whose mark has not reached the start of its epoch cannot say that there is nothing (KIP-207): a client would go to the end.
+fn found(place: Option<Place>, settled: impl Fn() -> Result<Marks, Refusal>) -> Result<Place, Refusal> {
+    match place {
+        Some(place) => Ok(place),
+        None => settled().map(|_| NOWHERE),
+    }
 }

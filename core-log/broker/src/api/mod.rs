@@ -67,7 +67,7 @@ pub(crate) fn dispatch(broker: &Broker, ctx: Ctx, request: Request) -> Receipt {
         Request::RemoveRaftVoter(request) => cluster::remove_voter(broker, request),
         Request::FindCoordinator(request) => find_coordinator::handle(broker, ctx, request),
         Request::JoinGroup(request) => groups::join(shared, &ctx, request),
-        Request::SyncGroup(request) => groups::sync(shared, request),
+        Request::SyncGroup(request) => groups::sync(shared, &ctx, request),
         Request::Heartbeat(request) => groups::heartbeat(shared, request),
         Request::LeaveGroup(request) => groups::leave(shared, request),
         Request::DescribeGroups(request) => now(groups::describe(shared, &ctx, &request)),

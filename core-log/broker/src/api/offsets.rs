@@ -217,6 +217,9 @@ pub(super) fn commit_in_transaction(
         }
         response
     };
+    if request.group_id.is_empty() {
+        return super::now(refused(response, ErrorCode::InvalidGroupId));
+    }
     if request.transactional_id.is_empty() {
         return super::now(refused(response, ErrorCode::InvalidRequest));
     }

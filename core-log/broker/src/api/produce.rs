@@ -15,7 +15,7 @@ use millstream_protocol::messages::produce::{
     TopicProduceResponse,
 };
 use millstream_protocol::messages::{ProduceRequest, ProduceResponse};
-use millstream_protocol::{Ctx, ErrorCode, Receipt};
+use millstream_protocol::{CallError, Ctx, ErrorCode, Receipt};
 use millstream_record::{BatchHeader, Compression, RecordError, TopicId};
 use millstream_storage::{AppendInfo, validate_for_append};
 
@@ -38,6 +38,10 @@ pub(super) fn handle(shared: &Arc<Shared>, ctx: &Ctx, request: ProduceRequest) -
         -1 => Acks::All,
         _ => return refuse_all(&request, ErrorCode::InvalidRequiredAcks).into(),
     };
+    if request.transactional_id.is_none() && has_transactional_batch(&request) {
+        // Before anything is appended, and with this code, as Kafka does.
+        return refuse_all(&request, ErrorCode::TransactionalIdAuthorizationFailed).into();
+    }
     let skeleton = skeleton(&request);
     let places = skeleton.responses.iter().map(|topic| topic.partition_responses.len()).sum();
     let (pending, receipt) = Gather::new(skeleton, places);
@@ -51,6 +55,7 @@ pub(super) fn handle(shared: &Arc<Shared>, ctx: &Ctx, request: ProduceRequest) -
             appender: Appender::Client,
         },
     };
+    let mut is_refused = false;
     for (t, topic) in request.topic_data.into_iter().enumerate() {
         for (p, data) in topic.partition_data.iter().enumerate() {
             let place = Place {
@@ -66,11 +71,26 @@ pub(super) fn handle(shared: &Arc<Shared>, ctx: &Ctx, request: ProduceRequest) -
                     tracing::debug!(topic = %topic.name, partition = data.index, ?refusal, "acks=0 batch refused");
                 }
                 place.refuse(refusal);
+                is_refused = true;
             }
         }
     }
     pending.all_admitted();
-    if acks == Acks::None { Receipt::none() } else { receipt }
+    match acks {
+        // Nothing else tells such a client that it has to ask who leads: its connection ends.
+        Acks::None if is_refused => Receipt::from(CallError::Disconnected {
+            peer: ctx.peer.to_string(),
+            reason: "a batch with acks=0 was refused".to_owned(),
+        }),
+        Acks::None => Receipt::none(),
+        Acks::Leader | Acks::All => receipt,
+    }
+}
+
+fn has_transactional_batch(request: &ProduceRequest) -> bool {
+    let batches = request.topic_data.iter().flat_map(|topic| &topic.partition_data);
+    let mut headers = batches.filter_map(|data| BatchHeader::peek(data.records.as_deref()?).ok());
+    headers.any(|header| header.attributes.is_transactional())
 }
 
 /// One request on its way through its partitions.

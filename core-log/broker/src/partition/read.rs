@@ -61,6 +61,8 @@ pub(crate) struct Planned {
     pub(crate) marks: Marks,
     /// There is nothing (more) to read, for now.
     pub(crate) is_at_end: bool,
+    /// Where what this reader may read ends.
+    pub(crate) end: Offset,
 }
 
 /// Who is woken when there is more to read.
@@ -69,6 +71,8 @@ pub(crate) struct Waits {
     pub(crate) watcher: Watcher,
     /// A follower that waits for the mark, too (KIP-1166).
     pub(crate) for_mark: bool,
+    /// Also where there is something to read: it may be too little.
+    pub(crate) for_more: bool,
 }
 
 /// What a follower says of itself when it fetches.
@@ -185,7 +189,7 @@ impl Partition {
         self.state.lock().log.end_offset()
     }
 
-    /// Decides a read. Where there is nothing to read, whoever `waits` says is woken once there is.
+    /// Decides a read. Where there is nothing to read, or maybe too little, whoever `waits` says is woken once there is more.
     ///
     /// # Errors
     /// As for [`Partition::marks`], and an offset outside of the log.
@@ -210,10 +214,10 @@ impl Partition {
         };
         let plan = state.log.read_plan(request).map_err(|error| (error.into(), Some(marks)))?;
         let is_at_end = sought.offset >= request.upper_bound;
-        if let Some(waits) = waits.filter(|_| is_at_end) {
+        if let Some(waits) = waits.filter(|waits| is_at_end || waits.for_more) {
             state.wait(sought.reader, waits);
         }
-        Ok(Planned { plan, marks, is_at_end })
+        Ok(Planned { plan, marks, is_at_end, end: request.upper_bound })
     }
 
     /// Takes note of a follower that fetches from `from`, where it `says` something new, unless its log has left this one: then says

@@ -78,6 +78,8 @@ fn sync(
         group_id: group.into(),
         generation_id: joined.generation_id,
         member_id: joined.member_id.clone(),
+        protocol_type: joined.protocol_type.clone(),
+        protocol_name: joined.protocol_name.clone(),
         assignments: assignments.collect(),
         ..SyncGroupRequest::default()
     });

@@ -3,17 +3,18 @@
 use std::path::Path;
 
 use futures::FutureExt;
-use millstream_protocol::ErrorCode;
 use millstream_protocol::messages::describe_log_dirs::{
     DescribableLogDirTopic, DescribeLogDirsResult, DescribeLogDirsTopic,
 };
+use millstream_protocol::messages::list_offsets::{ListOffsetsPartition, ListOffsetsTopic};
 use millstream_protocol::messages::offset_for_leader_epoch::{
     OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
 use millstream_protocol::messages::{
-    AlterReplicaLogDirsRequest, DescribeLogDirsRequest, FetchRequest, OffsetForLeaderEpochRequest,
-    ProduceRequest,
+    AlterReplicaLogDirsRequest, DescribeLogDirsRequest, FetchRequest, ListOffsetsRequest,
+    OffsetForLeaderEpochRequest, ProduceRequest,
 };
+use millstream_protocol::{CallError, ErrorCode};
 use millstream_record::{BatchOptions, Compression};
 use millstream_storage::FaultyDisk;
 use millstream_storage::disk::{Fault, Op};
@@ -127,6 +128,73 @@ fn a_fetch_waits_for_records_and_for_no_longer_than_asked() {
     let short = node.call(FetchRequest { max_wait_ms: 20, ..fetch_request("t", 0, 1) });
     assert_eq!(short.responses[0].partitions[0].records.as_ref().unwrap().len(), 0);
     assert_eq!(short.responses[0].partitions[0].high_watermark, 1);
+}
+
+#[test]
+fn a_fetch_is_answered_as_soon_as_enough_has_come() {
+    let node = Harness::start();
+    node.create("t", 2, &[]);
+    let value = "x".repeat(400);
+    node.put("t", 0, &[&value]);
+    let mut request = FetchRequest { max_wait_ms: 60_000, min_bytes: 1000, ..fetch_request("t", 0, 0) };
+    let mut second = request.topics[0].partitions[0].clone();
+    second.partition = 1;
+    request.topics[0].partitions.push(second);
+    let mut waiting = node.send(request);
+    assert!((&mut waiting).now_or_never().is_none(), "400 bytes are too few");
+    node.put("t", 0, &[&value]);
+    node.put("t", 1, &[&value]);
+    let answer = node.wait::<FetchRequest>(waiting).unwrap();
+    let bytes = answer.responses[0].partitions.iter().map(|data| data.records.as_ref().unwrap().len());
+    assert!(bytes.sum::<usize>() >= 1000, "{answer:?}");
+}
+
+#[test]
+fn a_fetch_that_can_get_no_more_does_not_wait_for_it() {
+    let node = Harness::start();
+    node.create("t", 1, &[]);
+    for _ in 0..5 {
+        node.put("t", 0, &[&"x".repeat(400)]);
+    }
+    let got = |min_bytes: i32, max_bytes: i32, partition_max_bytes: i32| {
+        let mut request =
+            FetchRequest { max_wait_ms: 60_000, min_bytes, max_bytes, ..fetch_request("t", 0, 0) };
+        request.topics[0].partitions[0].partition_max_bytes = partition_max_bytes;
+        values_of(node.call(request).responses[0].partitions[0].records.as_ref().unwrap()).len()
+    };
+    assert_eq!(got(1000, 1 << 20, 1000), 2, "a third batch does not fit into what one partition may give");
+    assert_eq!(got(1000, 1000, 1 << 20), 2, "nor into the answer");
+    assert_eq!(got(1 << 20, 1000, 1 << 20), 2, "no answer holds more than its bound");
+}
+
+#[test]
+fn a_refused_batch_without_acknowledgement_ends_the_connection() {
+    let node = Harness::start();
+    node.create("t", 1, &[]);
+    let produce = |topic: &str| {
+        let request = ProduceRequest { acks: 0, ..produce_request(topic, 0, batch(&["a"])) };
+        node.wait::<ProduceRequest>(node.send(request)).unwrap_err()
+    };
+    assert_eq!(produce("t"), CallError::NoAnswer);
+    let refused = produce("missing");
+    assert!(matches!(refused, CallError::Disconnected { .. }), "{refused}");
+    assert_eq!(node.put("t", 0, &["b"]), 1, "the other one is in the log");
+}
+
+#[test]
+fn a_partition_asked_for_twice_is_refused_once() {
+    let node = Harness::start();
+    node.create("t", 2, &[]);
+    let of = |partition_index: i32, timestamp: i64| ListOffsetsPartition {
+        partition_index,
+        timestamp,
+        ..ListOffsetsPartition::default()
+    };
+    let topic = ListOffsetsTopic { name: "t".into(), partitions: vec![of(0, -1), of(1, -1), of(0, -2)] };
+    let answer = node.call(ListOffsetsRequest { topics: vec![topic], ..ListOffsetsRequest::default() });
+    let told = answer.topics[0].partitions.iter();
+    let told = told.map(|told| (told.partition_index, ErrorCode::from_code(told.error_code)));
+    assert_eq!(told.collect::<Vec<_>>(), [(0, ErrorCode::InvalidRequest), (1, ErrorCode::None)]);
 }
 
 #[test]

@@ -124,15 +124,13 @@ fn a_changed_configuration_holds_at_once_and_is_described() {
         });
         ErrorCode::from_code(answer.responses[0].error_code)
     };
+    let ask = |node: &Harness, resource_type: i8, resource: &str, configuration_keys| {
+        let resource_name = resource.into();
+        let resource = DescribeConfigsResource { resource_type, resource_name, configuration_keys };
+        node.call(DescribeConfigsRequest { resources: vec![resource], ..DescribeConfigsRequest::default() })
+    };
     let describe = |node: &Harness, kind: i8, resource: &str, name: &str| {
-        let answer = node.call(DescribeConfigsRequest {
-            resources: vec![DescribeConfigsResource {
-                resource_type: kind,
-                resource_name: resource.into(),
-                configuration_keys: Some(vec![name.into()]),
-            }],
-            ..DescribeConfigsRequest::default()
-        });
+        let answer = ask(node, kind, resource, Some(vec![name.into()]));
         let result = &answer.results[0];
         let entry = result.configs.first();
         (ErrorCode::from_code(result.error_code), entry.and_then(|e| e.value.as_deref().map(str::to_owned)))
@@ -146,6 +144,13 @@ fn a_changed_configuration_holds_at_once_and_is_described() {
     assert_eq!(describe(&node, 2, "t", "max.message.bytes"), text("100"));
     assert_eq!(describe(&node, 2, "t", "retention.ms"), text("1000"));
     assert_eq!(describe(&node, 4, "0", "num.partitions"), text("1"));
+    let all = ask(&node, 2, "t", None);
+    assert!(all.results[0].configs.len() > 20, "{all:?}");
+    assert_eq!(
+        ask(&node, 2, "t", Some(Vec::new())),
+        all,
+        "an empty list of names asks for all, as null does"
+    );
     assert_eq!(describe(&node, 2, "none", "retention.ms").0, ErrorCode::UnknownTopicOrPartition);
     assert_eq!(describe(&node, 4, "7", "num.partitions").0, ErrorCode::InvalidRequest);
 }

@@ -236,6 +236,8 @@ impl Sender {
         let node = self.nodes.entry(ready.leader.node).or_default();
         if node.link.as_ref().is_some_and(|link| link.is_closed()) {
             node.link = None;
+            // With acks=0 this is all that a broker says which does not lead any more.
+            self.shared.cluster.mark_stale();
         }
         match &node.link {
             Some(link) if node.in_flight < self.shared.config.max_in_flight => {

@@ -38,12 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 type Difference = (&'static str, &'static [ErrorCode], &'static [ErrorCode]);
 
 /// Where the codes are not Apache Kafka's on purpose. Those of groups send a client to the same place: it joins anew.
-const DELIBERATE: [Difference; 9] = [
-    // Kafka refuses a SyncGroup of version 5 that names no protocol before it looks at the member (KIP-559); our coordinator is
-    // not told the version, and what is null means a client of an older one.
-    ("syncs an unknown group", &[ErrorCode::UnknownMemberId], &[ErrorCode::InconsistentGroupProtocol]),
-    ("syncs as nobody knows", &[ErrorCode::UnknownMemberId], &[ErrorCode::InconsistentGroupProtocol]),
-    ("syncs without a group", &[ErrorCode::InvalidGroupId], &[ErrorCode::InconsistentGroupProtocol]),
+const DELIBERATE: [Difference; 6] = [
     // Kafka tells versions from 9 on that there is no group (KIP-848), older ones that the generation is over; ours tells all
     // of them the latter.
     (
@@ -284,6 +279,11 @@ fn records(topic: &ByteString, topic_id: Uuid) -> Vec<(&'static str, Request)> {
         let topic = ListOffsetsTopic { name: name.clone(), partitions: vec![partition] };
         Request::from(ListOffsetsRequest { topics: vec![topic], ..ListOffsetsRequest::default() })
     };
+    let twice = |name: &ByteString| {
+        let of = |timestamp| ListOffsetsPartition { partition_index: 0, timestamp, current_leader_epoch: -1 };
+        let topic = ListOffsetsTopic { name: name.clone(), partitions: vec![of(-1), of(-2)] };
+        Request::from(ListOffsetsRequest { topics: vec![topic], ..ListOffsetsRequest::default() })
+    };
     let epoch = |name: &ByteString, partition, current_leader_epoch| {
         let partition = OffsetForLeaderPartition { partition, current_leader_epoch, leader_epoch: 0 };
         let topic = OffsetForLeaderTopic { topic: name.clone(), partitions: vec![partition] };
@@ -317,6 +317,7 @@ fn records(topic: &ByteString, topic_id: Uuid) -> Vec<(&'static str, Request)> {
         ("offsets in a later epoch", list(topic, 0, -1, 99)),
         ("offsets at a time to come", list(topic, 0, i64::MAX, -1)),
         ("offsets at an unknown sign", list(topic, 0, -77, -1)),
+        ("offsets of one partition twice", twice(topic)),
         ("epoch of an unknown topic", epoch(&unknown, 0, -1)),
         ("epoch in a later epoch", epoch(topic, 0, 99)),
     ]
@@ -336,12 +337,14 @@ fn groups(topic: &ByteString) -> Vec<(&'static str, Request)> {
             ..JoinGroupRequest::default()
         })
     };
-    let sync = |group: &str| {
+    let sync = |group: &str, protocol: Option<&str>| {
         let (generation_id, member_id) = (1, "nobody".into());
         Request::from(SyncGroupRequest {
             group_id: group.into(),
             generation_id,
             member_id,
+            protocol_type: Some("consumer".into()),
+            protocol_name: protocol.map(ByteString::from),
             ..Default::default()
         })
     };
@@ -410,9 +413,10 @@ fn groups(topic: &ByteString) -> Vec<(&'static str, Request)> {
         ("joins without a member id", join("errors-group", 10_000, "", "consumer", &["range"])),
         ("joins without protocols", join("errors-group", 10_000, "", "consumer", &[])),
         ("joins without a type", join("errors-group", 10_000, "", "", &["range"])),
-        ("syncs an unknown group", sync("errors-unknown")),
-        ("syncs as nobody knows", sync("errors-group")),
-        ("syncs without a group", sync("")),
+        ("syncs an unknown group", sync("errors-unknown", Some("range"))),
+        ("syncs as nobody knows", sync("errors-group", Some("range"))),
+        ("syncs without a group", sync("", Some("range"))),
+        ("syncs without a protocol", sync("errors-group", None)),
         ("beats in an unknown group", heartbeat("errors-unknown")),
         ("beats as nobody knows", heartbeat("errors-group")),
         ("beats without a group", heartbeat("")),

@@ -105,7 +105,8 @@ impl Producer {
         let records = Some(builder.build().unwrap().freeze());
         let partition_data = vec![PartitionProduceData { index: 0, records }];
         Request::from(ProduceRequest {
-            transactional_id: transactional.then(|| self.transactional_id.clone()),
+            transactional_id: Some(self.transactional_id.clone())
+                .filter(|id| transactional && !id.is_empty()),
             acks: -1,
             timeout_ms: 5000,
             topic_data: vec![TopicProduceData { name: topic.clone(), topic_id, partition_data }],
@@ -163,6 +164,7 @@ pub(super) fn while_one_is_open(
     let in_epoch = |epoch| Producer { epoch, ..open.clone() };
     let (before, behind) = (in_epoch(open.epoch - 1), in_epoch(open.epoch + 1));
     let other = Producer { id: NOBODY, ..open.clone() };
+    let nameless = Producer { transactional_id: ByteString::new(), ..open.clone() };
     let commit = |member: (&str, i32)| open.commit(topic, GROUP, member);
     let with_partition = |change: fn(&mut TxnOffsetCommitRequestPartition)| {
         let mut request = commit(("", -1));
@@ -178,6 +180,7 @@ pub(super) fn while_one_is_open(
         ("open: begins as another producer", init(Some(&open.transactional_id), TIMEOUT_MS, NOBODY, 0)),
         ("open: produces", open.produce(topic, topic_id, 0, true)),
         ("open: produces again", open.produce(topic, topic_id, 0, true)),
+        ("open: produces without naming it", nameless.produce(topic, topic_id, 1, true)),
         ("open: produces with a gap", open.produce(topic, topic_id, 7, true)),
         ("open: produces outside of it", open.produce(topic, topic_id, 1, false)),
         ("open: produces in the epoch before", before.produce(topic, topic_id, 0, true)),

@@ -34,6 +34,9 @@ use crate::shared::Shared;
 const MARK_NOT_AWAITED: i64 = i64::MAX;
 /// How often a read is planned anew when segments vanish under it.
 const MAX_REPLANS: usize = 3;
+/// How long a fetch that has something, but too little, lets more come before it reads anew, so that a writer of small batches does not
+/// have the same bytes read for each of them.
+const GATHER: Duration = Duration::from_millis(5);
 
 pub(super) fn handle(broker: &Broker, ctx: Ctx, request: FetchRequest) -> Receipt {
     let shared = &broker.shared;
@@ -97,6 +100,9 @@ struct Fetch {
 struct Round {
     response: FetchResponse,
     bytes: usize,
+    /// As `bytes`, but with as much of partitions that have more than was read as the client would take: the next batch may not have
+    /// fitted in, and waiting would not change that.
+    available: usize,
     /// Something went wrong with a partition, a follower's log has left ours, it is better read elsewhere, or consumers of a follower
     /// wait for its mark: that is told at once.
     is_urgent: bool,
@@ -147,9 +153,9 @@ impl Fetch {
     }
 
     fn is_enough(&self, round: &Round) -> bool {
-        let wanted = usize::try_from(self.request.min_bytes).unwrap_or(0);
+        let wanted = usize::try_from(self.request.min_bytes).unwrap_or(0).min(self.limit());
         round.is_urgent
-            || round.bytes >= wanted
+            || round.available >= wanted
             || self.session.len() == 0
             || self.shared.env.elapsed() >= self.deadline
     }
@@ -186,7 +192,12 @@ impl Fetch {
                 return Some((self, round));
             }
             let left = self.deadline.saturating_sub(self.shared.env.elapsed());
+            let has_some = round.bytes > 0;
             let woken = self.shared.env.timeout(left, changed.woken()).await;
+            if woken.is_ok() && has_some {
+                let left = self.deadline.saturating_sub(self.shared.env.elapsed());
+                self.shared.env.sleep(GATHER.min(left)).await;
+            }
             round = self.round(Access::Warm);
             if woken.is_err() {
                 return self.complete(round).await;
@@ -312,9 +323,10 @@ impl Fetch {
                 key: self.session.watch_key,
                 watcher: self.session.watcher(at),
                 for_mark: self.who.replica.is_some() && asked.high_watermark != MARK_NOT_AWAITED,
+                for_more: self.request.min_bytes > 1,
             });
             let planned = partition.read_plan(sought, LeaderEpoch(asked.current_leader_epoch), waits);
-            let Planned { plan, marks, is_at_end } = match planned {
+            let Planned { plan, marks, is_at_end, end } = match planned {
                 Ok(planned) => planned,
                 Err((refusal, marks)) => return self.refused(refusal, marks).into(),
             };
@@ -322,6 +334,8 @@ impl Fetch {
                 Ok(Some(slices)) => {
                     round.is_urgent |= self.is_behind(asked, &marks);
                     round.limited_bytes += if limited { slices.bytes.len() } else { 0 };
+                    let has_more = slices.next_offset < end;
+                    round.available += slices.bytes.len().max(if has_more { sought.max_bytes } else { 0 });
                     return Look { data: self.given(&slices, &marks), is_at_end };
                 }
                 Ok(None) => {
