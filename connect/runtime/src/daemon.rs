@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow::datatypes::{Field, Schema};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -315,7 +316,20 @@ impl Sink {
         Some(all)
     }
 
-    /// The schema of the sink's topics: that of what writes them in this file, or the stored one.
+    /// The schema that the file declares for its topics, whose rows are then only added.
+    fn declared(&self) -> Option<TableSchema> {
+        if !self.common.has("columns") {
+            return None;
+        }
+        let columns = self.common.map("columns").iter();
+        let fields = columns.filter_map(|(name, setting)| {
+            Some(Field::new(name, setting.value.as_data_type()?.clone(), true))
+        });
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        Some(TableSchema::append_only(self.name.as_str(), schema))
+    }
+
+    /// The schema of the sink's topics: the declared one, that of what writes them in this file, or the stored one.
     fn table(&self, known: &[(String, TableSchema)], written: &[Written]) -> Result<TableSchema> {
         let failed = |reason: String| {
             RuntimeError::connector(&self.name)(ConnectError::fatal(
@@ -323,6 +337,13 @@ impl Sink {
                 reason,
             ))
         };
+        match self.declared() {
+            Some(declared) if declared.schema.fields().is_empty() => {
+                return Err(failed("columns names none".into()));
+            }
+            Some(declared) => return Ok(declared),
+            None => {}
+        }
         let mut tables = Vec::new();
         for topic in self.topics() {
             let here =
@@ -330,7 +351,7 @@ impl Sink {
             let stored = known.iter().find(|(name, _)| *name == topic).map(|(_, table)| table);
             let table = here.or(stored).ok_or_else(|| {
                 failed(format!(
-                    "topic {topic} has none stored in {}; let a source write it first",
+                    "topic {topic} has none stored in {}; let a source write it first, or declare it: columns = {{ id = \"int64\", name = \"string\" }}",
                     crate::SCHEMAS_TOPIC
                 ))
             })?;

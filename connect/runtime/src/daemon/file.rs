@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_connect_api::config::{
-    Span, Table, Value, ValueKind, parse_toml, resolve_references, suggest,
+    Span, Table, Type, Value, ValueKind, parse_toml, resolve_references, suggest,
 };
 use millstream_connect_api::convert::CONVERTERS;
 use millstream_connect_api::{Config, ConfigDef, Key, Problem, Registry};
@@ -41,7 +41,11 @@ fn source_keys() -> ConfigDef {
 }
 
 fn sink_keys() -> ConfigDef {
-    common_keys().key(Key::strings("topic").required().doc("Topic to read, or several of equal columns."))
+    common_keys()
+        .key(Key::strings("topic").required().doc("Topic to read, or several of equal columns."))
+        .key(Key::new("columns", Type::Map(Box::new(Type::ColumnType))).doc(
+            "Columns of the records of a topic that no source of Millstream wrote, and their types: columns = { id = \"int64\", name = \"string\" }",
+        ))
 }
 
 fn worker_keys() -> ConfigDef {

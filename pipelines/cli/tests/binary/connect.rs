@@ -140,3 +140,30 @@ fn what_only_the_log_can_tell_is_told_too() {
     let said = folder.fail(&["connect", "run", "daemon.toml"]);
     assert!(said.contains("topic peple has none stored"), "{said}");
 }
+
+#[test]
+fn a_topic_that_others_write_is_sunk_by_the_columns_declared() {
+    let (broker, folder) = (Broker::start(), Folder::new());
+    let records = "{\"id\":1,\"who\":\"Ada\",\"more\":[1]}\n{\"id\":\"x\"}\n{\"id\":2}\n";
+    let made = ["topics", "create", "orders", "--partitions", "1", "--bootstrap", broker.address()];
+    folder.succeed(&made);
+    let produced = folder.run_with(&["produce", "orders", "--bootstrap", broker.address()], records);
+    assert!(produced.status.success(), "{produced:?}");
+    let sink = "[worker]\nname = 'orders'\n[sink.out]\ntype = 'file'\ntopic = 'orders'\npath = 'out/{seq}.csv'\non_error = 'skip'\n";
+    folder.write("daemon.toml", sink);
+    let run = ["connect", "run", "daemon.toml", "--bootstrap", broker.address()];
+    let said = folder.fail(&run);
+    assert!(said.contains("or declare it: columns = { id = "), "{said}");
+    folder.write(
+        "daemon.toml",
+        &format!("{sink}columns = {{ id = 'int64', who = 'string' }}\nroll = {{ age = '1s' }}\n"),
+    );
+    let mut process = folder.spawn(&run);
+    wait_until("the rows", || lines_of(&folder.path().join("out")).len() == 3);
+    process.interrupt();
+    let screen = process.succeed(Duration::from_secs(60));
+    assert_eq!(lines_of(&folder.path().join("out")), ["id,who", "1,Ada", "2,"], "{screen}");
+    let line = screen.lines().find(|line| line.split_whitespace().next() == Some("out")).unwrap();
+    let cells: Vec<_> = line.split_whitespace().collect();
+    assert_eq!(cells[..6], ["out", "sink", "3", "2", "0", "1"], "{screen}");
+}
