@@ -54,6 +54,7 @@ pub(crate) fn dispatch(broker: &Broker, ctx: Ctx, request: Request) -> Receipt {
         Request::DescribeLogDirs(request) => describe_log_dirs::handle(broker, request),
         Request::DescribeTopicPartitions(request) => now(describe_topic_partitions::handle(shared, &request)),
         Request::IncrementalAlterConfigs(request) => topics::alter_configs(broker, request),
+        Request::AlterConfigs(request) => topics::replace_configs(broker, request),
         Request::CreateTopics(request) => topics::create(broker, request),
         Request::DeleteTopics(request) => topics::delete(broker, &ctx, request),
         Request::CreatePartitions(request) => topics::create_partitions(broker, request),

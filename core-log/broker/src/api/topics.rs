@@ -1,4 +1,4 @@
-//! CreateTopics, DeleteTopics, CreatePartitions, IncrementalAlterConfigs: the controller decides, the answer waits for the commit.
+//! CreateTopics, DeleteTopics, CreatePartitions, IncrementalAlterConfigs, AlterConfigs: the controller decides, the answer waits for the commit.
 
 use std::sync::Arc;
 
@@ -7,9 +7,9 @@ use millstream_protocol::messages::create_topics::CreatableTopicResult;
 use millstream_protocol::messages::delete_topics::DeletableTopicResult;
 use millstream_protocol::messages::incremental_alter_configs::AlterConfigsResourceResponse;
 use millstream_protocol::messages::{
-    CreatePartitionsRequest, CreatePartitionsResponse, CreateTopicsRequest, CreateTopicsResponse,
-    DeleteTopicsRequest, DeleteTopicsResponse, IncrementalAlterConfigsRequest,
-    IncrementalAlterConfigsResponse,
+    AlterConfigsRequest, AlterConfigsResponse, CreatePartitionsRequest, CreatePartitionsResponse,
+    CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
+    IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, alter_configs as replacing,
 };
 use millstream_protocol::{Ctx, ErrorCode, Receipt};
 
@@ -80,6 +80,22 @@ pub(super) fn alter_configs(broker: &Broker, request: IncrementalAlterConfigsReq
                 resource_name: resource.resource_name,
             });
             IncrementalAlterConfigsResponse { responses: responses.collect(), ..Default::default() }
+        })
+    })
+}
+
+pub(super) fn replace_configs(broker: &Broker, request: AlterConfigsRequest) -> Receipt {
+    let shared = Arc::clone(&broker.shared);
+    broker.answer("replace configs", async move {
+        shared.metadata.ask(request.clone()).await.unwrap_or_else(|Refusal { code, why, .. }| {
+            let responses =
+                request.resources.into_iter().map(|resource| replacing::AlterConfigsResourceResponse {
+                    error_code: code.code(),
+                    error_message: why.clone(),
+                    resource_type: resource.resource_type,
+                    resource_name: resource.resource_name,
+                });
+            AlterConfigsResponse { responses: responses.collect(), ..Default::default() }
         })
     })
 }

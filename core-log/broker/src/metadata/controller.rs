@@ -30,6 +30,7 @@ impl Metadata {
             Request::IncrementalAlterConfigs(r) => {
                 self.decide(|c, i, _| c.alter_configs(i, &r)).await?.into()
             }
+            Request::AlterConfigs(r) => self.decide(|c, i, _| c.replace_configs(i, &r)).await?.into(),
             Request::AllocateProducerIds(r) => {
                 self.decide(|c, i, _| c.allocate_producer_ids(i, &r)).await?.into()
             }

@@ -8,8 +8,9 @@ use millstream_protocol::messages::describe_topic_partitions::DescribeTopicParti
 use millstream_protocol::messages::incremental_alter_configs::{AlterConfigsResource, AlterableConfig};
 use millstream_protocol::messages::metadata::{MetadataRequestTopic, MetadataResponseTopic};
 use millstream_protocol::messages::{
-    ApiVersionsRequest, CreatePartitionsRequest, DeleteTopicsRequest, DescribeClusterRequest,
-    DescribeConfigsRequest, DescribeTopicPartitionsRequest, IncrementalAlterConfigsRequest, MetadataRequest,
+    AlterConfigsRequest, ApiVersionsRequest, CreatePartitionsRequest, DeleteTopicsRequest,
+    DescribeClusterRequest, DescribeConfigsRequest, DescribeTopicPartitionsRequest,
+    IncrementalAlterConfigsRequest, MetadataRequest, alter_configs as replacing,
 };
 use millstream_record::Uuid;
 
@@ -153,6 +154,45 @@ fn a_changed_configuration_holds_at_once_and_is_described() {
     );
     assert_eq!(describe(&node, 2, "none", "retention.ms").0, ErrorCode::UnknownTopicOrPartition);
     assert_eq!(describe(&node, 4, "7", "num.partitions").0, ErrorCode::InvalidRequest);
+}
+
+#[test]
+fn what_replaces_a_configuration_is_all_that_is_set_then() {
+    let node = Harness::start();
+    node.create("t", 1, &[("retention.ms", "1000"), ("max.message.bytes", "5000")]);
+    let replace = |configs: &[(&str, &str)], validate_only: bool| {
+        let config = |(name, value): &(&str, &str)| replacing::AlterableConfig {
+            name: (*name).into(),
+            value: Some((*value).into()),
+        };
+        let configs = configs.iter().map(config).collect();
+        let resource =
+            replacing::AlterConfigsResource { resource_type: 2, resource_name: "t".into(), configs };
+        let answer = node.call(AlterConfigsRequest { resources: vec![resource], validate_only });
+        ErrorCode::from_code(answer.responses[0].error_code)
+    };
+    let set = || {
+        let answer = node.call(DescribeConfigsRequest {
+            resources: vec![DescribeConfigsResource {
+                resource_type: 2,
+                resource_name: "t".into(),
+                configuration_keys: None,
+            }],
+            ..DescribeConfigsRequest::default()
+        });
+        let dynamic = answer.results[0].configs.iter().filter(|config| config.config_source == 1);
+        dynamic
+            .map(|config| format!("{}={}", config.name, config.value.as_deref().unwrap()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(set(), ["max.message.bytes=5000", "retention.ms=1000"]);
+    assert_eq!(replace(&[("segment.ms", "9000")], true), ErrorCode::None);
+    assert_eq!(replace(&[("segment.ms", "soon")], false), ErrorCode::InvalidConfig);
+    assert_eq!(set(), ["max.message.bytes=5000", "retention.ms=1000"], "one was only checked, one refused");
+    assert_eq!(replace(&[("segment.ms", "9000"), ("retention.ms", "1000")], false), ErrorCode::None);
+    assert_eq!(set(), ["retention.ms=1000", "segment.ms=9000"]);
+    assert_eq!(replace(&[], false), ErrorCode::None);
+    assert_eq!(set(), [""; 0]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Deciding configuration changes (KIP-339).
+//! Deciding configuration changes: one by one (KIP-339), or all that a resource has set at once (KIP-133).
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,8 @@ use millstream_protocol::messages::incremental_alter_configs::{
     AlterConfigsResource, AlterConfigsResourceResponse, AlterableConfig,
 };
 use millstream_protocol::messages::{
-    ClearElrRecord, ConfigRecord, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
+    AlterConfigsRequest, AlterConfigsResponse, ClearElrRecord, ConfigRecord, IncrementalAlterConfigsRequest,
+    IncrementalAlterConfigsResponse, alter_configs,
 };
 use millstream_record::NodeId;
 
@@ -27,10 +28,10 @@ const MIN_ISR: &str = "min.insync.replicas";
 /// What is done to a value. The numbers are Kafka's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Operation {
-    Set,
-    Delete,
-    Append,
-    Subtract,
+    Set = 0,
+    Delete = 1,
+    Append = 2,
+    Subtract = 3,
 }
 
 impl Operation {
@@ -86,6 +87,26 @@ impl Controller {
         let response =
             IncrementalAlterConfigsResponse { responses, ..IncrementalAlterConfigsResponse::default() };
         Decision { records, response }
+    }
+
+    /// Decides AlterConfigs: what each resource is given is all that it has set from then on.
+    #[must_use]
+    pub fn replace_configs(
+        &self,
+        image: &Image,
+        request: &AlterConfigsRequest,
+    ) -> Decision<AlterConfigsResponse> {
+        let resources = request.resources.iter().map(|resource| replacing(image, resource)).collect();
+        let request = IncrementalAlterConfigsRequest { resources, validate_only: request.validate_only };
+        let Decision { records, response } = self.alter_configs(image, &request);
+        let told = |told: AlterConfigsResourceResponse| alter_configs::AlterConfigsResourceResponse {
+            error_code: told.error_code,
+            error_message: told.error_message,
+            resource_type: told.resource_type,
+            resource_name: told.resource_name,
+        };
+        let responses = response.responses.into_iter().map(told).collect();
+        Decision { records, response: AlterConfigsResponse { responses, ..AlterConfigsResponse::default() } }
     }
 
     fn alter_resource(&self, image: &Image, resource: &AlterConfigsResource) -> Result<Vec<Record>, Refusal> {
@@ -203,6 +224,27 @@ impl Controller {
         }
         items.join(",")
     }
+}
+
+/// Sets what is given, and deletes what else is set.
+fn replacing(image: &Image, resource: &alter_configs::AlterConfigsResource) -> AlterConfigsResource {
+    let given = resource.configs.iter().map(|config| AlterableConfig {
+        name: config.name.clone(),
+        config_operation: Operation::Set as i8,
+        value: config.value.clone(),
+    });
+    let mut configs: Vec<AlterableConfig> = given.collect();
+    let is_kept = |name: &str| resource.configs.iter().any(|config| *config.name == *name);
+    if let Some(scope) = ConfigScope::of_resource(resource.resource_type, &resource.resource_name) {
+        let others = image.configs(&scope).filter(|(name, _)| !is_kept(name));
+        configs.extend(others.map(|(name, _)| AlterableConfig {
+            name: ByteString::from(&**name),
+            config_operation: Operation::Delete as i8,
+            value: None,
+        }));
+    }
+    let (resource_type, resource_name) = (resource.resource_type, resource.resource_name.clone());
+    AlterConfigsResource { resource_type, resource_name, configs }
 }
 
 /// Who is eligible to lead follows from how many must be in sync: with another number nobody is, until it is found out anew.

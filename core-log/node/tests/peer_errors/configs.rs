@@ -4,7 +4,7 @@ use bytestring::ByteString;
 use millstream_protocol::Request;
 use millstream_protocol::messages::describe_configs::DescribeConfigsResource;
 use millstream_protocol::messages::incremental_alter_configs::{AlterConfigsResource, AlterableConfig};
-use millstream_protocol::messages::*;
+use millstream_protocol::messages::{alter_configs as replacing, *};
 
 /// Kinds of resources, by Kafka's numbers.
 const NONE: i8 = 0;
@@ -47,6 +47,16 @@ pub(super) fn cases(topic: &ByteString) -> Vec<(&'static str, Request)> {
     let alter_all =
         |resources| Request::from(IncrementalAlterConfigsRequest { resources, validate_only: true });
     let alter = |kind, name: &str, changes: &[Change<'_>]| alter_all(vec![resource(kind, name, changes)]);
+    let replace = |resource_type: i8, name: &str, configs: &[(&str, Option<&str>)]| {
+        let config = |(name, value): &(&str, Option<&str>)| replacing::AlterableConfig {
+            name: ByteString::from(*name),
+            value: value.map(ByteString::from),
+        };
+        let configs = configs.iter().map(config).collect();
+        let resource_name = name.into();
+        let resources = vec![replacing::AlterConfigsResource { resource_type, resource_name, configs }];
+        Request::from(AlterConfigsRequest { resources, validate_only: true })
+    };
     let of_topic = |changes: &[Change<'_>]| alter(TOPIC, topic, changes);
     let retention = ("retention.ms", SET, Some("1000"));
     vec![
@@ -99,6 +109,16 @@ pub(super) fn cases(topic: &ByteString) -> Vec<(&'static str, Request)> {
         ),
         ("sets of another broker", alter(BROKER, "77", &[("log.retention.ms", SET, Some("1000"))])),
         ("sets of a broker that is no number", alter(BROKER, "one", &[("log.retention.ms", SET, Some("1"))])),
+        ("replaces what a topic has set", replace(TOPIC, topic, &[("retention.ms", Some("1000"))])),
+        ("replaces by nothing", replace(TOPIC, topic, &[])),
+        ("replaces by what is unknown", replace(TOPIC, topic, &[("no.such.key", Some("1"))])),
+        ("replaces by a word", replace(TOPIC, topic, &[("retention.ms", Some("soon"))])),
+        ("replaces by no value", replace(TOPIC, topic, &[("retention.ms", None)])),
+        ("replaces of an unknown topic", replace(TOPIC, "unknown-topic", &[])),
+        ("replaces of a topic without a name", replace(TOPIC, "", &[])),
+        ("replaces of all brokers", replace(BROKER, "", &[("log.retention.ms", Some("1000"))])),
+        ("replaces of another broker", replace(BROKER, "77", &[("log.retention.ms", Some("1000"))])),
+        ("replaces of what there is not", replace(UNHEARD_OF, "x", &[])),
         ("sets of nothing", alter(NONE, "x", &[retention])),
         ("sets of what there is not", alter(UNHEARD_OF, "x", &[retention])),
     ]

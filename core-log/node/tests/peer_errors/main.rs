@@ -198,6 +198,7 @@ fn codes(response: &Response) -> Vec<ErrorCode> {
         Response::IncrementalAlterConfigs(answer) => {
             answer.responses.iter().map(|one| one.error_code).collect()
         }
+        Response::AlterConfigs(answer) => answer.responses.iter().map(|one| one.error_code).collect(),
         Response::DescribeGroups(answer) => answer.groups.iter().map(|group| group.error_code).collect(),
         Response::DeleteGroups(answer) => answer.results.iter().map(|group| group.error_code).collect(),
         Response::FindCoordinator(answer) => {
