@@ -21,8 +21,8 @@
 //! - **Stream time is an operator's own**: the maximum timestamp over the rows it accepted so far, of all keys. It advances
 //!   row by row, also within a chunk, and is kept in the operator's store, so a restart does not change what is late. Where rows of
 //!   several partitions meet it is that of each row's way, and windows close by the last way ([`ways`]).
-//! - **A chunk is a run of one partition**, cut where the head of another input of the task is older. How rows are cut changes no
-//!   result: where two ways of a row meet again, at a step, a store or a topic, rows are handed on one by one.
+//! - **A chunk is a run of one partition**, cut where the head of another input of the task is older, or as old and of an input that
+//!   was declared earlier. How rows are cut changes no result: where two ways of a row meet again, at a step, a store or a topic, rows are handed on one by one.
 //! - **Names are state.** Stores, repartitions and stateful steps are named by the user, so adding a step renumbers nothing.
 //! - **State changes reach a store only at a commit.** Until then they lie in an uncommitted layer ([`store::Layered`]) whose
 //!   content, one record for each changed key, is the changelog of the epoch.

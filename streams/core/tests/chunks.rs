@@ -3,9 +3,15 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::Arc;
 
-use millstream_streams_core::dsl::{Emit, Hopping, Late, Stream, StreamBuilder, Tumbling, millis, store};
-use millstream_streams_core::{InputRecord, TestDriver};
+use millstream_record::{Millis, Offset};
+use millstream_streams_core::dsl::{
+    Emit, Hopping, Late, Serde, Stream, StreamBuilder, Tumbling, millis, store,
+};
+use millstream_streams_core::{
+    InputRecord, MemoryStore, OutputRecord, Store, Task, TaskId, TestDriver, TopicName,
+};
 use proptest::prelude::*;
 
 type Row = (String, i64, i64);
@@ -200,6 +206,74 @@ fn chunks_stay_whole_where_ways_do_not_meet() {
     let rows = [(1, 1), (2, 2), (3, 3)];
     assert_eq!(out_of_one_chunk("two ways that do not meet", &rows), [3]);
     assert_eq!(out_of_one_chunk("two lookups in a table that is fed otherwise", &rows), [6]);
+}
+
+const TOPICS: [&str; 2] = ["table", "stream"];
+
+/// What a join makes of rows (key, timestamp) of [`TOPICS`] that come in `fetches`: a topic and how many records of it. What those leave
+/// comes at the end.
+fn joined(table_first: bool, rows: &[Vec<(u8, i64)>; 2], fetches: &[(usize, usize)]) -> Vec<OutputRecord> {
+    let t = StreamBuilder::new();
+    let early = (!table_first).then(|| t.stream::<String, i64>("stream"));
+    let table = t.table::<String, i64>("table", store("table"));
+    let stream = early.unwrap_or_else(|| t.stream("stream"));
+    stream.left_join_table(&table, |_, v, found| v * 1000 + found.unwrap_or(999)).to("out");
+    let topology = t.build().unwrap();
+    let name = |topic: usize| TopicName::User(TOPICS[topic].into());
+    let inputs: Vec<_> =
+        topology.subtopologies()[0].inputs.iter().map(|topic| (topic.clone(), Offset(0))).collect();
+    let bases = vec![Box::new(MemoryStore::default()) as Box<dyn Store>];
+    let id = TaskId { subtopology: 0, partition: 0 };
+    let mut task = Task::new(Arc::new(topology), id, "app", bases, &inputs).unwrap();
+    let offset = |at: usize| Offset(i64::try_from(at).unwrap());
+    for (topic, rows) in rows.iter().enumerate() {
+        task.observe_log_end(&name(topic), offset(rows.len())).unwrap();
+    }
+    let mut handed = [0usize; 2];
+    for (topic, count) in fetches.iter().copied().chain([(0, usize::MAX), (1, usize::MAX)]) {
+        let from = handed[topic];
+        let until = rows[topic].len().min(from.saturating_add(count));
+        let record = |at: usize| {
+            let (key, timestamp) = rows[topic][at];
+            let (key, value) = (format!("k{key}").to_bytes().unwrap(), (at as i64).to_bytes().unwrap());
+            InputRecord { offset: offset(at), timestamp: Millis(timestamp), key, value, headers: Vec::new() }
+        };
+        task.add_records(&name(topic), (from..until).map(record).collect(), offset(until)).unwrap();
+        handed[topic] = until;
+        while task.process(Millis(0)).unwrap() {}
+    }
+    task.take_outputs().into_iter().flat_map(|(_, records)| records).collect()
+}
+
+#[test]
+fn among_equal_times_the_input_that_was_declared_first_goes_first() {
+    let rows = [vec![(1, 10)], vec![(1, 5), (1, 10)]];
+    for fetches in [&[(0, 1), (1, 2)][..], &[(0, 1), (1, 1), (1, 1)], &[(1, 1), (0, 1), (1, 1)]] {
+        let values = |table_first| {
+            let records = joined(table_first, &rows, fetches);
+            let values = records.into_iter().map(|record| i64::decode(&record.value.unwrap()).unwrap());
+            values.collect::<Vec<_>>()
+        };
+        assert_eq!(values(true), [999, 1000], "{fetches:?}");
+        assert_eq!(values(false), [999, 1999], "{fetches:?}");
+    }
+}
+
+fn few_times() -> impl Strategy<Value = Vec<(u8, i64)>> {
+    prop::collection::vec((0u8..2, 0i64..6), 0..20)
+}
+
+proptest! {
+    /// Nor does it matter where fetches end, at equal times too.
+    #[test]
+    fn a_join_finds_the_same_however_its_inputs_are_fetched(
+        rows in (few_times(), few_times()),
+        fetches in prop::collection::vec((0usize..2, 1usize..5), 0..20),
+        table_first in any::<bool>(),
+    ) {
+        let rows = [rows.0, rows.1];
+        prop_assert_eq!(joined(table_first, &rows, &fetches), joined(table_first, &rows, &[]));
+    }
 }
 
 proptest! {

@@ -156,6 +156,14 @@ fn the_oldest_head_goes_first_and_cuts_the_run_of_the_other() {
 }
 
 #[test]
+fn among_equal_heads_the_first_declared_goes_first_also_within_a_run() {
+    let mut task = two_inputs(false);
+    add(&mut task, "a", &[10, 10, 20]);
+    add(&mut task, "b", &[5, 10, 20, 21]);
+    assert_eq!(outputs(&mut task), ["1@5", "2@10", "1@10", "1@20", "2@20"]);
+}
+
+#[test]
 fn an_empty_input_is_waited_for_while_it_is_known_to_have_more() {
     let mut task = two_inputs(false);
     add(&mut task, "a", &[5]);
@@ -175,8 +183,8 @@ fn a_bootstrap_input_is_read_to_its_gate_first() {
     task.set_gate(&user("a"), Gate::At(Offset(3))).unwrap();
     task.observe_log_end(&user("a"), Offset(3)).unwrap();
     assert_eq!(outputs(&mut task), [""; 0]);
-    add(&mut task, "a", &[60, 70]);
-    assert_eq!(outputs(&mut task), ["2@60", "2@1"]);
+    add(&mut task, "a", &[60, 70, 80]);
+    assert_eq!(outputs(&mut task), ["2@60", "2@1", "1@80"], "the run ends at the gate");
 }
 
 #[test]

@@ -241,12 +241,16 @@ impl Input {
         self.queue.is_empty() && self.log_end.is_none_or(|end| self.fetched < end)
     }
 
-    /// Takes rows from the front, up to `limit` and as long as none is newer than `until`.
-    fn take_run(&mut self, until: Option<Millis>, limit: usize) -> Option<(u16, Chunk)> {
+    /// Takes rows from the front, up to `limit`, as long as it is their turn, and not across the gate, where others come in.
+    fn take_run(&mut self, limit: usize, is_next: impl Fn(Millis) -> bool) -> Option<(u16, Chunk)> {
         let Some(Queued::Rows(port, head)) = self.queue.front_mut() else { return None };
         let port = *port;
-        let fits = |at: &Millis| until.is_none_or(|until| *at <= until);
-        let count = head.timestamps.iter().take(limit).take_while(|at| fits(at)).count().max(1);
+        let gate = match self.gate {
+            Gate::At(end) if head.offsets.first().is_some_and(|at| *at < end) => Some(end),
+            Gate::At(_) | Gate::Unknown | Gate::Open => None,
+        };
+        let fits = |(time, at): &(&Millis, &Offset)| is_next(**time) && gate.is_none_or(|end| **at < end);
+        let count = head.timestamps.iter().zip(&head.offsets).take(limit).take_while(fits).count().max(1);
         let run = head.take_front(count);
         if head.is_empty() {
             self.queue.pop_front();
@@ -364,7 +368,8 @@ impl Inputs {
         Ok(&mut self.inputs[at])
     }
 
-    /// The next run: of the input whose head is oldest (the first declared among equals), cut where another head is older.
+    /// The next run: of the input whose head is oldest (the first declared among equals), cut where it is another's turn by the
+    /// same rule: were equals treated otherwise in the midst of a run, where a fetch ends would decide what a join finds.
     /// While a bootstrap input must still be read, only bootstrap inputs take part.
     pub(super) fn next_run(&mut self, limit: usize) -> Option<(usize, u16, Chunk)> {
         let held = self.inputs.iter().any(Input::holds_others);
@@ -381,9 +386,9 @@ impl Inputs {
             .collect();
         heads.sort_unstable();
         let (_, at) = *heads.first()?;
-        let until = heads.get(1).map(|(timestamp, _)| *timestamp);
+        let second = heads.get(1).copied();
         let input = &mut self.inputs[at];
-        let (port, run) = input.take_run(until, limit)?;
+        let (port, run) = input.take_run(limit, |time| second.is_none_or(|second| (time, at) < second))?;
         Some((input.node, port, run))
     }
 
