@@ -88,15 +88,16 @@ pub enum JoinOutcome {
     Unmatched,
     /// The row found no match and ends here.
     Filtered,
-    /// The row has no key and ends here; it is counted as dropped.
+    /// The row has no key or no value and ends here; it is counted as dropped.
     Dropped,
 }
 
-/// What becomes of a stream row whose key is present or not, and whose lookup found a row or not. A null key in a left join
-/// goes on unmatched (KIP-962), in an inner join it is dropped.
+/// What becomes of a stream row whose key and value are present or not, and whose lookup found a row or not. A null key in a left
+/// join goes on unmatched (KIP-962), in an inner join it is dropped. A null value is dropped in both.
 #[must_use]
-pub fn join_outcome(kind: JoinKind, has_key: bool, found: bool) -> JoinOutcome {
+pub fn join_outcome(kind: JoinKind, has_key: bool, has_value: bool, found: bool) -> JoinOutcome {
     match (kind, has_key, found) {
+        _ if !has_value => JoinOutcome::Dropped,
         (_, true, true) => JoinOutcome::Matched,
         (JoinKind::Left, ..) => JoinOutcome::Unmatched,
         (JoinKind::Inner, true, false) => JoinOutcome::Filtered,
@@ -143,15 +144,18 @@ mod tests {
     fn joins_keep_what_kafka_keeps() {
         use JoinKind::{Inner, Left};
         use JoinOutcome::{Dropped, Filtered, Matched, Unmatched};
-        for (kind, has_key, found, expected) in [
-            (Inner, true, true, Matched),
-            (Inner, true, false, Filtered),
-            (Inner, false, false, Dropped),
-            (Left, true, true, Matched),
-            (Left, true, false, Unmatched),
-            (Left, false, false, Unmatched),
+        for (kind, has_key, has_value, found, expected) in [
+            (Inner, true, true, true, Matched),
+            (Inner, true, true, false, Filtered),
+            (Inner, false, true, false, Dropped),
+            (Inner, true, false, true, Dropped),
+            (Left, true, true, true, Matched),
+            (Left, true, true, false, Unmatched),
+            (Left, false, true, false, Unmatched),
+            (Left, true, false, true, Dropped),
+            (Left, false, false, false, Dropped),
         ] {
-            assert_eq!(join_outcome(kind, has_key, found), expected);
+            assert_eq!(join_outcome(kind, has_key, has_value, found), expected);
         }
     }
 

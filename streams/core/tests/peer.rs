@@ -223,10 +223,9 @@ fn stream_table_joins_agree() {
     let script = Script { topics: &["in", "in2"], keys: KEYS, values: NULLABLE, step_ms: 10, headers: true };
     check("stream-table", &[], &script, |t| {
         let table = t.table::<Text, String>("in2", store("table"));
-        t.stream::<Text, String>("in")
-            .left_join_table(&table, |_, value, found: Text| {
-                format!("{value}+{}", found.unwrap_or_else(|| "null".to_owned()))
-            })
+        let text = |value: Text| value.unwrap_or_else(|| "null".to_owned());
+        t.stream::<Text, Text>("in")
+            .left_join_table(&table, move |_, value, found| format!("{}+{}", text(value), text(found)))
             .to("out");
     });
 }

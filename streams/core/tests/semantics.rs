@@ -233,6 +233,26 @@ fn a_table_filter_deletes_only_what_it_forwarded() {
 }
 
 #[test]
+fn a_join_drops_rows_without_a_value_and_counts_them() {
+    type Text = Option<String>;
+    let mut driver = driver(|t| {
+        let table = t.table::<Text, String>("table", store("table"));
+        let rows = t.stream::<Text, Text>("in");
+        rows.join_table(&table, |_, value, found| format!("{value:?}{found}")).to("inner");
+        rows.left_join_table(&table, |_, value, found| format!("{value:?}{found:?}")).to("left");
+    });
+    pipe(&mut driver, "table", &[("a", "x", 1)]);
+    for key in [Some("a".to_owned()), Some("b".to_owned()), None] {
+        driver.pipe("in", &key, &None::<String>, 2).unwrap();
+    }
+    driver.pipe("in", &None::<String>, &Some("w".to_owned()), 3).unwrap();
+    assert_eq!(read::<Text, String>(&mut driver, "inner"), [""; 0]);
+    assert_eq!(read::<Text, String>(&mut driver, "left"), [r#"None="Some(\"w\")None"@3"#]);
+    assert_eq!(driver.counters("join-table-table").dropped, 4);
+    assert_eq!(driver.counters("left-join-table-table").dropped, 3, "a null key alone goes on");
+}
+
+#[test]
 fn joins_see_the_table_through_its_filters() {
     let mut driver = driver(|t| {
         let table = t.table::<Option<String>, String>("table", store("table"));

@@ -13,9 +13,9 @@ use crate::kernel::{KeyColumn, Lookup, StreamTableJoin};
 use crate::rule::JoinKind;
 use crate::topology::OperatorSpec;
 
-impl<K: Serde, V: Data> Stream<K, V> {
-    /// Joins each row with the row that `table` holds for its key when it is processed; rows without a match, or with a null key,
-    /// end here. The result has the stream row's timestamp.
+impl<K: Serde, V: Serde> Stream<K, V> {
+    /// Joins each row with the row that `table` holds for its key when it is processed; rows without a match, or with a null key or
+    /// value, end here. The result has the stream row's timestamp.
     pub fn join_table<T: Data, V2: Data>(
         &self,
         table: &Table<K, T>,
@@ -26,7 +26,8 @@ impl<K: Serde, V: Data> Stream<K, V> {
         })
     }
 
-    /// As [`Stream::join_table`], but rows without a match, or with a null key (KIP-962), go on with `None`.
+    /// As [`Stream::join_table`], but rows without a match, or with a null key (KIP-962), go on with `None`. A null value ends
+    /// here all the same.
     pub fn left_join_table<T: Data, V2: Data>(
         &self,
         table: &Table<K, T>,
@@ -71,7 +72,7 @@ struct TypedLookup<K, V, T, V2, F> {
 impl<K, V, T, V2, F> Lookup for TypedLookup<K, V, T, V2, F>
 where
     K: Serde,
-    V: Data,
+    V: Serde,
     T: Data,
     V2: Data,
     F: Fn(&K, V, Option<T>) -> V2 + Send + Sync + 'static,
@@ -80,6 +81,12 @@ where
 
     fn keys(&mut self, chunk: &Chunk, keys: &mut KeyColumn) -> Result<()> {
         chunk.pairs::<K, V>()?.keys.iter().try_for_each(|key| keys.push_serde(key))
+    }
+
+    fn have_values(&self, chunk: &Chunk) -> Result<Option<Vec<bool>>> {
+        let values = &chunk.pairs::<K, V>()?.values;
+        let some_null = values.iter().any(Serde::is_null);
+        Ok(some_null.then(|| values.iter().map(|value| !value.is_null()).collect()))
     }
 
     fn load(&mut self, key: &[u8], stored: Bytes) -> Result<Option<T>> {

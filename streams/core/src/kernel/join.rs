@@ -21,6 +21,15 @@ pub trait Lookup: Send + 'static {
     /// Rows of the wrong kind, or a key that cannot be encoded.
     fn keys(&mut self, chunk: &Chunk, keys: &mut KeyColumn) -> Result<()>;
 
+    /// Whether each row of `chunk` has a value; `None` when all have. One without is dropped, in a left join too. A front end whose
+    /// rows are never null leaves this as it is.
+    ///
+    /// # Errors
+    /// Rows of the wrong kind.
+    fn have_values(&self, _chunk: &Chunk) -> Result<Option<Vec<bool>>> {
+        Ok(None)
+    }
+
     /// Decodes a table row from its stored form (as [`super::TableRows::save`] or [`super::Fold::save`] wrote it). `None` when the
     /// table's filters hide it: then the stream row is unmatched.
     ///
@@ -55,13 +64,15 @@ impl<L: Lookup> Operator for StreamTableJoin<L> {
     fn on_chunk(&mut self, ctx: &mut OperatorContext<'_>, mut chunk: Chunk) -> Result<()> {
         self.keys.clear();
         self.lookup.keys(&chunk, &mut self.keys)?;
+        let have_values = self.lookup.have_values(&chunk)?;
         let mut matches = Vec::with_capacity(chunk.len());
         let mut keep = Vec::with_capacity(chunk.len());
         let mut dropped = 0;
         // Many rows of a chunk have the same key, and nothing changes the table meanwhile.
         let mut seen: FxHashMap<&[u8], Option<Bytes>> = FxHashMap::default();
         for row in 0..chunk.len() {
-            let found = match self.keys.get(row) {
+            let has_value = have_values.as_ref().is_none_or(|have| have[row]);
+            let found = match self.keys.get(row).filter(|_| has_value) {
                 None => None,
                 Some(key) => {
                     let stored = match seen.get(key) {
@@ -75,7 +86,7 @@ impl<L: Lookup> Operator for StreamTableJoin<L> {
                     stored.map(|stored| self.lookup.load(key, stored)).transpose()?.flatten()
                 }
             };
-            let outcome = join_outcome(self.kind, self.keys.get(row).is_some(), found.is_some());
+            let outcome = join_outcome(self.kind, self.keys.get(row).is_some(), has_value, found.is_some());
             keep.push(matches!(outcome, JoinOutcome::Matched | JoinOutcome::Unmatched));
             dropped += u64::from(outcome == JoinOutcome::Dropped);
             if keep[row] {
