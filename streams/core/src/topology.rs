@@ -216,7 +216,8 @@ pub struct Node {
 pub struct Repartition {
     /// Its name, without the application id: `<name>-repartition`.
     pub topic: TopicName,
-    /// Number of partitions; none means as many as the widest topic that feeds it.
+    /// Number of partitions; none means as many as the topics that it is joined with,
+    /// else as the widest topic that feeds it.
     pub partitions: Option<i32>,
     /// The subtopology that writes it.
     pub written_by: usize,

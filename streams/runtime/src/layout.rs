@@ -190,28 +190,62 @@ fn count_of(topic: &TopicDescription) -> i32 {
     i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX)
 }
 
-/// A repartition topic has as many partitions as asked for, else as the widest topic upstream; repartitions may feed each other.
+/// A repartition topic has as many partitions as asked for. One that says nothing has as many as the topics that it is joined with,
+/// since a join needs that: as the user's ones, else as those that were asked for, else, where all are left to us, as the widest
+/// topic upstream of any. Repartitions may feed each other.
 fn count_repartitions(topology: &Topology, partitions: &mut BTreeMap<TopicName, i32>) -> Result<()> {
-    let mut open: Vec<_> = topology.repartitions().iter().collect();
+    let repartitions = topology.repartitions();
+    for repartition in repartitions {
+        partitions.extend(repartition.partitions.map(|count| (repartition.topic.clone(), count)));
+    }
+    let mut open: Vec<_> = meetings(topology);
     while !open.is_empty() {
         let before = open.len();
-        open.retain(|repartition| {
-            let upstream = &topology.subtopologies()[repartition.written_by].inputs;
-            let known: Option<Vec<i32>> =
-                upstream.iter().map(|topic| partitions.get(topic).copied()).collect();
-            let widest = known.and_then(|counts| counts.into_iter().max());
-            let Some(count) = repartition.partitions.or(widest) else { return true };
-            partitions.insert(repartition.topic.clone(), count);
+        open.retain(|meeting| {
+            let known = |internal: bool| {
+                let known =
+                    meeting.iter().filter(|topic| matches!(topic, TopicName::Internal(_)) == internal);
+                known.filter_map(|topic| partitions.get(*topic)).copied().next()
+            };
+            let widest = || {
+                let feeds = repartitions.iter().filter(|made| meeting.contains(&made.topic));
+                let upstream = feeds.flat_map(|made| &topology.subtopologies()[made.written_by].inputs);
+                let counts: Option<Vec<i32>> = upstream.map(|topic| partitions.get(topic).copied()).collect();
+                counts.and_then(|counts| counts.into_iter().max())
+            };
+            let Some(count) = known(false).or_else(|| known(true)).or_else(widest) else { return true };
+            for topic in meeting {
+                partitions.entry((*topic).clone()).or_insert(count);
+            }
             false
         });
         if open.len() == before {
+            let topic = open[0].iter().find(|topic| !partitions.contains_key(**topic));
             return Err(AppError::Topic {
-                topic: open[0].topic.as_str().to_owned(),
+                topic: topic.map_or_else(String::new, |topic| topic.as_str().to_owned()),
                 reason: "it feeds itself, so its number of partitions cannot be derived; give one".to_owned(),
             });
         }
     }
     Ok(())
+}
+
+/// The topics that meet in joins, directly or by way of others; a repartition that meets none stands alone.
+fn meetings(topology: &Topology) -> Vec<BTreeSet<&TopicName>> {
+    let alone = topology.repartitions().iter().map(|made| BTreeSet::from([&made.topic]));
+    let joined = topology.subtopologies().iter().flat_map(|part| &part.copartitioned);
+    let mut meetings: Vec<BTreeSet<&TopicName>> = Vec::new();
+    for mut meeting in alone.chain(joined.map(|topics| topics.iter().collect())) {
+        meetings.retain(|other| {
+            let apart = meeting.is_disjoint(other);
+            if !apart {
+                meeting.extend(other);
+            }
+            apart
+        });
+        meetings.push(meeting);
+    }
+    meetings
 }
 
 /// Rows of equal keys meet only if their topics are cut in the same way.
@@ -255,4 +289,101 @@ async fn ensure(admin: &Admin, topic: NewTopic) -> Result<TopicDescription, AppE
         });
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use millstream_streams_core::dsl::{Stream, StreamBuilder, store};
+
+    use super::*;
+
+    /// Counts of the repartition topics, where the user's have `given`; or what is wrong.
+    fn check(
+        given: &[(&str, i32)],
+        build: impl FnOnce(&StreamBuilder),
+        expected: Result<&[(&str, i32)], &str>,
+    ) {
+        let builder = StreamBuilder::new();
+        build(&builder);
+        let topology = builder.build().unwrap();
+        let given = given.iter().map(|(topic, count)| (TopicName::User((*topic).into()), *count));
+        let mut partitions: BTreeMap<_, _> = given.collect();
+        let done = count_repartitions(&topology, &mut partitions);
+        let done = done.and_then(|()| check_copartitioned(&topology, &partitions));
+        let made = partitions.iter().filter(|(topic, _)| matches!(topic, TopicName::Internal(_)));
+        let made: Vec<_> = made.map(|(topic, count)| (topic.as_str(), *count)).collect();
+        match (done, expected) {
+            (Ok(()), Ok(expected)) => assert_eq!(made, expected),
+            (Err(error), Err(expected)) => assert!(error.to_string().contains(expected), "{error}"),
+            (done, expected) => panic!("{done:?} and {made:?} instead of {expected:?}"),
+        }
+    }
+
+    fn by_value(stream: &Stream<String, String>) -> Stream<String, String> {
+        stream.select_key(|_, value| value.clone())
+    }
+
+    fn joined(stream: &Stream<String, String>, t: &StreamBuilder, table: &str) -> Stream<String, String> {
+        let table = t.table::<String, String>(table, store(table));
+        stream.join_table(&table, |_, value, _: String| value)
+    }
+
+    #[test]
+    fn a_repartition_is_as_wide_as_what_feeds_it() {
+        let chain = |t: &StreamBuilder| {
+            by_value(&by_value(&t.stream("in").merge(&t.stream("more"))).repartition("a"))
+                .repartition("b")
+                .to("out");
+        };
+        check(&[("in", 2), ("more", 4)], chain, Ok(&[("a-repartition", 4), ("b-repartition", 4)]));
+        let asked = |t: &StreamBuilder| {
+            by_value(&by_value(&t.stream("in")).repartition_to("a", Some(3))).repartition("b").to("out");
+        };
+        check(&[("in", 2)], asked, Ok(&[("a-repartition", 3), ("b-repartition", 3)]));
+    }
+
+    #[test]
+    fn a_repartition_is_as_wide_as_the_table_that_it_is_joined_with() {
+        let join =
+            |t: &StreamBuilder| joined(&by_value(&t.stream("in")).repartition("x"), t, "table").to("out");
+        check(&[("in", 4), ("table", 2)], join, Ok(&[("x-repartition", 2)]));
+        check(&[("in", 2), ("table", 4)], join, Ok(&[("x-repartition", 4)]));
+        let behind = |t: &StreamBuilder| {
+            let found = joined(&by_value(&t.stream("in")).repartition("x"), t, "table");
+            by_value(&found).repartition("y").to("out");
+        };
+        let both = [("x-repartition", 2), ("y-repartition", 2)];
+        check(&[("in", 4), ("table", 2)], behind, Ok(&both));
+    }
+
+    #[test]
+    fn what_was_asked_for_is_not_changed_for_a_join() {
+        let asked = |t: &StreamBuilder| {
+            joined(&by_value(&t.stream("in")).repartition_to("x", Some(3)), t, "table").to("out");
+        };
+        check(&[("in", 4), ("table", 2)], asked, Err("repartition one of the two"));
+        check(&[("in", 4), ("table", 3)], asked, Ok(&[("x-repartition", 3)]));
+        let tables = |t: &StreamBuilder| {
+            joined(&joined(&by_value(&t.stream("in")).repartition("x"), t, "a"), t, "b").to("out");
+        };
+        check(&[("in", 4), ("a", 2), ("b", 3)], tables, Err("repartition one of the two"));
+        check(&[("in", 4), ("a", 2), ("b", 2)], tables, Ok(&[("x-repartition", 2)]));
+    }
+
+    /// A stream behind the repartition `x` and a count behind `counts`, joined.
+    fn with_count(t: &StreamBuilder, x: Option<i32>, counts: Option<i32>) {
+        let counts =
+            by_value(&t.stream("other")).repartition_to("counts", counts).group_by_key().count(store("n"));
+        by_value(&t.stream("in")).repartition_to("x", x).join_table(&counts, |_, _, n| n).to("out");
+    }
+
+    #[test]
+    fn repartitions_that_are_joined_with_each_other_are_equally_wide() {
+        let given = [("in", 2), ("other", 5)];
+        let both = |count| [("counts-repartition", count), ("x-repartition", count)];
+        check(&given, |t| with_count(t, None, None), Ok(&both(5)));
+        check(&given, |t| with_count(t, Some(3), None), Ok(&both(3)));
+        check(&given, |t| with_count(t, None, Some(1)), Ok(&both(1)));
+        check(&given, |t| with_count(t, Some(3), Some(1)), Err("repartition one of the two"));
+    }
 }

@@ -187,7 +187,7 @@ impl<K: Serde, V: Serde> Stream<K, V> {
     }
 
     /// Sends the rows through the topic `<app>-<name>-repartition`, so that rows of equal keys come together. It has as many
-    /// partitions as the widest topic upstream.
+    /// partitions as the topics that its rows are joined with, else as the widest topic upstream.
     #[must_use]
     pub fn repartition(&self, name: &str) -> Self {
         self.repartition_to(name, None)

@@ -76,7 +76,8 @@ impl TopologyBuilder {
     }
 
     /// Sends the rows of `input` through the topic `<app>-<name>-repartition`, so that rows of equal keys come together;
-    /// they come out of the returned port, in another subtopology. Partitions: as given, or as the widest topic upstream.
+    /// they come out of the returned port, in another subtopology. Partitions: as given, or as the topics that it
+    /// is joined with, or as the widest topic upstream.
     ///
     /// A record of that topic has the time of its row, whatever that is; what stands there for a row without one is between
     /// `serializer` and `deserializer`.
