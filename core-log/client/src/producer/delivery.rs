@@ -1,6 +1,7 @@
 //! The outcome of a batch, shared by the deliveries of its records.
 
 use std::future::Future;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -19,41 +20,71 @@ pub(super) struct Written {
     pub append_time: Option<Millis>,
 }
 
-/// What became of a batch; written once.
+/// What became of a batch; written once, or once for each part of it where it was too large and had to be split.
 #[derive(Debug)]
 pub(super) struct Outcome {
     partition: TopicPartition,
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    result: Option<Result<Written>>,
+    /// Parts that have no result yet.
+    open: usize,
+    /// Those that have one: the positions of their records in the batch, and what became of them.
+    results: Vec<(Range<i32>, Result<Written>)>,
     /// One place for each delivery that is waited for.
     wakers: Vec<Waker>,
 }
 
+/// The records of a batch that was not split.
+pub(super) const WHOLE: Range<i32> = 0..i32::MAX;
+
 impl Outcome {
     pub(super) fn new(partition: TopicPartition) -> Arc<Self> {
-        Arc::new(Self { partition, state: Mutex::default() })
+        let state = State { open: 1, results: Vec::new(), wakers: Vec::new() };
+        Arc::new(Self { partition, state: Mutex::new(state) })
     }
 
-    /// Gives the result; the first one counts.
-    pub(super) fn complete(&self, result: Result<Written>) {
+    /// One of its parts is two from now on.
+    pub(super) fn split(&self) {
+        self.state.lock().open += 1;
+    }
+
+    /// Gives the result of the part that has `records`; the first one counts.
+    pub(super) fn complete(&self, records: Range<i32>, result: Result<Written>) {
         let wakers = {
             let mut state = self.state.lock();
-            if state.result.is_some() {
+            if state.open == 0 || state.results.iter().any(|(other, _)| other.contains(&records.start)) {
                 return;
             }
-            state.result = Some(result);
-            std::mem::take(&mut state.wakers)
+            state.results.push((records, result));
+            state.open -= 1;
+            // Deliveries of other parts wait on, in the places that they know.
+            if state.open == 0 { std::mem::take(&mut state.wakers) } else { state.wakers.clone() }
         };
         wakers.into_iter().for_each(Waker::wake);
     }
 
     /// The delivery of the batch's record `index`.
     pub(super) fn delivery(self: &Arc<Self>, index: i32, timestamp: Millis) -> Delivery {
-        Delivery { outcome: Arc::clone(self), index, timestamp, place: None }
+        Delivery { outcome: Arc::clone(self), index: Some(index), timestamp, place: None }
+    }
+
+    /// A delivery that stands for all records of the batch: it fails when one of them did.
+    pub(super) fn delivery_of_all(self: &Arc<Self>) -> Delivery {
+        Delivery { outcome: Arc::clone(self), index: None, timestamp: Millis::NONE, place: None }
+    }
+}
+
+impl State {
+    /// The part of record `index`, or, for all, one that failed if one did.
+    fn result(&self, index: Option<i32>) -> Option<&(Range<i32>, Result<Written>)> {
+        match index {
+            Some(index) => self.results.iter().find(|(records, _)| records.contains(&index)),
+            None if self.open > 0 => None,
+            None => self.results.iter().find(|(_, result)| result.is_err()).or(self.results.first()),
+        }
     }
 }
 
@@ -62,7 +93,8 @@ impl Outcome {
 #[derive(Debug)]
 pub struct Delivery {
     outcome: Arc<Outcome>,
-    index: i32,
+    /// The record's position in its batch as it was made; none stands for all.
+    index: Option<i32>,
     timestamp: Millis,
     /// Our waker among those of the batch.
     place: Option<usize>,
@@ -74,12 +106,13 @@ impl Future for Delivery {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let outcome = Arc::clone(&self.outcome);
         let mut state = outcome.state.lock();
-        if let Some(result) = &state.result {
-            let written = result.clone();
+        if let Some((records, result)) = state.result(self.index) {
+            let (first, written) = (records.start, result.clone());
             drop(state);
+            let behind = i64::from(self.index.map_or(0, |index| index - first));
             return Poll::Ready(written.map(|written| RecordMetadata {
                 partition: outcome.partition.clone(),
-                offset: written.base_offset.map(|base| base.plus(i64::from(self.index))),
+                offset: written.base_offset.map(|base| base.plus(behind)),
                 timestamp: written.append_time.unwrap_or(self.timestamp),
             }));
         }
@@ -91,5 +124,58 @@ impl Future for Delivery {
             }
         }
         Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use super::*;
+    use crate::ClientError;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn records_of_a_split_batch_have_the_outcome_of_their_part() {
+        let outcome = Outcome::new(TopicPartition::new("t", 0));
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut cx = Context::from_waker(&waker);
+        let mut deliveries: Vec<_> = (0..6).map(|index| outcome.delivery(index, Millis(0))).collect();
+        let mut all = outcome.delivery_of_all();
+        let mut poll = |delivery: &mut Delivery| Pin::new(delivery).poll(&mut cx);
+        assert!(deliveries.iter_mut().chain([&mut all]).all(|delivery| poll(delivery).is_pending()));
+
+        outcome.split();
+        outcome.split();
+        outcome.complete(2..4, Err(ClientError::Aborted));
+        assert_eq!(woken.0.swap(0, Ordering::Relaxed), 7);
+        for (index, delivery) in deliveries.iter_mut().enumerate() {
+            match poll(delivery) {
+                Poll::Ready(result) => assert!((2..4).contains(&index) && result.is_err(), "{index}"),
+                Poll::Pending => assert!(!(2..4).contains(&index), "{index}"),
+            }
+        }
+        let written = |at| Ok(Written { base_offset: Some(Offset(at)), append_time: None });
+        outcome.complete(4..i32::MAX, written(70));
+        assert!(poll(&mut all).is_pending(), "two are not in yet");
+        outcome.complete(0..2, written(50));
+        assert!(woken.0.load(Ordering::Relaxed) >= 7, "nobody sleeps on");
+        assert!(matches!(poll(&mut all), Poll::Ready(Err(ClientError::Aborted))));
+        for (index, at) in [(0, 50), (1, 51), (4, 70), (5, 71)] {
+            let Poll::Ready(Ok(told)) = poll(&mut deliveries[index]) else {
+                panic!("{index} has no outcome")
+            };
+            assert_eq!(told.offset, Some(Offset(at)), "{index}");
+        }
     }
 }

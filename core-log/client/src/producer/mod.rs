@@ -5,6 +5,7 @@ mod partitioner;
 mod queue;
 mod response;
 mod sender;
+mod split;
 mod state;
 mod transaction;
 

@@ -1,6 +1,7 @@
 //! The batches of one partition, from the first record to the acknowledgement, and their order.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,8 @@ use millstream_record::{
     BatchBuilder, BatchOptions, ProducerEpoch, ProducerId, TopicPartition, advance_sequence, patch,
 };
 
-use super::delivery::{Outcome, Written};
+use super::delivery::{Outcome, WHOLE, Written};
+use super::split::Halves;
 use crate::{ClientError, Result};
 
 /// Who produces: the id and epoch that brokers know duplicates by.
@@ -33,6 +35,8 @@ pub(super) struct Draft {
 #[derive(Debug)]
 pub(super) struct Common {
     pub outcome: Arc<Outcome>,
+    /// Which of the outcome's records are in it: all of them, unless the batch had to be split.
+    pub records: Range<i32>,
     /// When its first record came, in monotonic time.
     pub created: Duration,
     /// Buffer memory that its records hold.
@@ -259,13 +263,29 @@ impl Queue {
 
     /// The batch goes again, in its place among those that failed.
     pub(super) fn retry(&mut self, batch: Sent, at: Duration) {
-        let place = self.retry.iter().position(|other| precedes(batch.sequence, other.sequence));
-        if self.identity == NOBODY {
-            self.retry.push_back(batch);
-        } else {
-            self.retry.insert(place.unwrap_or(self.retry.len()), batch);
-        }
+        let place = self.retry.iter().position(|other| batch.order() < other.order());
+        self.retry.insert(place.unwrap_or(self.retry.len()), batch);
         self.retry_at = self.retry_at.max(at);
+    }
+
+    /// The batch is too large for the broker, which took no sequence of it: two parts go in its place, with its sequences. Those
+    /// behind it do not follow what is in the log, so they come back, and go again behind the parts.
+    pub(super) fn split(&mut self, batch: Sent, halves: Halves, ticket: u64) {
+        let Halves { first, second, count } = halves;
+        let (front, back) = batch.common.split(count);
+        let sequence = match self.identity {
+            NOBODY => batch.sequence,
+            _ => advance_sequence(batch.sequence, count),
+        };
+        let rest = batch.count - count;
+        let back = Sent { ticket, bytes: second, nth: batch.nth, sequence, count: rest, common: back };
+        self.retry(Sent { bytes: first, count, common: front, ..batch }, Duration::ZERO);
+        self.retry(back, Duration::ZERO);
+    }
+
+    /// The bytes of a batch in flight.
+    pub(super) fn bytes_of(&self, ticket: u64) -> Option<Bytes> {
+        self.in_flight.iter().find(|batch| batch.ticket == ticket).map(|batch| batch.bytes.clone())
     }
 
     /// Sequences from `sequence` on cannot be used under this identity any more.
@@ -333,8 +353,20 @@ impl Queue {
         let partition = &self.partition;
         self.open.get_or_insert_with(|| Draft {
             builder: BatchBuilder::with_capacity(options, bytes.max(batch_size)),
-            common: Common { outcome: Outcome::new(partition.clone()), created: now(), memory: 0 },
+            common: Common {
+                outcome: Outcome::new(partition.clone()),
+                records: WHOLE,
+                created: now(),
+                memory: 0,
+            },
         })
+    }
+}
+
+impl Sent {
+    /// Grows in the order in which the partition's records came.
+    fn order(&self) -> (u64, i32) {
+        (self.nth, self.common.records.start)
     }
 }
 
@@ -348,8 +380,18 @@ impl Sent {
 impl Common {
     /// Ends the batch; gives the memory to be freed.
     pub(super) fn complete(self, result: Result<Written, ClientError>) -> usize {
-        self.outcome.complete(result);
+        self.outcome.complete(self.records, result);
         self.memory
+    }
+
+    /// The same for the first `count` records and for the others.
+    fn split(self, count: i32) -> (Self, Self) {
+        self.outcome.split();
+        let middle = self.records.start + count;
+        let (first, second) = (self.records.start..middle, middle..self.records.end);
+        let memory = self.memory / 2;
+        let front = Self { outcome: Arc::clone(&self.outcome), records: first, memory, ..self };
+        (front, Self { outcome: self.outcome, records: second, memory: self.memory - memory, ..self })
     }
 }
 
@@ -360,7 +402,7 @@ fn precedes(a: i32, b: i32) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use millstream_record::{Batch, Millis};
+    use millstream_record::{Batch, Codec, Millis};
 
     use super::*;
 
@@ -543,6 +585,51 @@ mod tests {
         assert_eq!(places(&queue), [Place::Before, Place::Next, Place::Later]);
         acknowledge(&mut queue, 0);
         assert_eq!(places(&queue), [Place::Next, Place::Later], "an older one does not move the mark back");
+    }
+
+    /// The batch of `ticket` is too large; its second record gets the ticket `second`.
+    fn split(queue: &mut Queue, ticket: u64, second: u64) {
+        let bytes = queue.bytes_of(ticket).unwrap();
+        let halves = Halves::of(bytes, Codec::default()).unwrap().unwrap();
+        let batch = queue.land(ticket).unwrap();
+        queue.split(batch, halves, second);
+    }
+
+    #[test]
+    fn parts_of_a_batch_take_its_place_and_its_sequences() {
+        let mut queue = queue(5);
+        send(&mut queue, OURS, 0);
+        acknowledge(&mut queue, 0);
+        for ticket in 1..4 {
+            send(&mut queue, OURS, ticket);
+        }
+        fail(&mut queue, 2); // it was refused for what it should have come behind
+        split(&mut queue, 1, 11);
+        assert!(!may_send(&queue, OURS), "one is still in flight");
+        let third = queue.land(3).unwrap();
+        assert_eq!(queue.place(&third), Place::Later);
+        queue.retry(third, Duration::ZERO);
+        for (ticket, sequence) in [(1, 2), (11, 3), (2, 4), (3, 6)] {
+            assert!(may_send(&queue, OURS));
+            assert_eq!(send(&mut queue, OURS, 99), (0, sequence));
+            acknowledge(&mut queue, ticket);
+        }
+        assert_eq!(send(&mut queue, OURS, 4), (0, 8));
+    }
+
+    #[test]
+    fn parts_keep_their_order_without_sequences_too() {
+        let mut queue = queue(3);
+        send(&mut queue, NOBODY, 0);
+        split(&mut queue, 0, 10);
+        send(&mut queue, NOBODY, 99);
+        fail(&mut queue, 0); // before its other half, too
+        for ticket in [0, 10, 1, 2] {
+            assert!(may_send(&queue, NOBODY));
+            send(&mut queue, NOBODY, ticket);
+            queue.land(ticket).expect("it is the turn of this one");
+        }
+        assert!(queue.is_idle());
     }
 
     #[test]

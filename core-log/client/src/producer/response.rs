@@ -12,6 +12,7 @@ use super::Shared;
 use super::delivery::Written;
 use super::queue::{Place, Sent};
 use super::sender::Asked;
+use super::split::Halves;
 use super::state::Slot;
 use super::transaction::Phase;
 use crate::links::read_answer;
@@ -27,6 +28,8 @@ enum Verdict {
     Again(ClientError),
     /// It goes again under a new epoch: the broker does not know the sequences before it.
     Renumber(ClientError),
+    /// It is too large for the topic, but it has several records: it goes again in two.
+    Split(ClientError, Halves),
     /// It failed.
     Failed(ClientError),
     /// The producer failed.
@@ -61,13 +64,15 @@ impl Shared {
     }
 
     fn settle_batch(&self, slot: Slot, ticket: u64, answer: Result<Written>) {
+        let halves = self.halves(slot, ticket, &answer);
         let mut state = self.state.lock();
+        let second = state.ticket();
         let transactional = !matches!(state.transaction.phase, Phase::Plain);
         let aborting = matches!(state.transaction.phase, Phase::Aborting | Phase::Failed(_));
         let Some(queue) = state.queues.get_mut(slot) else { return };
         let Some(batch) = queue.land(ticket) else { return };
-        let mut verdict = judge(answer, &batch, queue.place(&batch), transactional);
-        if aborting && matches!(verdict, Verdict::Again(_)) {
+        let mut verdict = judge(answer, &batch, queue.place(&batch), transactional, halves);
+        if aborting && matches!(verdict, Verdict::Again(_) | Verdict::Split(..)) {
             verdict = Verdict::Failed(ClientError::Aborted); // the transaction ends without it
         }
         let result = match verdict {
@@ -83,6 +88,11 @@ impl Shared {
                 queue.retry(batch, self.cluster.env.elapsed().saturating_add(wait));
                 self.cluster.mark_stale();
                 return;
+            }
+            Verdict::Split(error, halves) => {
+                tracing::debug!(%error, sequence = batch.sequence, records = batch.count, "a batch goes again in two");
+                queue.last_error = Some(error);
+                return queue.split(batch, halves, second);
             }
             Verdict::Done(written) => {
                 queue.failures = 0;
@@ -107,6 +117,19 @@ impl Shared {
         state.settle(slot);
         drop(state);
         self.memory.add_permits(batch.common.complete(result));
+    }
+
+    /// The halves of a batch that is too large, made without the lock.
+    fn halves(&self, slot: Slot, ticket: u64, answer: &Result<Written>) -> Option<Halves> {
+        let error = answer.as_ref().err()?;
+        if error.code() != Some(ErrorCode::MessageTooLarge) {
+            return None;
+        }
+        let bytes = self.state.lock().queues.get(slot)?.bytes_of(ticket)?;
+        Halves::of(bytes, self.config.compression).unwrap_or_else(|error| {
+            tracing::warn!(%error, "a batch that is too large cannot be split");
+            None
+        })
     }
 }
 
@@ -141,12 +164,21 @@ fn read_partition(partition: &TopicPartition, told: &PartitionProduceResponse) -
     }
 }
 
-fn judge(answer: Result<Written>, batch: &Sent, place: Place, transactional: bool) -> Verdict {
+fn judge(
+    answer: Result<Written>,
+    batch: &Sent,
+    place: Place,
+    transactional: bool,
+    halves: Option<Halves>,
+) -> Verdict {
     let error = match answer {
         Ok(written) => return Verdict::Done(written),
         Err(error) => error,
     };
     let who = || format!("producer with the batch of sequence {}", batch.sequence);
+    if let Some(halves) = halves.filter(|_| place != Place::Before) {
+        return Verdict::Split(error, halves); // where a later one was acknowledged, its sequences are gone
+    }
     match error.code() {
         // An earlier batch is still to come: this one was only too fast.
         Some(ErrorCode::OutOfOrderSequenceNumber) if place == Place::Later => Verdict::Again(error),
@@ -180,17 +212,22 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::producer::delivery::Outcome;
+    use crate::producer::delivery::{Outcome, WHOLE};
     use crate::producer::queue::Common;
 
-    /// What becomes of a batch, in one word.
-    fn verdict(code: ErrorCode, place: Place, transactional: bool) -> &'static str {
+    /// What becomes of a batch, which has several records or one, in one word.
+    fn verdict(code: ErrorCode, place: Place, transactional: bool, several: bool) -> &'static str {
         let partition = TopicPartition::new("t", 0);
         let outcome = Outcome::new(partition.clone());
-        let batch = Sent::for_test(Bytes::new(), Common { outcome, created: Duration::ZERO, memory: 0 });
+        let batch = Sent::for_test(
+            Bytes::new(),
+            Common { outcome, records: WHOLE, created: Duration::ZERO, memory: 0 },
+        );
+        let halves = several.then(|| Halves { first: Bytes::new(), second: Bytes::new(), count: 1 });
         let told =
             PartitionProduceResponse { error_code: code.code(), ..PartitionProduceResponse::default() };
-        match judge(read_partition(&partition, &told), &batch, place, transactional) {
+        match judge(read_partition(&partition, &told), &batch, place, transactional, halves) {
+            Verdict::Split(..) => "split",
             Verdict::Done(_) => "done",
             Verdict::Again(_) => "again",
             Verdict::Renumber(_) => "renumber",
@@ -221,7 +258,14 @@ mod tests {
             (E::TopicAuthorizationFailed, None, false, "failed"),
             (E::ClusterAuthorizationFailed, Next, false, "fatal"),
         ] {
-            assert_eq!(verdict(code, place, transactional), expected, "{code} {place:?} {transactional}");
+            assert_eq!(
+                verdict(code, place, transactional, false),
+                expected,
+                "{code} {place:?} {transactional}"
+            );
         }
+        let of_several = |place, transactional| verdict(E::MessageTooLarge, place, transactional, true);
+        assert_eq!([of_several(None, false), of_several(Next, true), of_several(Later, false)], ["split"; 3]);
+        assert_eq!(of_several(Before, false), "failed", "its sequences are behind us");
     }
 }

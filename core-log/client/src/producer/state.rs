@@ -237,7 +237,7 @@ impl State {
             let sent = queue.in_flight.iter().chain(&queue.retry).map(|batch| &batch.common);
             sent.chain(queue.full.iter().chain(&queue.open).map(|draft| &draft.common))
         });
-        outcomes.map(|common| common.outcome.delivery(0, Millis::NONE)).collect()
+        outcomes.map(|common| common.outcome.delivery_of_all()).collect()
     }
 
     /// Whether a batch is on its way.

@@ -99,7 +99,7 @@ impl Link for FlakyLink {
 
 impl Door {
     /// The same door, with links that break by this seed.
-    fn flaky(&self, seed: u64) -> Self {
+    pub(super) fn flaky(&self, seed: u64) -> Self {
         let chance = Arc::new(Chance(AtomicU64::new(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)));
         let dial = FlakyDial { env: self.env.clone(), inner: Arc::clone(&self.dial), chance };
         let config = ClientConfig {

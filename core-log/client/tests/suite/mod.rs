@@ -2,6 +2,7 @@
 
 mod faults;
 mod groups;
+mod large;
 mod leaderless;
 mod records;
 mod transactions;
@@ -101,6 +102,10 @@ pub(crate) async fn all(door: &Door) {
     transactions::consume_transform_produce(door).await;
     transactions::fencing(door).await;
     leaderless::others_go_on(door).await;
+    large::batches_are_split(door).await;
+    large::transactions_are_split(door).await;
+    large::a_huge_record_fails_alone(door).await;
+    large::batches_are_split_through_faults(door).await;
     faults::idempotence(door).await;
     faults::exactly_once(door).await;
 }
