@@ -21,6 +21,7 @@ use parking_lot::Mutex;
 
 use crate::cluster::{Cluster, CoordinatorKind, coordinator_moved};
 use crate::links::Links;
+use crate::metadata::Metadata;
 use crate::retry::{Deadline, retry};
 use crate::{
     ClientError, GroupMetadata, IsolationLevel, OffsetAndMetadata, OffsetAndTimestamp, OffsetSpec, Offsets,
@@ -278,36 +279,84 @@ fn read_committed(
     Ok(offsets)
 }
 
-/// Commits offsets of a group.
+/// What to do about topics that are not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// Wait for them: they may have been created a moment ago.
+    Await,
+    /// Say so once the others are done: they were read from, so they are gone.
+    Tell,
+}
+
+/// Commits offsets of a group: those of topics that are there, whatever is missing.
 pub(crate) fn commit<'a>(
     cluster: &'a Cluster,
     links: &'a Links,
     group: &'a GroupMetadata,
     offsets: &'a Offsets,
+    missing: Missing,
 ) -> BoxFuture<'a, Result<()>> {
     async move {
-        if offsets.is_empty() {
-            return Ok(());
-        }
-        know(cluster, offsets.keys()).await?;
-        let request = commit_request(cluster, group, offsets);
+        let left = Mutex::new(offsets.clone());
         let what = format!("committing the offsets of group {}", group.group_id);
         retry(&cluster.env, &cluster.config, &what, cluster.config.api_timeout_ms, || async {
-            let endpoint = cluster.coordinator(CoordinatorKind::Group, &group.group_id).await?;
-            let answer = links.call(&endpoint, request.clone()).await;
-            let done = answer.and_then(|answer| {
-                let codes = answer.topics.iter().flat_map(|topic| &topic.partitions).map(|p| p.error_code);
-                codes.map(ErrorCode::from_code).try_for_each(|code| committed(group, code))
-            });
-            done.inspect_err(|error| {
-                if coordinator_moved(error) {
-                    cluster.forget_coordinator(CoordinatorKind::Group, &group.group_id);
-                }
-            })
+            commit_known(cluster, links, group, &left).await?;
+            if left.lock().is_empty() {
+                return Ok(Ok(()));
+            }
+            cluster.refresh(cluster.metadata().version).await?;
+            commit_known(cluster, links, group, &left).await?;
+            let Some(partition) = left.lock().keys().next().cloned() else { return Ok(Ok(())) };
+            let known = cluster.metadata().topics.get(&partition.topic).map(|topic| topic.error);
+            let code = known.filter(|code| !code.is_none()).unwrap_or(ErrorCode::UnknownTopicOrPartition);
+            let gone =
+                ClientError::broker("OffsetCommit", format!("{partition} by group {}", group.group_id), code);
+            if missing == Missing::Tell { Ok(Err(gone)) } else { Err(gone) }
         })
-        .await
+        .await?
     }
     .boxed()
+}
+
+/// Commits what is left of topics that are known, in one request, and takes out what is committed. What is left without an error is
+/// missing.
+async fn commit_known(
+    cluster: &Cluster,
+    links: &Links,
+    group: &GroupMetadata,
+    left: &Mutex<Offsets>,
+) -> Result<()> {
+    let mut known = left.lock().clone();
+    known.retain(|partition, _| cluster.want(&partition.topic));
+    if known.is_empty() {
+        return Ok(());
+    }
+    let metadata = cluster.metadata();
+    let done = async {
+        let endpoint = cluster.coordinator(CoordinatorKind::Group, &group.group_id).await?;
+        let answer = links.call(&endpoint, commit_request(&metadata, group, &known)).await?;
+        let mut errors = Vec::new();
+        for topic in answer.topics {
+            let by_id = metadata.topic_named(topic.topic_id).filter(|_| topic.name.is_empty());
+            let name = by_id.cloned().unwrap_or_else(|| Arc::from(&*topic.name));
+            for told in topic.partitions {
+                match ErrorCode::from_code(told.error_code) {
+                    ErrorCode::UnknownTopicOrPartition | ErrorCode::UnknownTopicId => cluster.mark_stale(),
+                    ErrorCode::None => {
+                        let partition = TopicPartition::new(Arc::clone(&name), told.partition_index);
+                        left.lock().remove(&partition);
+                    }
+                    code => errors.extend(committed(group, code).err()),
+                }
+            }
+        }
+        errors.into_iter().min_by_key(ClientError::is_retriable).map_or(Ok(()), Err)
+    };
+    done.await.inspect_err(|error| {
+        if coordinator_moved(error) {
+            cluster.forget_coordinator(CoordinatorKind::Group, &group.group_id);
+        }
+    })
 }
 
 fn committed(group: &GroupMetadata, code: ErrorCode) -> Result<()> {
@@ -323,8 +372,7 @@ fn committed(group: &GroupMetadata, code: ErrorCode) -> Result<()> {
     }
 }
 
-fn commit_request(cluster: &Cluster, group: &GroupMetadata, offsets: &Offsets) -> OffsetCommitRequest {
-    let metadata = cluster.metadata();
+fn commit_request(metadata: &Metadata, group: &GroupMetadata, offsets: &Offsets) -> OffsetCommitRequest {
     let mut topics: BTreeMap<Arc<str>, Vec<OffsetCommitRequestPartition>> = BTreeMap::new();
     for (partition, offset) in offsets {
         topics.entry(Arc::clone(&partition.topic)).or_default().push(OffsetCommitRequestPartition {

@@ -15,6 +15,7 @@ use millstream_protocol::messages::list_groups::{ListGroupsRequest, ListedGroup}
 use super::{Admin, outcome};
 use crate::assignor::read_assignment;
 use crate::cluster::{CoordinatorKind, coordinator_moved};
+use crate::offsets::Missing;
 use crate::{GroupDescription, GroupListing, GroupMember, GroupMetadata, Offsets, Result, offsets};
 
 /// The protocol type of groups of consumers.
@@ -115,7 +116,7 @@ impl Admin {
     /// When the group has members, or the request fails.
     pub async fn alter_group_offsets(&self, group: impl Into<ByteString>, offsets: &Offsets) -> Result<()> {
         let group = GroupMetadata::unmanaged(group);
-        offsets::commit(&self.cluster, &self.cluster.links, &group, offsets).await
+        offsets::commit(&self.cluster, &self.cluster.links, &group, offsets, Missing::Await).await
     }
 
     async fn ask_coordinator<R: millstream_protocol::Rpc>(

@@ -10,6 +10,7 @@ use millstream_record::{LeaderEpoch, Millis, Offset, TopicPartition};
 use super::lookup;
 use super::shared::Shared;
 use super::subscription::{Position, Standing};
+use crate::offsets::Missing;
 use crate::retry::{Backoff, Deadline};
 use crate::{
     GroupMetadata, OffsetAndMetadata, OffsetAndTimestamp, OffsetReset, OffsetSpec, Offsets, Result, offsets,
@@ -157,12 +158,13 @@ impl ConsumerHandle {
     /// Commits these positions.
     ///
     /// # Errors
-    /// [`crate::ClientError::CommitRefused`] when a rebalance left this member behind.
+    /// [`crate::ClientError::CommitRefused`] when a rebalance left this member behind. When a topic is gone: the positions in the
+    /// other ones are committed.
     pub fn commit<'a>(&'a self, offsets: &'a Offsets) -> BoxFuture<'a, Result<()>> {
         async move {
             self.shared.group_id()?;
             let group = self.shared.group_metadata();
-            offsets::commit(&self.shared.cluster, &self.shared.links, &group, offsets).await
+            offsets::commit(&self.shared.cluster, &self.shared.links, &group, offsets, Missing::Tell).await
         }
         .boxed()
     }

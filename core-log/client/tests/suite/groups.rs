@@ -11,6 +11,7 @@ use millstream_client::assignor::{CooperativeStickyAssignor, RangeAssignor};
 use millstream_client::{
     Consumer, ConsumerConfig, ConsumerHandle, OffsetAndMetadata, Offsets, ProducerRecord, RebalanceListener,
 };
+use millstream_env::testing::until;
 use millstream_record::{Offset, TopicPartition};
 use parking_lot::Mutex;
 
@@ -68,6 +69,61 @@ pub(crate) async fn commits_are_resumed(door: &Door) {
     assert_eq!(admin.group_offsets(group.clone()).await.unwrap()[&partition].offset, Offset(1));
     admin.delete_group(&group).await.unwrap();
     assert!(admin.group_offsets(group).await.unwrap().is_empty());
+}
+
+/// So soon a commit says that a topic is gone; to wait for it would take a minute.
+const SOON: Duration = Duration::from_secs(20);
+
+/// A topic that was deleted under a consumer keeps no position in another one from being committed.
+pub(crate) async fn a_deleted_topic_stops_no_commit(door: &Door) {
+    let [kept, gone] = [door.topic("kept", 1).await, door.topic("gone", 1).await];
+    let admin = door.client.admin();
+    let [at_kept, at_gone] = [&kept, &gone].map(|topic| TopicPartition::new(Arc::clone(topic), 0));
+    write(door, &kept, 1, 0..4).await;
+    write(door, &gone, 1, 0..4).await;
+    // One group commits by hand, the other as it polls.
+    let [by_hand, polling] = [(); 2].map(|()| ByteString::from(&*door.name("group")));
+    let mut consumers = Vec::new();
+    for (group, automatic) in [(&by_hand, false), (&polling, true)] {
+        let config = ConsumerConfig {
+            enable_auto_commit: automatic,
+            auto_commit_interval_ms: 100,
+            ..member(group, false)
+        };
+        // A client of its own: it knows these topics, and hears of the end from nobody else.
+        let mut consumer = door.apart().reader(config);
+        consumer.assign([at_kept.clone(), at_gone.clone()]).unwrap();
+        door.read(&mut consumer, 8).await;
+        consumers.push(consumer);
+    }
+    admin.delete_topics(&[&gone]).await.unwrap().remove(&gone).unwrap().unwrap();
+    until(&door.env, "the topic to go", async || {
+        admin.describe_topics(&[&gone]).await.unwrap().remove(&gone).is_none_or(|topic| topic.is_err())
+    })
+    .await;
+    let begun = door.env.elapsed();
+    let consumer = &consumers[0];
+    for offset in [2, 3] {
+        let at = OffsetAndMetadata::new(Offset(offset));
+        let offsets = Offsets::from([&at_kept, &at_gone].map(|partition| (partition.clone(), at.clone())));
+        let told = consumer.commit(&offsets).await.unwrap_err();
+        assert!(told.to_string().contains(&*gone), "{told}");
+        let committed = admin.group_offsets(by_hand.clone()).await.unwrap();
+        assert_eq!(committed[&at_kept].offset, Offset(offset));
+        let took = door.env.elapsed().saturating_sub(begun);
+        assert!(took < SOON, "it took {took:?}");
+    }
+    write(door, &kept, 1, 4..7).await;
+    let consumer = &mut consumers[1];
+    loop {
+        let took = door.env.elapsed().saturating_sub(begun);
+        assert!(took < SOON, "nothing is committed after {took:?}");
+        consumer.poll(Duration::from_millis(50)).await.unwrap();
+        let committed = admin.group_offsets(polling.clone()).await.unwrap();
+        if committed.get(&at_kept).is_some_and(|at| at.offset == Offset(7)) {
+            return;
+        }
+    }
 }
 
 /// What a listener heard, in order.

@@ -34,10 +34,19 @@ pub(crate) struct Door {
 impl Door {
     /// The door that `dial` opens, at `bootstrap`.
     pub(crate) fn new(env: Env, dial: Arc<dyn Dial>, bootstrap: Endpoint) -> Self {
+        let client = Self::client(&env, &dial, &bootstrap);
+        Self { env, dial, bootstrap, client }
+    }
+
+    /// The same door, with a client that shares nothing with the other.
+    fn apart(&self) -> Self {
+        Self { client: Self::client(&self.env, &self.dial, &self.bootstrap), ..self.clone() }
+    }
+
+    fn client(env: &Env, dial: &Arc<dyn Dial>, bootstrap: &Endpoint) -> Client {
         let config =
             ClientConfig { allow_auto_create_topics: false, ..ClientConfig::new(vec![bootstrap.clone()]) };
-        let client = Client::new(env.clone(), Arc::clone(&dial), config);
-        Self { env, dial, bootstrap, client }
+        Client::new(env.clone(), Arc::clone(dial), config)
     }
 
     fn name(&self, what: &str) -> Arc<str> {
@@ -96,6 +105,7 @@ pub(crate) async fn all(door: &Door) {
     records::refusals(door).await;
     records::administration(door).await;
     groups::commits_are_resumed(door).await;
+    groups::a_deleted_topic_stops_no_commit(door).await;
     groups::partitions_are_shared(door, false).await;
     groups::partitions_are_shared(door, true).await;
     transactions::commit_and_abort(door).await;
