@@ -21,6 +21,16 @@ pub trait SinkConnector: Send + Sync {
     /// Finds what cannot work about `config` for rows like `input`, without touching the outside world.
     fn check(&self, config: &Config, input: &SinkInput) -> Vec<Problem>;
 
+    /// What the sink writes with this configuration when it reads `topics`, where two sinks that write the same would lose each
+    /// other's rows: equal texts mean that they do. Nothing where sinks can share.
+    ///
+    /// # Errors
+    /// Why one sink cannot read all of these topics.
+    fn claims(&self, config: &Config, topics: &[String]) -> Result<Vec<String>, Vec<Problem>> {
+        let _ = (config, topics);
+        Ok(Vec::new())
+    }
+
     /// A task that takes rows like `input`.
     ///
     /// # Errors

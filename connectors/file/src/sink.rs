@@ -8,6 +8,8 @@ mod task;
 mod template;
 mod writer;
 
+use std::path::PathBuf;
+
 use millstream_connect_api::{
     Config, ConfigDef, ConnectError, Problem, Result, SinkConnector, SinkInput, SinkTask,
 };
@@ -54,6 +56,24 @@ impl SinkConnector for FileSink {
             }));
         }
         problems
+    }
+
+    fn claims(&self, config: &Config, topics: &[String]) -> Result<Vec<String>, Vec<Problem>> {
+        let settings = Settings::from_config(config)?;
+        if topics.len() > 1 && !settings.template.has_topic() {
+            let message =
+                format!("the sink is given {}, and its files do not tell them apart", topics.join(", "));
+            let problem = Problem::at(config.span("path"), message);
+            return Err(vec![problem.help("put {topic} into path, such as \"bad/{topic}-{seq}.ndjson\"")]);
+        }
+        let name = |topic: &String| {
+            let path = settings.base_dir.join(settings.template.of_topic(topic));
+            // Two spellings of one path, such as a//b and a/./b, are equal in their parts.
+            path.components().collect::<PathBuf>().display().to_string()
+        };
+        let mut names: Vec<String> = topics.iter().map(name).collect();
+        names.dedup();
+        Ok(names)
     }
 
     fn task(&self, config: &Config, input: &SinkInput) -> Result<Box<dyn SinkTask>> {

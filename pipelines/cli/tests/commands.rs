@@ -81,3 +81,67 @@ fn reset_without_data_says_so() {
 fn a_missing_file_is_an_error() {
     check(GOOD, &["run", "q.toml"], 1, "error: reading q.toml: No such file or directory (os error 2)\n");
 }
+
+const FILES: &str = r#"
+[sink.a]
+type = "file"
+from = "people"
+path = "o/{seq}.ndjson"
+
+[sink.b]
+type = "file"
+from = "out"
+path = "./o//{partition}-{first}-{last}.ndjson"
+"#;
+
+/// The file with two sinks, and parts of it replaced.
+fn two_sinks(changes: &[(&str, &str)]) -> String {
+    changes.iter().fold(GOOD.to_owned() + FILES, |text, (from, to)| text.replace(from, to))
+}
+
+#[test]
+fn sinks_that_would_write_over_each_other_are_refused() {
+    let said = |text: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("p.toml"), text).unwrap();
+        std::fs::write(folder.path().join("in.csv"), "id,name\n1,a\n").unwrap();
+        let binary = Command::new(env!("CARGO_BIN_EXE_millstream"))
+            .args(["check", "p.toml"])
+            .current_dir(folder.path())
+            .output();
+        let output = binary.unwrap();
+        let place = folder.path().canonicalize().unwrap().display().to_string();
+        String::from_utf8([output.stdout, output.stderr].concat()).unwrap().replace(&place, "F")
+    };
+    let lost = "\n  help: give each sink a place of its own, or one would lose the other's rows\n";
+    let same = "sink 'a' writes the same, F/o";
+    assert_eq!(
+        said(&two_sinks(&[])),
+        format!("p.toml:22:7: {same}/{{partition}}-{{first}}-{{last}}.ndjson{lost}")
+    );
+    let good = "p.toml: good (1 sources, 1 steps, 3 sinks)\n";
+    assert_eq!(said(&two_sinks(&[("first}-{last}.ndjson", "first}-{last}.csv")])), good);
+    // With {topic} in their names, files of one folder are those of their topic.
+    let topics = [("o/{seq}", "o/{topic}-{seq}"), ("./o//{part", "o/{topic}-{part")];
+    assert_eq!(said(&two_sinks(&topics)), good);
+    let literal = [("o/{seq}", "o/{topic}-{seq}"), ("./o//{part", "o/p.people-{part")];
+    assert_eq!(
+        said(&two_sinks(&literal)),
+        format!("p.toml:22:7: {same}/p.people-{{partition}}-{{first}}-{{last}}.ndjson{lost}")
+    );
+}
+
+#[test]
+fn one_file_sink_for_bad_rows_of_several_names_the_topic() {
+    let bad = "\n[sink.bad]\ntype = \"file\"\npath = \"bad/{seq}.ndjson\"\n";
+    let text = two_sinks(&[
+        ("./o//", "q/"),
+        ("from = \"people\"", "from = \"people\"\non_error = \"dlq:bad\""),
+        ("from = \"out\"\npath", "from = \"out\"\non_error = \"dlq:bad\"\npath"),
+    ]);
+    let expected = "p.toml:31:8: the sink is given p.a.bad, p.b.bad, and its files do not tell them apart\n  \
+        help: put {topic} into path, such as \"bad/{topic}-{seq}.ndjson\"\n";
+    check(&(text.clone() + bad), &["check", "p.toml"], 1, expected);
+    let told = text + &bad.replace("{seq}", "{topic}-{seq}");
+    check(&told, &["check", "p.toml"], 0, "p.toml: good (1 sources, 1 steps, 4 sinks)\n");
+}

@@ -5,9 +5,11 @@
 //! Where it is lost though the log is not, a committed offset tells as much: this sink has worked on this log before.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 
 use millstream_connect_api::{ConnectError, Result, SinkPartition};
 
@@ -16,6 +18,8 @@ use super::settings::Settings;
 use super::template::Range;
 
 const FILE: &str = "topics.json";
+/// Holds the name of another writer's file.
+const TAKEN: &str = "taken";
 
 /// Ids of topics by name.
 type Topics = BTreeMap<String, String>;
@@ -53,10 +57,46 @@ pub(super) fn reconcile(
         return Ok(());
     }
     let text = serde_json::to_vec(&merged).map_err(|error| ConnectError::fatal("writing a note", error))?;
-    parts::create_folder(state_dir)?;
+    write(&path, &text)
+}
+
+/// Says in `state_dir` that another writer's file has the name that a file of this sink was to have. By its name it would count as
+/// progress of this sink in the next run, which would then leave out the rows that are not in it.
+pub(super) fn remember_taken(state_dir: &Path, name: &Path) -> Result<()> {
+    write(&state_dir.join(TAKEN), name.as_os_str().as_encoded_bytes())
+}
+
+/// Refuses to go on while a file that [`remember_taken`] was told of is still there.
+pub(super) fn check_taken(state_dir: &Path) -> Result<()> {
+    let note = state_dir.join(TAKEN);
+    let name = match fs::read(&note) {
+        Ok(bytes) => PathBuf::from(OsString::from_vec(bytes)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io_error("reading", &note)(error)),
+    };
+    match fs::symlink_metadata(&name) {
+        Ok(_) => Err(taken(&name)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::remove_file(&note).map_err(io_error("removing", &note))
+        }
+        Err(error) => Err(io_error("finding", &name)(error)),
+    }
+}
+
+/// The file of another writer has the name that a file of this sink was to have.
+pub(super) fn taken(name: &Path) -> ConnectError {
+    ConnectError::fatal(
+        name.display().to_string(),
+        "a file with other rows has this name, so another sink writes to the same path; give each sink a path of its own, and move that \
+         file away",
+    )
+}
+
+fn write(path: &Path, text: &[u8]) -> Result<()> {
+    path.parent().map_or(Ok(()), parts::create_folder)?;
     let tmp = path.with_extension("tmp");
     fs::write(&tmp, text).map_err(io_error("writing", &tmp))?;
-    parts::publish(&tmp, &path)
+    parts::replace(&tmp, path)
 }
 
 fn read(path: &Path) -> Result<Option<Topics>> {

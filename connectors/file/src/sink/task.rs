@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use arrow::datatypes::SchemaRef;
 use futures::FutureExt;
@@ -13,7 +13,7 @@ use millstream_connect_api::{
 use millstream_record::{Millis, Offset, TopicPartition};
 
 use super::note;
-use super::parts::{create_folder, finished, folder, io_error};
+use super::parts::{create_folder, finished, folder, io_error, overlap};
 use super::settings::Settings;
 use super::template::Range;
 use super::writer::PartWriter;
@@ -32,6 +32,8 @@ struct Files {
     schema: SchemaRef,
     name: String,
     open: BTreeMap<TopicPartition, PartWriter>,
+    /// For notes.
+    state_dir: PathBuf,
     /// The first offset of each partition that no finished file holds.
     held: BTreeMap<TopicPartition, Offset>,
 }
@@ -43,6 +45,7 @@ impl FileSinkTask {
             schema: input.schema.clone(),
             name: input.name.clone(),
             open: BTreeMap::new(),
+            state_dir: PathBuf::new(),
             held: BTreeMap::new(),
         };
         Self { name: input.name.clone(), context: None, files: Some(files) }
@@ -71,7 +74,11 @@ impl SinkTask for FileSinkTask {
     fn open(&mut self, open: SinkOpen) -> BoxFuture<'_, Result<BTreeMap<TopicPartition, Offset>>> {
         self.context = Some(open.context);
         let (partitions, state_dir) = (open.partitions, open.state_dir);
-        self.blocking(move |files, _| files.start(&partitions, &state_dir)).boxed()
+        self.blocking(move |files, _| {
+            files.state_dir = state_dir;
+            files.start(&partitions)
+        })
+        .boxed()
     }
 
     fn put(&mut self, batch: SinkBatch) -> BoxFuture<'_, Result<()>> {
@@ -103,11 +110,7 @@ impl SinkTask for FileSinkTask {
 
 impl Files {
     /// Looks at what finished files hold, removes leftovers, and says where each partition begins.
-    fn start(
-        &mut self,
-        partitions: &[SinkPartition],
-        state_dir: &Path,
-    ) -> Result<BTreeMap<TopicPartition, Offset>> {
+    fn start(&mut self, partitions: &[SinkPartition]) -> Result<BTreeMap<TopicPartition, Offset>> {
         let mut topics: Vec<&str> = partitions.iter().map(|at| &*at.partition.topic).collect();
         topics.dedup();
         if topics.len() > 1 && !self.settings.template.has_topic() {
@@ -116,8 +119,19 @@ impl Files {
             return Err(ConnectError::fatal(format!("file sink {}", self.name), reason));
         }
         create_folder(folder(&self.settings.base_dir))?;
+        note::check_taken(&self.state_dir)?;
         let ranges = finished(&self.settings, &topics)?;
-        note::reconcile(&self.settings, state_dir, partitions, &ranges)?;
+        note::reconcile(&self.settings, &self.state_dir, partitions, &ranges)?;
+        if let Some((a, b)) = overlap(&ranges) {
+            let names = [a, b].map(|range| self.settings.template.name(range));
+            let reason = format!(
+                "{} and {} hold the same offsets, so another sink writes to the same path; give each sink a path of its own, and move the \
+                 other's files away",
+                names[0], names[1]
+            );
+            let place = folder(&self.settings.base_dir).display();
+            return Err(ConnectError::fatal(format!("folder {place}"), reason));
+        }
         for at in partitions {
             let tmp = self.tmp(&at.partition);
             match fs::remove_file(&tmp) {
@@ -171,7 +185,10 @@ impl Files {
         let Some(part) = self.open.remove(partition) else { return Ok(()) };
         let range = Range { partition: partition.clone(), first: part.first, last: part.last };
         let name = self.settings.base_dir.join(self.settings.template.name(&range));
-        part.finish(&name)?;
+        if !part.finish(&name)? {
+            note::remember_taken(&self.state_dir, &name)?;
+            return Err(note::taken(&name));
+        }
         self.held.insert(range.partition, range.last.plus(1));
         Ok(())
     }

@@ -67,6 +67,18 @@ impl Template {
         self.pieces.contains(&Piece::Topic)
     }
 
+    /// The template of the files of `topic` alone, spelled out.
+    pub(super) fn of_topic(&self, topic: &str) -> String {
+        let part = |piece: &Piece| match piece {
+            Piece::Literal(text) => text.clone(),
+            Piece::Topic => topic.to_owned(),
+            Piece::Partition => "{partition}".to_owned(),
+            Piece::First => "{first}".to_owned(),
+            Piece::Last => "{last}".to_owned(),
+        };
+        self.pieces.iter().map(part).collect()
+    }
+
     /// The pattern that all names match.
     pub(super) fn pattern(&self) -> String {
         let part = |piece: &Piece| match piece {

@@ -81,8 +81,8 @@ impl PartWriter {
         }
     }
 
-    /// Writes what is held back and gives the file its name.
-    pub(super) fn finish(self, name: &Path) -> Result<()> {
+    /// Writes what is held back and gives the file its name; false when another writer's file has it.
+    pub(super) fn finish(self, name: &Path) -> Result<bool> {
         let Self { tmp, format, .. } = self;
         let context = || format!("writing {}", tmp.display());
         match format {

@@ -1,5 +1,6 @@
 //! Checking sinks.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -31,10 +32,32 @@ impl Check<'_> {
                 self.bad_input(&section.name, spec::OnError::Sink(name.to_owned(), span));
             }
         }
-        spec.sinks.iter().filter_map(|section| self.sink(section, sources, steps)).collect()
+        let mut claimed = BTreeMap::new();
+        spec.sinks.iter().filter_map(|section| self.sink(section, sources, steps, &mut claimed)).collect()
     }
 
-    fn sink(&mut self, section: &Section, sources: &[Source], steps: &[Step]) -> Option<Sink> {
+    /// Refuses a sink that would write over what an earlier one writes.
+    fn claim(&mut self, section: &Section, claims: Vec<String>, claimed: &mut BTreeMap<String, String>) {
+        for claim in claims {
+            match claimed.get(&claim) {
+                Some(other) => {
+                    let message = format!("sink '{other}' writes the same, {claim}");
+                    let help = "give each sink a place of its own, or one would lose the other's rows";
+                    let span = section.name_span.clone();
+                    self.problems.push(Diagnostic::new("config", span, message).help(help));
+                }
+                None => drop(claimed.insert(claim, section.name.clone())),
+            }
+        }
+    }
+
+    fn sink(
+        &mut self,
+        section: &Section,
+        sources: &[Source],
+        steps: &[Step],
+        claimed: &mut BTreeMap<String, String>,
+    ) -> Option<Sink> {
         let names: Vec<&str> = self.platform.registry.sink_names().chain([TOPIC, PRINT]).collect();
         let kind = self.type_of(section, &names);
         let from = self.from(section);
@@ -55,7 +78,11 @@ impl Check<'_> {
         };
         let sink_kind = match (connector, kind.as_str()) {
             (Some(connector), _) => {
-                let found = connector.check(&config, &input);
+                let mut found = connector.check(&config, &input);
+                match connector.claims(&config, &topics) {
+                    Ok(claims) => self.claim(section, claims, claimed),
+                    Err(problems) => found.extend(problems),
+                }
                 if !found.is_empty() {
                     spec::push(self.problems, found, section.span);
                     return None;

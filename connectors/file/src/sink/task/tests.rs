@@ -214,6 +214,50 @@ fn another_input_under_files_that_are_there_is_refused_by_its_name() {
     assert!(error.contains("(after a reset, on another cluster, or with another 'from')"), "{error}");
 }
 
+/// Two sinks of one path: what one has written is neither replaced by the other nor taken for its progress.
+#[test]
+fn a_file_of_another_writer_is_never_replaced() {
+    let mut world = World::new("path = '{seq}.csv'");
+    let (mut task, _) = world.start().unwrap();
+    let name = "0-00000000000000000000-00000000000000000001.csv";
+    let file = world.folder.path().join(name);
+    fs::write(&file, "of another").unwrap();
+    block_on(task.put(batch(&[0, 1]))).unwrap();
+    let error = block_on(task.finish()).unwrap_err();
+    assert!(
+        !error.is_retriable() && error.to_string().contains("a file with other rows has this name"),
+        "{error}"
+    );
+    assert_eq!(fs::read_to_string(&file).unwrap(), "of another");
+    for _ in 0..2 {
+        let error = world.start().map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains("a file with other rows has this name"), "{error}");
+    }
+    fs::remove_file(&file).unwrap();
+    assert_eq!(world.start().unwrap().1, None, "nothing was taken for progress");
+    // Where names differ, offsets tell: a file of our own beside one that begins within it.
+    let (mut task, _) = world.start().unwrap();
+    block_on(task.put(batch(&[0, 1]))).unwrap();
+    world.committed = block_on(task.finish()).unwrap().get(&topic()).copied();
+    fs::write(world.folder.path().join("0-00000000000000000001-00000000000000000009.csv"), "of another")
+        .unwrap();
+    let error = world.start().map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("hold the same offsets, so another sink writes to the same path"), "{error}");
+}
+
+/// A call that nobody waits for any more may finish a file behind the back of the next task.
+#[test]
+fn the_same_file_once_more_is_no_other_writer() {
+    let world = World::new("path = '{seq}.ndjson'");
+    let (mut task, _) = world.start().unwrap();
+    block_on(task.put(batch(&[0, 1]))).unwrap();
+    let name = "0-00000000000000000000-00000000000000000001.ndjson";
+    fs::write(world.folder.path().join(name), "{\"n\":0}\n{\"n\":1,\"s\":\"row, 1\"}\n").unwrap();
+    assert_eq!(block_on(task.finish()).unwrap()[&topic()], Offset(2));
+    assert_eq!(world.rows(), [0, 1]);
+    assert!(!world.folder.path().join(".out.t-0.tmp").exists());
+}
+
 #[test]
 fn only_final_files_are_left_in_the_folder() {
     let world = World::new("path = 'x/{seq}.parquet'");
