@@ -18,7 +18,7 @@ use millstream_record::TopicPartition;
 use crate::screen;
 
 /// The folder of the log within a pipeline's data.
-const LOG: &str = "log";
+pub(crate) const LOG: &str = "log";
 /// How long somebody who only looks waits for an answer: longer than a broker that died stays leader (`broker.session.timeout.ms`).
 const GLANCE: Duration = Duration::from_secs(12);
 /// Settings of the broker in this process, which has one client: no group needs to wait for more members, and few partitions

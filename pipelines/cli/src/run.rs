@@ -29,7 +29,7 @@ use millstream_plan::{Lowered, Plan, lower};
 use millstream_streams::{ProcessingGuarantee, StreamsApp, StreamsConfig, StreamsControl};
 use tokio::sync::watch;
 
-use crate::door::Door;
+use crate::door::{Door, LOG};
 use crate::pipeline::registry;
 use crate::screen;
 use crate::signal::{Signals, give_up};
@@ -47,7 +47,7 @@ const SESSION_TIMEOUT_MS: i32 = 6_000;
 /// How often sinks are asked to make rows durable.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// The folders of a pipeline's data: the embedded log, the state of steps, and what sinks note of the log that they read.
-pub(crate) const DATA: [&str; 3] = ["log", STATE, SINKS];
+pub(crate) const DATA: [&str; 3] = [LOG, STATE, SINKS];
 const STATE: &str = "state";
 pub(crate) const SINKS: &str = "sinks";
 /// What the first Ctrl-C is answered with.

@@ -1,16 +1,22 @@
 //! `millstream reset`.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fs::{File, TryLockError};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use millstream_env::Env;
 use millstream_plan::plan::{Sink, SinkKind};
 
+use crate::door::LOG;
 use crate::pipeline::FileArgs;
 use crate::run::DATA;
 use crate::screen;
+
+/// The file in a log that whoever runs it holds a lock on.
+const LOCK: &str = ".lock";
 
 /// Arguments of `reset`.
 #[derive(clap::Args)]
@@ -51,6 +57,23 @@ fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
+/// Locks the log as whoever runs it does, for as long as the file is open. None when no log was ever opened there.
+fn hold(log: &Path) -> Result<Option<File>> {
+    let path = log.join(LOCK);
+    let file = match File::options().read(true).write(true).open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("opening {}", path.display())),
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => {
+            bail!("{} is in use: the pipeline is running; stop it first (Ctrl-C)", log.display())
+        }
+        Err(TryLockError::Error(error)) => Err(error).with_context(|| format!("locking {}", path.display())),
+    }
+}
+
 /// Removes the data of a pipeline on the embedded log. What its sinks wrote elsewhere stays.
 pub(crate) async fn execute(args: Args, env: Env) -> Result<ExitCode> {
     let plan = args.file.plan(&env, &BTreeMap::new()).await?;
@@ -63,7 +86,9 @@ pub(crate) async fn execute(args: Args, env: Env) -> Result<ExitCode> {
         screen::line(format_args!("{}: there is nothing to remove", data.display()));
         return Ok(ExitCode::SUCCESS);
     }
-    for part in DATA {
+    let _ours = hold(&data.join(LOG))?;
+    // The log goes last, and its lock with it: without it the rest means nothing.
+    for part in DATA.into_iter().rev() {
         let folder = data.join(part);
         if folder.is_dir() {
             std::fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;

@@ -2,7 +2,7 @@
 
 use millstream_connector_postgres::testing::Postgres;
 
-use crate::support::{Folder, lines_of};
+use crate::support::{Folder, PATIENCE, lines_of, wait_until};
 
 const SOURCE: &str = r#"
 version = 1
@@ -72,6 +72,23 @@ fn after_a_reset_old_files_are_in_the_way_and_reset_says_so() {
     }
     folder.succeed(&["run", "p.toml"]);
     assert_eq!(lines_of(&folder.path().join("out")), before);
+}
+
+#[test]
+fn a_pipeline_that_runs_is_not_reset() {
+    let folder = pipeline(FILES);
+    let text = std::fs::read_to_string(folder.path().join("p.toml")).unwrap();
+    folder.write("p.toml", &text.replace("read = \"once\"", "read = \"follow\""));
+    let mut running = folder.spawn(&["run", "p.toml"]);
+    wait_until("the log", || folder.path().join(".millstream/p/log/p.people-0").is_dir());
+    let refused = folder.fail(&["reset", "p.toml"]);
+    assert!(refused.contains("log is in use: the pipeline is running; stop it first (Ctrl-C)"), "{refused}");
+    assert!(folder.path().join(".millstream/p/log/p.people-0").is_dir());
+    running.interrupt();
+    running.succeed(PATIENCE);
+    let told = folder.succeed(&["reset", "p.toml"]);
+    assert!(told.contains("removed; what sinks wrote stays"), "{told}");
+    assert!(!folder.path().join(".millstream/p").exists());
 }
 
 #[test]
