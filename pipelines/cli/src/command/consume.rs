@@ -66,7 +66,10 @@ pub(crate) async fn execute(args: Args, env: Env) -> anyhow::Result<ExitCode> {
             polled = consumer.poll(POLL) => polled?,
         };
         for batch in polled {
-            show(&args, &batch.topic_partition, &batch.records, &mut left);
+            if let Some(unshown) = show(&args, &batch.topic_partition, &batch.records, &mut left) {
+                // What is committed is where the consumer stands. Refused, the partition is another member's by now.
+                let _ = consumer.seek(&batch.topic_partition, unshown);
+            }
             if let Some(ends) = &mut open
                 && ends.get(&batch.topic_partition).is_some_and(|end| batch.next_offset >= *end)
             {
@@ -108,11 +111,16 @@ async fn begin(
     Ok(Some(ends))
 }
 
-/// Prints up to `left` records.
-fn show(args: &Args, partition: &TopicPartition, records: &[ConsumerRecord], left: &mut u64) {
+/// Prints up to `left` records, and gives the offset of the first one that was not printed.
+fn show(
+    args: &Args,
+    partition: &TopicPartition,
+    records: &[ConsumerRecord],
+    left: &mut u64,
+) -> Option<Offset> {
     for record in records {
         if *left == 0 {
-            break;
+            return Some(record.offset);
         }
         *left -= 1;
         let mut line = Vec::new();
@@ -124,4 +132,5 @@ fn show(args: &Args, partition: &TopicPartition, records: &[ConsumerRecord], lef
         line.extend_from_slice(record.value.as_deref().unwrap_or(b"null"));
         screen::bytes(&line);
     }
+    None
 }

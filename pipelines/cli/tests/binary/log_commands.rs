@@ -127,6 +127,28 @@ fn a_group_goes_on_where_it_was_is_described_and_deleted() {
 }
 
 #[test]
+fn a_group_commits_what_was_shown_and_no_more() {
+    let world = World::new();
+    world.succeed(&["topics", "create", "t", "--partitions", "2"]);
+    world.produce(&["produce", "t", "-p", "0"], "a\nb\nc\n");
+    world.produce(&["produce", "t", "-p", "1"], "d\ne\nf\n");
+    let read = ["consume", "t", "--group", "g", "--from-beginning", "--max"];
+    let mut shown: Vec<String> = Vec::new();
+    for count in ["2", "1", "2", "1"] {
+        shown.extend(world.succeed(&[&read[..], &[count]].concat()).lines().map(str::to_owned));
+        let told = world.succeed(&["groups", "describe", "g"]);
+        let lag: usize = told
+            .lines()
+            .filter(|line| line.starts_with("t "))
+            .map(|line| line.split_whitespace().nth(4).unwrap().parse().unwrap_or(3))
+            .sum();
+        assert_eq!(lag, 6 - shown.len(), "{told}");
+    }
+    shown.sort();
+    assert_eq!(shown, ["a", "b", "c", "d", "e", "f"]);
+}
+
+#[test]
 fn a_consumer_that_is_interrupted_ends_well() {
     let world = World::new();
     world.succeed(&["topics", "create", "t"]);
