@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::io::BufRead;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use bytes::Bytes;
 use millstream_client::{Acks, Delivery, ProducerConfig, ProducerRecord};
 use millstream_env::{Env, Pool};
 use millstream_record::{Codec, Compression};
+use tokio::sync::mpsc::Receiver;
 
 use crate::door::DoorArgs;
 use crate::screen;
@@ -63,40 +64,101 @@ pub(crate) async fn execute(args: Args, env: Env) -> anyhow::Result<ExitCode> {
         compression: Codec::from(args.compression),
         ..ProducerConfig::default()
     })?;
-    let (send, mut lines) = tokio::sync::mpsc::channel::<std::io::Result<String>>(LINES_AHEAD);
+    let mut lines = lines(&env);
+    let mut sending = Sending::default();
+    while let Some(line) = lines.recv().await {
+        let taken = async { anyhow::Ok(producer.send(record(&args, line?)).await?) };
+        match taken.await {
+            Ok(delivery) => sending.open.push_back(delivery),
+            Err(error) => {
+                let line = sending.sent + sending.open.len() as u64 + 1;
+                sending.fail(|| error.context(format!("line {line}")));
+            }
+        }
+        if sending.open.len() > OPEN_MAX {
+            sending.settle_oldest().await;
+        }
+        if sending.failure.is_some() {
+            break;
+        }
+    }
+    // Each record's own outcome tells what the flush met.
+    let _ = producer.flush().await;
+    while !sending.open.is_empty() {
+        sending.settle_oldest().await;
+    }
+    if let Err(error) = producer.close().await {
+        sending.fail(|| error.into());
+    }
+    screen::note(format_args!("{} records sent to {}", sending.sent, args.topic));
+    door.close().await?;
+    sending.failure.map_or(Ok(ExitCode::SUCCESS), Err)
+}
+
+/// Records on their way, and how it went with those before.
+#[derive(Default)]
+struct Sending {
+    open: VecDeque<Delivery>,
+    sent: u64,
+    /// The first one; what comes behind it is mostly of the same cause.
+    failure: Option<anyhow::Error>,
+}
+
+impl Sending {
+    async fn settle_oldest(&mut self) {
+        let Some(oldest) = self.open.pop_front() else { return };
+        match oldest.await {
+            Ok(_) => self.sent += 1,
+            Err(error) => self.fail(|| error.into()),
+        }
+    }
+
+    fn fail(&mut self, error: impl FnOnce() -> anyhow::Error) {
+        self.failure.get_or_insert_with(error);
+    }
+}
+
+/// The lines of standard input, without their ends. They are bytes: a record holds any.
+fn lines(env: &Env) -> Receiver<std::io::Result<Vec<u8>>> {
+    let (send, lines) = tokio::sync::mpsc::channel(LINES_AHEAD);
     env.submit(Pool::General, move || {
-        for line in std::io::stdin().lock().lines() {
-            if send.blocking_send(line).is_err() {
+        let mut input = std::io::stdin().lock();
+        loop {
+            let mut line = Vec::new();
+            let read = match input.read_until(b'\n', &mut line) {
+                Ok(0) => return,
+                Ok(_) => Ok(line),
+                Err(error) => Err(error),
+            };
+            let failed = read.is_err();
+            if send.blocking_send(read.map(without_end)).is_err() || failed {
                 return;
             }
         }
     });
-    let mut open: VecDeque<Delivery> = VecDeque::new();
-    let mut sent = 0u64;
-    while let Some(line) = lines.recv().await {
-        open.push_back(producer.send(record(&args, line.context("standard input cannot be read")?)).await?);
-        sent += 1;
-        if open.len() > OPEN_MAX
-            && let Some(oldest) = open.pop_front()
-        {
-            oldest.await?;
-        }
-    }
-    producer.flush().await?;
-    for delivery in open {
-        delivery.await?;
-    }
-    producer.close().await?;
-    screen::note(format_args!("{sent} records sent to {}", args.topic));
-    door.close().await?;
-    Ok(ExitCode::SUCCESS)
+    lines
 }
 
-fn record(args: &Args, line: String) -> ProducerRecord {
-    let split = args.key_separator.as_deref().and_then(|separator| line.split_once(separator));
+fn without_end(mut line: Vec<u8>) -> Vec<u8> {
+    if line.last() == Some(&b'\n') {
+        line.pop();
+        if line.last() == Some(&b'\r') {
+            line.pop();
+        }
+    }
+    line
+}
+
+fn record(args: &Args, line: Vec<u8>) -> ProducerRecord {
+    let separator = args.key_separator.as_deref().map(str::as_bytes).filter(|bytes| !bytes.is_empty());
+    let split = separator.and_then(|separator| {
+        let at = line.windows(separator.len()).position(|window| window == separator)?;
+        Some((at, at + separator.len()))
+    });
+    let line = Bytes::from(line);
     let mut record = match split {
-        Some((key, value)) => {
-            ProducerRecord::new(args.topic.as_str(), value.to_owned()).with_key(key.to_owned())
+        Some((end, begin)) => {
+            ProducerRecord::new(args.topic.as_str(), line.slice(begin..)).with_key(line.slice(..end))
         }
         None => ProducerRecord::new(args.topic.as_str(), line),
     };

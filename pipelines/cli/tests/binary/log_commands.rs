@@ -149,6 +149,22 @@ fn a_group_commits_what_was_shown_and_no_more() {
 }
 
 #[test]
+fn what_was_read_is_sent_when_a_later_line_cannot_be() {
+    let world = World::new();
+    world.succeed(&["topics", "create", "t"]);
+    let input = [&b"a=\xff\xfe\r\n=b\n"[..], &[b'x'; 2 << 20], b"\nlast\n"].concat();
+    let output = world.folder.run_with_bytes(&world.args(&["produce", "t", "-K", "="]), &input);
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.starts_with("2 records sent to t\nerror: line 3: "), "{said}");
+    let args = world.args(&["consume", "t", "--from-beginning", "--exit", "--details"]);
+    let shown = world.folder.run_with(&args, "").stdout;
+    let lines: Vec<&[u8]> = shown.split(|byte| *byte == b'\n').collect();
+    assert_eq!(lines.len(), 3, "two, and nothing behind the last end");
+    assert!(lines[0].ends_with(b"  a  \xff\xfe") && lines[1].ends_with(b"    b"), "{lines:?}");
+}
+
+#[test]
 fn a_consumer_that_is_interrupted_ends_well() {
     let world = World::new();
     world.succeed(&["topics", "create", "t"]);

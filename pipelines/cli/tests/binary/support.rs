@@ -75,8 +75,16 @@ impl Folder {
 
     /// Runs it to its end with `input` on its standard input.
     pub(crate) fn run_with(&self, args: &[&str], input: &str) -> Output {
+        self.run_with_bytes(args, input.as_bytes())
+    }
+
+    /// The same with an input that need not be text, nor be read to its end.
+    pub(crate) fn run_with_bytes(&self, args: &[&str], input: &[u8]) -> Output {
         let mut child = self.command(args).stdin(Stdio::piped()).spawn().unwrap();
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        match child.stdin.take().unwrap().write_all(input) {
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+            written => written.unwrap(),
+        }
         child.wait_with_output().unwrap()
     }
 
