@@ -1,6 +1,6 @@
 //! `millstream groups`: list, describe, delete.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 
 use millstream_client::{Admin, IsolationLevel, OffsetSpec};
@@ -9,6 +9,9 @@ use millstream_env::Env;
 use crate::door::DoorArgs;
 use crate::screen;
 use crate::table::Table;
+
+/// What stands where there is nothing to tell.
+const NOTHING: &str = "-";
 
 /// List, describe and delete consumer groups.
 #[derive(clap::Args)]
@@ -69,7 +72,7 @@ async fn act(admin: &Admin, action: Action) -> anyhow::Result<()> {
 }
 
 async fn describe(admin: &Admin, name: &str) -> anyhow::Result<()> {
-    let mut owner = BTreeMap::new();
+    let (mut owner, mut idle) = (BTreeMap::new(), Vec::new());
     for group in admin.describe_groups(&[name]).await? {
         if let Some(error) = group.error {
             anyhow::bail!("group {name} cannot be described: {error}");
@@ -79,31 +82,45 @@ async fn describe(admin: &Admin, name: &str) -> anyhow::Result<()> {
             group.group_id, group.state, group.protocol
         ));
         for member in group.members {
-            for partition in member.assignment {
-                owner.insert(partition, (member.member_id.clone(), member.host.clone()));
+            if member.assignment.is_empty() {
+                idle.push(member);
+                continue;
+            }
+            for partition in &member.assignment {
+                owner.insert(partition.clone(), (member.member_id.clone(), member.host.clone()));
             }
         }
     }
     let committed = admin.group_offsets(name).await?;
-    let ends = committed.keys().map(|partition| (partition.clone(), OffsetSpec::Latest)).collect();
+    let partitions: BTreeSet<_> = committed.keys().chain(owner.keys()).collect();
+    let ends = partitions.iter().map(|partition| ((*partition).clone(), OffsetSpec::Latest)).collect();
     let ends = admin.list_offsets(&ends, IsolationLevel::ReadUncommitted).await?;
     let mut table = Table::new(["topic", ">partition", ">committed", ">end", ">lag", "member", "host"]);
-    for (partition, at) in &committed {
+    for partition in partitions {
+        let at = committed.get(partition).map(|at| at.offset.0);
         let end = match ends.get(partition) {
             Some(Ok(Some(found))) => Some(found.offset.0),
             _ => None,
         };
-        let known = |value: Option<i64>| value.map_or_else(|| "?".to_owned(), |value| value.to_string());
-        let (member, host) = owner.get(partition).map_or(("-", "-"), |(member, host)| (member, host));
+        let text = |value: Option<i64>, none: &str| value.map_or_else(|| none.into(), |v| v.to_string());
+        // Without a commit there is no lag to tell: where a member would begin is its own setting.
+        let lag = match (at, end) {
+            (None, _) => NOTHING.to_owned(),
+            (Some(at), end) => text(end.map(|end| (end - at).max(0)), "?"),
+        };
+        let (member, host) = owner.get(partition).map_or((NOTHING, NOTHING), |(member, host)| (member, host));
         table.row([
             partition.topic.as_ref(),
             &partition.partition.to_string(),
-            &at.offset.to_string(),
-            &known(end),
-            &known(end.map(|end| (end - at.offset.0).max(0))),
+            &text(at, NOTHING),
+            &text(end, "?"),
+            &lag,
             member,
             host,
         ]);
+    }
+    for member in idle {
+        table.row([NOTHING, NOTHING, NOTHING, NOTHING, NOTHING, &member.member_id, &member.host]);
     }
     screen::line(&table);
     Ok(())

@@ -149,6 +149,28 @@ fn a_group_commits_what_was_shown_and_no_more() {
 }
 
 #[test]
+fn a_group_shows_partitions_without_a_commit_and_members_without_partitions() {
+    let world = World::new();
+    world.succeed(&["topics", "create", "t"]);
+    let read = world.args(&["consume", "t", "--group", "g"]);
+    let members = [world.folder.spawn(&read), world.folder.spawn(&read)];
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    wait_until("both members", || {
+        let output = world.folder.run_with(&world.args(&["groups", "describe", "g"]), "");
+        let text = String::from_utf8(output.stdout).unwrap();
+        let cells = |line: &str| line.split_whitespace().map(str::to_owned).collect();
+        rows = text.lines().map(cells).collect();
+        rows.retain(|row| row.len() == 7 && (row[0] == "t" || row[0] == "-"));
+        let firsts: Vec<&str> = rows.iter().map(|row| row[0].as_str()).collect();
+        firsts == ["t", "-"]
+    });
+    assert_eq!(rows[0][1], "0");
+    assert_eq!(rows[1][..5], ["-"; 5]);
+    assert!(rows.iter().all(|row| row[5].starts_with("millstream-consume")), "{rows:?}");
+    members.iter().for_each(|member| member.interrupt());
+}
+
+#[test]
 fn what_was_read_is_sent_when_a_later_line_cannot_be() {
     let world = World::new();
     world.succeed(&["topics", "create", "t"]);
