@@ -58,7 +58,11 @@ impl FileArgs {
     fn read(&self) -> Result<(String, String, PathBuf)> {
         let shown = self.file.display().to_string();
         let text = std::fs::read_to_string(&self.file).with_context(|| format!("reading {shown}"))?;
-        let place = self.file.canonicalize().with_context(|| format!("finding {shown}"))?;
+        let place = match self.file.canonicalize() {
+            Ok(place) => place,
+            // It could be read, so it is no file of a folder but a pipe, such as /dev/stdin or <(...) of a shell.
+            Err(_) => std::env::current_dir().context("finding the current folder")?.join("pipe.toml"),
+        };
         Ok((shown, text, place))
     }
 }

@@ -6,7 +6,7 @@ use std::io::Write;
 /// Writes a line of results. A reader that has gone away (`| head`) ends the command quietly, as it does for other tools.
 pub(crate) fn line(text: impl Display) {
     if let Err(error) = writeln!(std::io::stdout().lock(), "{text}") {
-        std::process::exit(if error.kind() == std::io::ErrorKind::BrokenPipe { 0 } else { 1 });
+        end(&error);
     }
 }
 
@@ -14,8 +14,17 @@ pub(crate) fn line(text: impl Display) {
 pub(crate) fn bytes(bytes: &[u8]) {
     let mut out = std::io::stdout().lock();
     if let Err(error) = out.write_all(bytes).and_then(|()| out.write_all(b"\n")) {
-        std::process::exit(if error.kind() == std::io::ErrorKind::BrokenPipe { 0 } else { 1 });
+        end(&error);
     }
+}
+
+/// Ends the command where its results cannot be written.
+fn end(error: &std::io::Error) -> ! {
+    if error.kind() == std::io::ErrorKind::BrokenPipe {
+        std::process::exit(0);
+    }
+    note(format_args!("error: writing to standard output: {error}"));
+    std::process::exit(1);
 }
 
 /// Writes a line for the person who looks on, not a part of the results.

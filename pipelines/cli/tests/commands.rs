@@ -145,3 +145,37 @@ fn one_file_sink_for_bad_rows_of_several_names_the_topic() {
     let told = text + &bad.replace("{seq}", "{topic}-{seq}");
     check(&told, &["check", "p.toml"], 0, "p.toml: good (1 sources, 1 steps, 4 sinks)\n");
 }
+
+#[test]
+fn a_file_may_come_through_a_pipe() {
+    use std::io::Write;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("in.csv"), "id,name\n1,a\n").unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_millstream"))
+        .args(["check", "/dev/stdin"])
+        .current_dir(folder.path())
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(GOOD.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "/dev/stdin: good (1 sources, 1 steps, 1 sinks)\n");
+}
+
+#[test]
+fn results_that_cannot_be_written_are_an_error_with_a_word() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("p.toml"), GOOD).unwrap();
+    std::fs::write(folder.path().join("in.csv"), "id,name\n1,a\n").unwrap();
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_millstream"))
+        .args(["check", "p.toml"])
+        .current_dir(folder.path())
+        .stdout(full)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.starts_with("error: writing to standard output: No space left on device"), "{said}");
+}

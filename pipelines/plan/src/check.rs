@@ -124,7 +124,11 @@ impl<'a> Check<'a> {
         if known.contains(name) {
             return true;
         }
+        let capital = known.iter().find(|known| known.eq_ignore_ascii_case(name));
         let help = match suggest(name, known.iter().copied()) {
+            _ if capital.is_some() => {
+                format!("SQL lowers names, so a source or step has no capitals in its own: call it '{name}'")
+            }
             Some(near) => format!("did you mean '{near}'?"),
             None => {
                 let names: Vec<_> = known.into_iter().collect();

@@ -183,6 +183,24 @@ fn names_in_sql() {
         "SELECT n FROM flihgts",
         "p.toml:17:15: there is no source or step 'flihgts'\n  help: did you mean 'flights'?",
     );
+    check(
+        "[source.flights]",
+        "[source.Flights]",
+        "p.toml:4:9: 'Flights' is no name: use 1 to 60 of a-z, 0-9, _ and -, since it names topics\np.toml:17:24: there is no source or step 'flights'\n  help: SQL lowers names, so a source or step has no capitals in its own: call it 'flights'",
+    );
+    check(
+        "n = \"int64\"",
+        "user = \"string\"",
+        "p.toml:17:17: there is no column 'n'\n  help: columns here are at, carrier, user, Upper",
+    );
+    let user = GOOD
+        .replace("n = \"int64\"", "user = \"string\"")
+        .replace("SELECT carrier, n", "SELECT carrier, USER");
+    assert_eq!(
+        common::plan(&user).unwrap_err().to_string(),
+        "p.toml:17:17: 'user' without quotes is a function of SQL, not the column\n  help: write \"user\" with the quotes"
+    );
+    assert!(common::plan(&user.replace("USER", "\"user\"")).is_ok());
     refused("SELECT x.n FROM flights", "p.toml:17:8: 'x' is not in FROM\n  help: relations here are flights");
     refused(
         "SELECT carrier FROM flights JOIN airlines ON flights.carrier = airlines.carrier",

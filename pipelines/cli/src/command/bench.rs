@@ -23,7 +23,14 @@ pub(crate) struct Args {
     what: What,
 
     /// The broker
-    #[arg(long, short = 'b', value_name = "HOST:PORT", default_value = "localhost:9092", global = true)]
+    #[arg(
+        long,
+        short = 'b',
+        value_name = "HOST:PORT",
+        env = "MILLSTREAM_BOOTSTRAP",
+        default_value = "localhost:9092",
+        global = true
+    )]
     bootstrap: String,
 
     /// The topic; made when missing

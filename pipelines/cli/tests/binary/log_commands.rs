@@ -216,6 +216,12 @@ fn measurements_say_what_they_measured() {
         assert!(names.iter().all(|name| found[*name].as_f64().unwrap() > 0.0), "{found:?}");
         assert_eq!((found["records"].as_f64(), found["bytes"].as_f64()), (Some(500.0), Some(50_000.0)));
     }
+    let found = world.folder.run_where(
+        "MILLSTREAM_BOOTSTRAP",
+        world.broker.address(),
+        &["bench", "consume", "-n", "500", "--topic", "b"],
+    );
+    assert!(found.status.success(), "{}", String::from_utf8_lossy(&found.stderr));
     let latency = ["bench", "latency", "--rate", "100", "--seconds", "1", "--warm-up", "0", "--size", "10"];
     let latency = figures(&[&latency[..], &of[..]].concat());
     assert_eq!(latency["records"].as_f64(), Some(100.0));

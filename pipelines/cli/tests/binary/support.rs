@@ -88,6 +88,11 @@ impl Folder {
         child.wait_with_output().unwrap()
     }
 
+    /// Runs it to its end with a variable of the environment.
+    pub(crate) fn run_where(&self, variable: &str, value: &str, args: &[&str]) -> Output {
+        self.command(args).env(variable, value).output().unwrap()
+    }
+
     /// Runs it, expects success, and answers what it prints.
     pub(crate) fn succeed(&self, args: &[&str]) -> String {
         let Output { status, stdout, stderr } = self.run_with(args, "");

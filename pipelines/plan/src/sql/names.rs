@@ -240,6 +240,13 @@ impl Names<'_> {
     fn function(&mut self, function: &Function) {
         let name = super::dotted(&function.name);
         let span = self.text.span(function.name.span());
+        let bare = matches!(function.args, FunctionArguments::None);
+        if bare && self.relations.iter().any(|(_, columns)| columns.contains(&name)) {
+            let message = format!("'{name}' without quotes is a function of SQL, not the column");
+            let help = format!("write \"{name}\" with the quotes");
+            self.problems.push(Diagnostic::new("unknown-column", span, message).help(help));
+            return;
+        }
         let mut refuse = |message: String, help: String| {
             self.problems.push(Diagnostic::new("sql-refused", span.clone(), message).help(help));
         };
