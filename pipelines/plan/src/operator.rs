@@ -67,7 +67,10 @@ fn explain(what: &str, error: &DataFusionError, row: Option<&RecordBatch>) -> St
 
 /// An expression without the places of its columns among those that are read.
 fn text(expr: &Arc<dyn PhysicalExpr>) -> String {
-    let named = Arc::clone(expr).transform(|part| {
+    let named = Arc::clone(expr).transform_up(|part| {
+        if let Some(written) = crate::sql::as_written(&part) {
+            return Ok(Transformed::yes(written));
+        }
         let column = part.downcast_ref::<Column>().map(|column| Column::new(column.name(), 0));
         Ok(column.map_or(Transformed::no(part), |column| Transformed::yes(Arc::new(column) as _)))
     });

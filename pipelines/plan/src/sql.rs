@@ -17,6 +17,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion_expr::TableSource;
 use datafusion_sql::sqlparser::ast::{Ident, ObjectName};
 
+pub(crate) use checked::as_written;
 pub(crate) use names::unwritable;
 
 pub use accept::{Accepted, Relation, accept};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, UInt32Array, new_empty_array};
-use arrow::compute::{cast, take};
+use arrow::compute::{cast, take, take_record_batch};
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, SchemaRef, TimeUnit};
 use bytes::Bytes;
 use datafusion_common::ScalarValue;
@@ -93,6 +93,11 @@ impl AggregateFold {
     fn arguments(&self, at: usize, rows: &RecordBatch, order: &[Pick]) -> Result<Vec<ArrayRef>> {
         let lowered = &self.aggregates[at];
         let picked = UInt32Array::from_iter_values(order.iter().map(|pick| pick.row));
+        if lowered.filter.is_some() && rows.num_columns() > 0 {
+            // FILTER keeps rows out for which an argument may have no value.
+            let rows = take_record_batch(rows, &picked).map_err(StreamsError::user)?;
+            return evaluate_all(&lowered.aggregate.expressions(), &rows);
+        }
         let values = evaluate_all(&lowered.aggregate.expressions(), rows)?;
         values.iter().map(|value| take(value, &picked, None).map_err(StreamsError::user)).collect()
     }

@@ -215,10 +215,15 @@ impl<'a> Stages<'a> {
             return self.keep(predicate, input.schema());
         };
         let stream = join.left.schema();
-        let (before, after): (Vec<_>, Vec<_>) = split_conjunction(predicate)
-            .into_iter()
-            .cloned()
-            .partition(|part| part.column_refs().iter().all(|column| stream.has_column(column)));
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        for part in split_conjunction(predicate) {
+            let is_early = part.column_refs().iter().all(|column| stream.has_column(column));
+            // What stands before it may keep rows out for which it has no value.
+            match is_early && (after.is_empty() || !self.can_fail(part, &join.schema)?) {
+                true => before.push(part.clone()),
+                false => after.push(part.clone()),
+            }
+        }
         match conjunction(before) {
             Some(before) => self.filter(&before, &join.left)?,
             None => self.lower(&join.left)?,
@@ -239,7 +244,8 @@ impl<'a> Stages<'a> {
                 help,
             ));
         }
-        let filter = self.physical(predicate, schema)?;
+        let filter = checked::where_true(self.physical(predicate, schema)?);
+        let filter = filter.map_err(|error| super::planner::diagnose(&error, self.text))?;
         self.select(Some(filter), None, arrow_schema(schema));
         Ok(())
     }
@@ -390,6 +396,11 @@ impl<'a> Stages<'a> {
             }
             None => Ok(Vec::new()),
         }
+    }
+
+    fn can_fail(&self, expr: &Expr, schema: &DFSchema) -> Refused<bool> {
+        checked::can_fail(&self.physical(expr, schema)?, schema.as_arrow())
+            .map_err(|error| super::planner::diagnose(&error, self.text))
     }
 
     fn physical(&self, expr: &Expr, schema: &DFSchema) -> Refused<Arc<dyn PhysicalExpr>> {

@@ -1,6 +1,8 @@
 //! A platform without an outside world, and pipelines that run on the test driver.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
 
+pub mod flights;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -1,0 +1,76 @@
+//! What conditions keep from being computed.
+
+mod common;
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray};
+use common::Run;
+use common::flights::{check, pipeline, run};
+use millstream_plan::sql::Stage;
+
+/// A condition guards the one behind it for each row, however many rows come in one chunk and however few of them need it.
+#[test]
+fn what_stands_before_and_and_or_guards_what_stands_behind() {
+    for (sql, expected) in [
+        ("n <> 0 AND 10 / n >= 1", "n in 1..=10"),
+        ("n = 0 OR 10 / n >= 1", "n in 0..=10"),
+        ("NOT (n = 0 OR 10 / n < 1)", "n in 1..=10"),
+        ("x > 0 AND n <> 0 AND 10 / n >= 1", "n in 1..=10"),
+        ("(n IS NULL OR n <> 0) AND 10 / n >= 1", "n in 1..=10"),
+        ("carrier <> 'x' AND CAST(carrier AS INT) >= 0", "n in 0..=99"),
+        ("n <> 0 AND 10 % n >= 0 OR n = 0", "n in 0..=99"),
+    ] {
+        let run = Run::new(&pipeline("", &format!("SELECT n FROM flights WHERE {sql}")));
+        let query = &run.plan.steps[0].query;
+        let filter = query.stages.iter().find_map(|stage| match stage {
+            Stage::Select(select) => select.filter.clone(),
+            _ => None,
+        });
+        let filter = filter.unwrap();
+        for (rows, zeros) in
+            [(1, 1), (2, 1), (3, 2), (8, 1), (100, 1), (100, 10), (100, 99), (1000, 500), (1000, 1)]
+        {
+            let numbers: Vec<i64> =
+                (0..rows).map(|at| if at % rows < zeros { 0 } else { at % 20 + 1 }).collect();
+            let column = |name: &str| -> ArrayRef {
+                let text =
+                    |n: &i64| if sql.contains("CAST") && *n == 0 { "x".to_owned() } else { n.to_string() };
+                match name {
+                    "n" => Arc::new(Int64Array::from(numbers.clone())),
+                    "x" => Arc::new(Float64Array::from(vec![1.0; numbers.len()])),
+                    _ => Arc::new(numbers.iter().map(|n| Some(text(n))).collect::<StringArray>()),
+                }
+            };
+            let columns: Vec<_> =
+                query.scan.schema.fields().iter().map(|field| column(field.name())).collect();
+            let batch = RecordBatch::try_new(Arc::clone(&query.scan.schema), columns).unwrap();
+            let verdict =
+                filter.evaluate(&batch).unwrap_or_else(|error| panic!("{sql}, {rows} rows: {error}"));
+            let verdict = verdict.into_array(numbers.len()).unwrap();
+            let kept: Vec<bool> = verdict.as_boolean().iter().map(|kept| kept == Some(true)).collect();
+            let most = if expected.ends_with("10") { 10 } else { 99 };
+            let least = i64::from(!expected.contains("0..="));
+            let least = if sql.contains("CAST") { 1 } else { least };
+            let wanted: Vec<bool> = numbers.iter().map(|n| (least..=most).contains(n)).collect();
+            assert_eq!(kept, wanted, "{sql}, {rows} rows");
+        }
+    }
+}
+
+#[test]
+fn conditions_keep_their_order_around_a_join_and_in_filter() {
+    check(
+        "SELECT f.n FROM flights f JOIN airlines a ON f.carrier = a.carrier WHERE a.size > 1 AND 10 / f.n > 1",
+        &[r#"{"carrier":"AA","n":0}"#, r#"{"carrier":"UA","n":2}"#],
+        &[r#"{"n":2}"#],
+    );
+    check(
+        "SELECT carrier, sum(10 / n) FILTER (WHERE n <> 0) AS s FROM flights GROUP BY carrier",
+        &[r#"{"carrier":"a","n":0}"#, r#"{"carrier":"a","n":2}"#],
+        &[r#"{"carrier":"a"}"#, r#"{"carrier":"a","s":5}"#],
+    );
+    let mut run = run("", "SELECT n FROM flights WHERE n < 9 AND 10 / n > 1", &[]);
+    let error = run.try_row("flights", r#"{"n":0}"#).unwrap_err().to_string();
+    assert!(error.contains(": n < 9 AND 10 / n > 1 for the row {\"n\":0}: Divide by zero"), "{error}");
+}
