@@ -3,14 +3,22 @@
 //! Text is parsed and refused outside of the accepted set ([`accept`]), names are resolved against the relations it
 //! reads, all unknown ones at once (`names`), DataFusion plans and coerces types, and the logical plan becomes
 //! stages (`query`).
+//!
+//! What is accepted means what it means in PostgreSQL; where DataFusion has it otherwise, spellings (`dialect`), types (`coerce`)
+//! and evaluation (`checked`) are made to agree, or it is refused. What is left: a float divided by zero is `Infinity` or `NaN` and
+//! no error; `extract(second ...)` and its likes are whole numbers, without the fraction; an average of decimals has four digits more
+//! than they have; and decimals end at 38 digits.
 
 mod accept;
 mod checked;
+mod coerce;
+mod dialect;
 mod functions;
 mod names;
 mod planner;
 mod query;
 mod text;
+mod udf;
 mod window;
 
 use arrow::datatypes::SchemaRef;

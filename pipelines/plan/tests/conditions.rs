@@ -1,4 +1,4 @@
-//! What conditions keep from being computed.
+//! What conditions keep from being computed, and what groups make of decimals.
 
 mod common;
 
@@ -73,4 +73,44 @@ fn conditions_keep_their_order_around_a_join_and_in_filter() {
     let mut run = run("", "SELECT n FROM flights WHERE n < 9 AND 10 / n > 1", &[]);
     let error = run.try_row("flights", r#"{"n":0}"#).unwrap_err().to_string();
     assert!(error.contains(": n < 9 AND 10 / n > 1 for the row {\"n\":0}: Divide by zero"), "{error}");
+}
+
+/// Numbers with a point are decimals, in groups too.
+#[test]
+fn groups_and_aggregates_of_decimals() {
+    let rows = [r#"{"n":1,"x":0.5,"carrier":"a"}"#, r#"{"n":3,"x":2.5,"carrier":"a"}"#];
+    let of = |call: &str| {
+        let mut run = run("", &format!("SELECT carrier, {call} AS v FROM flights GROUP BY carrier"), &rows);
+        let last = run.read("p.out").pop().unwrap();
+        last.strip_prefix(r#"{"carrier":"a","v":"#)
+            .and_then(|rest| rest.strip_suffix('}'))
+            .unwrap()
+            .to_owned()
+    };
+    for (call, expected) in [
+        ("sum(n * 1.1)", "4.4"),
+        ("avg(n * 1.5)", "3.00000"),
+        ("max(n / 2.0)", "1.5000000000000000"),
+        ("min(n + 0.25)", "1.25"),
+        ("sum(x * 1.5)", "4.5"),
+        ("stddev_pop(n * 1.5)", "1.5"),
+        ("corr(n * 1.5, x)", "1.0"),
+        ("sum(n) * 1.5", "6.0"),
+        ("sum(n) / 3.0", "1.3333333333333333"),
+        ("avg(x) * 1.5", "2.25"),
+        ("count(*) FILTER (WHERE n > 1.5)", "1"),
+        ("sum(CAST(x AS int))", "2"),
+        ("bool_or(x = 2.5)", "true"),
+    ] {
+        assert_eq!(of(call), expected, "{call}");
+    }
+    let grouped = |sql: &str| run("", sql, &rows).read("p.out");
+    assert_eq!(
+        grouped("SELECT CAST(x AS int) AS k, count(*) AS c FROM flights GROUP BY CAST(x AS int)"),
+        [r#"{"k":0,"c":1}"#, r#"{"k":2,"c":1}"#]
+    );
+    assert_eq!(
+        grouped("SELECT n / 2.0 AS k, count(*) AS c FROM flights GROUP BY n / 2.0"),
+        [r#"{"k":0.5000000000000000,"c":1}"#, r#"{"k":1.5000000000000000,"c":1}"#]
+    );
 }

@@ -77,7 +77,10 @@ fn parse(text: &SqlText) -> Result<Statement, Diagnostic> {
         .and_then(|mut parser| parser.parse_statements());
     let mut statements = parsed.map_err(|error| syntax(text, &error))?;
     match (statements.pop(), statements.is_empty()) {
-        (Some(statement), true) => Ok(statement),
+        (Some(mut statement), true) => {
+            super::dialect::spell(&mut statement);
+            Ok(statement)
+        }
         (None, _) => {
             Err(Diagnostic::new("sql-syntax", text.whole(), "there is no SQL here").help("write a SELECT"))
         }

@@ -6,6 +6,8 @@ use std::sync::{Arc, LazyLock};
 use datafusion_expr::planner::ExprPlanner;
 use datafusion_expr::{AggregateUDF, ScalarUDF, Volatility};
 
+use super::udf::DateTrunc;
+
 /// Aggregates whose state has a bounded size, whatever the number of rows, and does not depend on what order equal rows
 /// come in. Others (median, array_agg, first_value) would keep every row of a window.
 const AGGREGATES: &[&str] = &[
@@ -72,6 +74,10 @@ impl Functions {
             {
                 scalar.insert(name.to_ascii_lowercase(), Arc::clone(&function));
             }
+        }
+        if let Some(inner) = scalar.get("date_trunc").cloned() {
+            let ours = Arc::new(ScalarUDF::new_from_impl(DateTrunc::new(inner)));
+            scalar.extend(["date_trunc", "datetrunc"].map(|name| (name.to_owned(), Arc::clone(&ours))));
         }
         let mut aggregate = BTreeMap::new();
         for function in datafusion_functions_aggregate::all_default_aggregate_functions() {

@@ -20,7 +20,7 @@ use datafusion_sql::sqlparser::ast::{
 use super::functions::functions;
 use super::query::Stages;
 use super::window::WindowPlanner;
-use super::{Accepted, Query, Readable, RelationSource, SqlText, checked, names};
+use super::{Accepted, Query, Readable, RelationSource, SqlText, checked, coerce, names};
 use crate::diagnostic::Diagnostic;
 
 /// Times the rules run over a plan at most; they settle in two.
@@ -100,6 +100,7 @@ fn check_time(accepted: &Accepted, relations: &[&Readable], text: &SqlText, prob
 fn logical_plan(accepted: &Accepted, relations: &[&Readable]) -> Result<LogicalPlan> {
     let catalog = Catalog::new(accepted, relations);
     let planned = SqlToRel::new(&catalog).sql_statement_to_plan(accepted.statement.clone())?;
+    let planned = coerce::types(planned)?;
     let analyzed = Analyzer::new().execute_and_check(planned, &catalog.options, |_, _| {})?;
     checked::constants(&analyzed)?;
     let context = OptimizerContext::new_with_config_options(Arc::new(catalog.options.clone()))
@@ -110,7 +111,7 @@ fn logical_plan(accepted: &Accepted, relations: &[&Readable]) -> Result<LogicalP
         Arc::new(SimplifyExpressions::new()),
         Arc::new(OptimizeProjections::new()),
     ]);
-    rules.optimize(analyzed, &context, |_, _| {})
+    coerce::release(rules.optimize(analyzed, &context, |_, _| {})?)
 }
 
 /// Finds the part of a statement that the planner refuses, since its own errors often name no place: each expression is planned
@@ -184,6 +185,8 @@ impl Catalog {
         // Rows are plain strings in the log; a cast to VARCHAR gives the same type as a column.
         options.sql_parser.map_string_types_to_utf8view = false;
         options.sql_parser.collect_spans = true;
+        options.sql_parser.parse_float_as_decimal = true;
+        options.execution.time_zone = Some(millstream_connect_api::types::UTC.into());
         let sources = accepted.relations().zip(relations).map(|(relation, readable)| {
             let source: Arc<dyn TableSource> = Arc::new(RelationSource {
                 relation: relation.name.clone(),
