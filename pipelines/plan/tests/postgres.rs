@@ -206,6 +206,27 @@ fn refused(expression: &str, expected: &str) {
 }
 
 #[test]
+fn what_would_mean_something_else_is_refused() {
+    refused(
+        "s SIMILAR TO 'a|b'",
+        "p.toml:11:17: SIMILAR TO cannot be used in a step\n  help: write LIKE, or a regular expression for all of the text: x ~ '^(...)$'",
+    );
+    for name in ["VARCHAR(3)", "CHAR(3)", "CHAR", "CHARACTER VARYING(3)"] {
+        let help = "cast to VARCHAR, and cut with left(x, n) where it may be longer";
+        let expected = format!("p.toml:11:22: a cast to {name} cannot be used in a step\n  help: {help}");
+        refused(&format!("CAST(s AS {name})"), &expected);
+    }
+    refused(
+        "to_char(at, 'YYYY-MM-DD')",
+        "p.toml:11:29: 'YYYY-MM-DD' has no % and would be given back as it is\n  help: formats are those of strftime here, such as '%Y-%m-%d %H:%M:%S'",
+    );
+    refused(
+        "date_trunc('bogus', at)",
+        "p.toml:11:28: date_trunc does not know the unit 'bogus'\n  help: units are microsecond, millisecond, second, minute, hour, day, week, month, quarter, year",
+    );
+}
+
+#[test]
 fn text_is_no_number() {
     let said = |at: &str, kinds: &str| {
         let help = "CAST one side to the type of the other; TRY_CAST gives null where that fails";

@@ -3,8 +3,8 @@
 use std::ops::{ControlFlow, Range};
 
 use datafusion_sql::sqlparser::ast::{
-    Expr, GroupByExpr, Join, JoinConstraint, JoinOperator, Query, Select, SelectItem, SetExpr, Spanned,
-    Statement, TableFactor, visit_expressions,
+    DataType, Expr, GroupByExpr, Join, JoinConstraint, JoinOperator, Query, Select, SelectItem, SetExpr,
+    Spanned, Statement, TableFactor, visit_expressions,
 };
 use datafusion_sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion_sql::sqlparser::parser::{Parser, ParserError};
@@ -372,12 +372,35 @@ impl Check<'_> {
                     "a query inside of an expression"
                 }
                 Expr::AnyOp { .. } | Expr::AllOp { .. } => "ANY or ALL",
+                Expr::SimilarTo { .. } => {
+                    let help = "write LIKE, or a regular expression for all of the text: x ~ '^(...)$'";
+                    self.refuse(expression.span(), "SIMILAR TO", help);
+                    return ControlFlow::Continue(());
+                }
+                Expr::Cast { data_type, .. } if is_sized_text(data_type) => {
+                    let help = "cast to VARCHAR, and cut with left(x, n) where it may be longer";
+                    self.refuse(expression.span(), &format!("a cast to {data_type}"), help);
+                    return ControlFlow::Continue(());
+                }
                 _ => return ControlFlow::<()>::Continue(()),
             };
             self.refuse(expression.span(), what, "make the query a step or a table, and join it");
             ControlFlow::Continue(())
         });
     }
+}
+
+/// Whether a type of text has a length, which a cast would have to cut to. That of CHAR alone is 1.
+fn is_sized_text(data_type: &DataType) -> bool {
+    matches!(
+        data_type,
+        DataType::Char(_)
+            | DataType::Character(_)
+            | DataType::Varchar(Some(_))
+            | DataType::Nvarchar(Some(_))
+            | DataType::CharacterVarying(Some(_))
+            | DataType::CharVarying(Some(_))
+    )
 }
 
 /// Whether an expression is `window_start` or `window_end`, qualified or not.

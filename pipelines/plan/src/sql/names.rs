@@ -5,12 +5,15 @@ use std::ops::{ControlFlow, Range};
 
 use arrow::datatypes::{DataType, Schema};
 use datafusion_sql::sqlparser::ast::{
-    DuplicateTreatment, Expr, Function, FunctionArguments, GroupByExpr, Ident, JoinConstraint, JoinOperator,
-    ObjectName, Select, SelectItem, SelectItemQualifiedWildcardKind, Spanned, visit_expressions,
+    DuplicateTreatment, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Ident,
+    JoinConstraint, JoinOperator, ObjectName, Select, SelectItem, SelectItemQualifiedWildcardKind, Spanned,
+    Value, visit_expressions,
 };
+use datafusion_sql::sqlparser::tokenizer::Span;
 use millstream_connect_api::config::suggest;
 
 use super::functions::{Known, aggregate_names, functions};
+use super::udf::UNITS;
 use super::{Accepted, SqlText, WINDOW_END, WINDOW_START};
 use crate::diagnostic::Diagnostic;
 
@@ -204,7 +207,7 @@ impl Names<'_> {
         }
     }
 
-    fn unknown_relation(&mut self, alias: &str, span: datafusion_sql::sqlparser::tokenizer::Span) {
+    fn unknown_relation(&mut self, alias: &str, span: Span) {
         let aliases: Vec<_> = self.relations.iter().map(|(alias, _)| alias.as_str()).collect();
         let near = suggest(alias, aliases.iter().copied()).map(did_you_mean);
         let help = near.or_else(|| Some(format!("relations here are {}", aliases.join(", "))));
@@ -273,6 +276,12 @@ impl Names<'_> {
             }
         }
         let FunctionArguments::List(arguments) = &function.args else { return };
+        let literals: Vec<_> = arguments.args.iter().map(literal).collect();
+        if let Some((span, message, help)) = unlike_postgres(&name, &literals) {
+            let span = self.text.span(span);
+            self.problems.push(Diagnostic::new("sql-refused", span, message).help(help));
+            return;
+        }
         let plain = arguments.duplicate_treatment != Some(DuplicateTreatment::Distinct)
             && arguments.clauses.is_empty()
             && function.within_group.is_empty()
@@ -285,6 +294,35 @@ impl Names<'_> {
                 "leave it out; approx_distinct(x) counts distinct values in bounded memory".to_owned(),
             );
         }
+    }
+}
+
+/// The text of an argument that is a quoted literal.
+fn literal(argument: &FunctionArg) -> Option<(&str, Span)> {
+    let FunctionArg::Unnamed(FunctionArgExpr::Expr(Expr::Value(value))) = argument else { return None };
+    match &value.value {
+        Value::SingleQuotedString(text) => Some((text, value.span)),
+        _ => None,
+    }
+}
+
+/// What is wrong with literal arguments that would fail, or mean something else, in the first row only.
+fn unlike_postgres(name: &str, literals: &[Option<(&str, Span)>]) -> Option<(Span, String, String)> {
+    let at = |index: usize| literals.get(index).copied().flatten();
+    match name {
+        "date_trunc" | "datetrunc" => {
+            let (unit, span) = at(0)?;
+            let known = UNITS.contains(&unit.to_ascii_lowercase().as_str());
+            let help = format!("units are {}", UNITS.join(", "));
+            (!known).then(|| (span, format!("{name} does not know the unit '{unit}'"), help))
+        }
+        "to_char" | "date_format" => {
+            let (format, span) = at(1)?;
+            let message = format!("'{format}' has no % and would be given back as it is");
+            let help = "formats are those of strftime here, such as '%Y-%m-%d %H:%M:%S'";
+            (!format.contains('%')).then(|| (span, message, help.to_owned()))
+        }
+        _ => None,
     }
 }
 
