@@ -155,7 +155,8 @@ impl Task {
         &self.application_id
     }
 
-    /// Records arrive, in offset order. `next` is the offset after them, past any control records.
+    /// Records arrive, in offset order. `next` is the offset after them, past any control records. Offsets below those that came
+    /// before mean that the log was made anew or lost its end: positions follow it.
     ///
     /// # Errors
     /// An input that this task does not have, or a broken record where the source does not skip them.
@@ -174,7 +175,7 @@ impl Task {
     /// # Errors
     /// An input that this task does not have.
     pub fn observe_log_end(&mut self, topic: &TopicName, end: Offset) -> Result<()> {
-        self.inputs.get_mut(topic)?.log_end = Some(end);
+        self.inputs.get_mut(topic)?.observe_end(end);
         Ok(())
     }
 

@@ -199,6 +199,73 @@ fn a_finite_bootstrap_input_opens_its_gate_at_its_end() {
     assert!(task.is_drained());
 }
 
+/// Rows of `a` at these offsets; their values are the offsets, too.
+fn add_at(task: &mut Task, offsets: std::ops::Range<i64>) {
+    let record = |offset: i64| InputRecord {
+        offset: Offset(offset),
+        timestamp: Millis(offset),
+        key: None,
+        value: Some(offset.to_string().into()),
+        headers: Vec::new(),
+    };
+    let next = Offset(offsets.end);
+    task.observe_log_end(&user("a"), next).unwrap();
+    task.add_records(&user("a"), offsets.map(record).collect(), next).unwrap();
+}
+
+fn position_of_a(task: &Task) -> i64 {
+    task.positions().into_iter().find(|(name, ..)| *name == user("a")).unwrap().1.0
+}
+
+/// The topic was deleted and made anew, or its log was cut off: what is committed is what was consumed of the log that there is.
+#[test]
+fn a_position_goes_back_with_its_log() {
+    let mut task = two_inputs(false);
+    task.observe_log_end(&user("b"), Offset(0)).unwrap();
+    add_at(&mut task, 0..50);
+    assert_eq!(outputs(&mut task), ["50@0"]);
+    assert_eq!(position_of_a(&task), 50);
+    add_at(&mut task, 0..10);
+    assert_eq!(position_of_a(&task), 0, "none of the new rows is processed");
+    assert_eq!(outputs(&mut task), ["10@0"]);
+    assert_eq!(position_of_a(&task), 10);
+    task.observe_log_end(&user("a"), Offset(4)).unwrap();
+    task.add_records(&user("a"), Vec::new(), Offset(4)).unwrap();
+    assert_eq!(position_of_a(&task), 4, "a log that holds nothing but control records goes back, too");
+}
+
+#[test]
+fn rows_that_the_log_lost_do_not_hide_those_that_came_instead() {
+    let mut task = two_inputs(false);
+    add_at(&mut task, 0..50); // waits, since nothing is known about b
+    add_at(&mut task, 30..40);
+    assert_eq!(position_of_a(&task), 0);
+    task.end_input(&user("b"), Offset(1)).unwrap();
+    let one = |offset| InputRecord {
+        offset: Offset(offset),
+        timestamp: Millis(44),
+        key: None,
+        value: Some("1".into()),
+        headers: Vec::new(),
+    };
+    task.add_records(&user("b"), vec![one(0)], Offset(1)).unwrap();
+    assert!(task.process(Millis(0)).unwrap());
+    assert_eq!(position_of_a(&task), 30, "the rows up to 44 are of the log that was lost");
+    assert_eq!(outputs(&mut task).len(), 4, "0..45 of a, b, the rest of a, and what came instead");
+    assert_eq!(position_of_a(&task), 40);
+}
+
+#[test]
+fn a_gate_opens_though_the_log_went_back_below_it() {
+    let mut task = two_inputs(true);
+    task.set_gate(&user("a"), Gate::At(Offset(50))).unwrap();
+    add_at(&mut task, 0..20);
+    add(&mut task, "b", &[1]);
+    assert_eq!(outputs(&mut task), ["20@0"]);
+    add_at(&mut task, 0..10);
+    assert_eq!(outputs(&mut task), ["10@0", "1@1"]);
+}
+
 fn windowed(emit: Emit) -> Arc<Topology> {
     windowed_with(emit, 0, 1000)
 }

@@ -48,6 +48,8 @@ pub(super) struct Input {
     pub(super) buffered: usize,
     /// The offset after the records taken in.
     fetched: Offset,
+    /// The log went back behind rows that still wait: how many entries of the queue are older than that, and where it went on.
+    went_back: Option<(usize, Offset)>,
     /// The end of the log, as last seen.
     pub(super) log_end: Option<Offset>,
     /// The end of a finite input.
@@ -88,6 +90,10 @@ impl Input {
         if !records.is_empty() {
             self.quiet_since = None;
         }
+        let first = records.first().map_or(next, |record| record.offset.min(next));
+        if first < self.fetched {
+            self.go_back(first);
+        }
         let mut marks = Vec::new();
         let mut times = Vec::new();
         if self.ways.is_some() {
@@ -120,9 +126,45 @@ impl Input {
             self.queue.push_back(Queued::Mark(mark));
         }
         self.queue.extend(rest.filter(|chunk| !chunk.is_empty()).map(|chunk| Queued::Rows(MAIN, chunk)));
-        self.fetched = self.fetched.max(next);
+        self.fetched = next;
         self.heed_marks();
         Ok((self.node, added))
+    }
+
+    /// The log was made anew, or lost its end, and goes on at `first`. Rows that are here already stay: no log has them any more.
+    fn go_back(&mut self, first: Offset) {
+        let topic = self.topic.as_str();
+        tracing::warn!(
+            topic,
+            partition = self.partition,
+            from = self.fetched.0,
+            to = first.0,
+            "the log of an input went back"
+        );
+        if !self.queue.is_empty() {
+            let earlier = self.went_back.map_or(first, |(_, earlier)| earlier);
+            self.went_back = Some((self.queue.len(), first.min(earlier)));
+        }
+        if self.is_finite {
+            self.idle_from = Offset(i64::MAX); // nothing tells any more of which run a mark is
+        }
+    }
+
+    /// The log ends at `end` now.
+    pub(super) fn observe_end(&mut self, end: Offset) {
+        self.log_end = Some(end);
+        if let Gate::At(at) = self.gate
+            && end < self.fetched
+            && !self.is_finite
+        {
+            self.gate = Gate::At(at.min(end)); // it went back, and may never come so far again
+        }
+    }
+
+    fn pop_front(&mut self) {
+        self.queue.pop_front();
+        let left = self.went_back.and_then(|(count, to)| Some((count.checked_sub(1)?, to)));
+        self.went_back = left.filter(|(count, _)| *count > 0);
     }
 
     /// Queues the rows of `rest` that stand before `offset`.
@@ -159,7 +201,7 @@ impl Input {
             if let Some(way) = usize::try_from(mark.writer).ok().and_then(|at| ways.get_mut(at)) {
                 *way = Progress { time: way.time.max(mark.progress.time), idle: mark.progress.idle };
             }
-            self.queue.pop_front();
+            self.pop_front();
         }
     }
 
@@ -207,9 +249,10 @@ impl Input {
         self.ways.iter_mut().flatten().for_each(|way| way.idle = false);
     }
 
-    /// Everything before this offset has been processed.
+    /// Everything before this offset has been processed. While rows wait that the log lost, they are not what it is about.
     pub(super) fn position(&self) -> Offset {
-        self.front().and_then(|chunk| chunk.offsets.first()).copied().unwrap_or(self.fetched)
+        let at = self.front().and_then(|chunk| chunk.offsets.first()).copied().unwrap_or(self.fetched);
+        self.went_back.map_or(at, |(_, to)| at.min(to))
     }
 
     fn front(&self) -> Option<&Chunk> {
@@ -253,7 +296,7 @@ impl Input {
         let count = head.timestamps.iter().zip(&head.offsets).take(limit).take_while(fits).count().max(1);
         let run = head.take_front(count);
         if head.is_empty() {
-            self.queue.pop_front();
+            self.pop_front();
             self.heed_marks();
         }
         self.buffered -= run.len();
@@ -311,6 +354,7 @@ impl Inputs {
                 queue: VecDeque::new(),
                 buffered: 0,
                 fetched: *position,
+                went_back: None,
                 log_end: None,
                 end: None,
                 gate: if source.bootstrap { Gate::Unknown } else { Gate::Open },
