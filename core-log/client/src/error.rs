@@ -112,8 +112,11 @@ pub enum ClientError {
         /// What is wrong.
         source: CodecError,
     },
-    /// Another producer took over this transactional id; this one can only be closed.
-    #[error("the producer {who} was fenced: a newer producer uses the same transactional.id")]
+    /// Another producer took over this transactional id, or the coordinator aborted a transaction that took too long; this producer
+    /// can only be closed.
+    #[error(
+        "the producer {who} was fenced: its transaction took longer than transaction.timeout.ms, or a newer producer uses the same transactional.id"
+    )]
     Fenced {
         /// The transactional id, or the producer id.
         who: String,

@@ -27,6 +27,8 @@ pub(crate) struct Engine {
     shared: Arc<Shared>,
     worker: usize,
     producer: Producer,
+    /// The producer lost its transaction, or cannot end it: the next one needs a producer made anew.
+    spent: bool,
     tasks: BTreeMap<TaskId, Active>,
     /// Tasks assigned and not started yet.
     waiting: BTreeSet<TaskId>,
@@ -39,20 +41,28 @@ pub(crate) struct Engine {
 impl Engine {
     /// Registers the worker's producer, which ends what an earlier one of this worker left open.
     pub(crate) async fn new(shared: Arc<Shared>, worker: usize) -> Result<Self> {
-        let producer = shared.client.producer(producer_config(&shared, worker))?;
-        if shared.config.processing_guarantee == ProcessingGuarantee::ExactlyOnce {
-            producer.init_transactions().await?;
-        }
+        let producer = registered(&shared, worker).await?;
         Ok(Self {
             shared,
             worker,
             producer,
+            spent: false,
             tasks: BTreeMap::new(),
             waiting: BTreeSet::new(),
             in_transaction: false,
             open: Vec::new(),
             widths: BTreeMap::new(),
         })
+    }
+
+    /// Where the producer cannot go on, puts another of the same name in its place. That ends what the old one left open, so it
+    /// comes before tasks ask for what is committed: a commit that nobody answered has taken effect by then, or never will.
+    pub(crate) async fn ensure_producer(&mut self) -> Result<()> {
+        if self.spent {
+            self.producer = registered(&self.shared, self.worker).await?;
+            self.spent = false;
+        }
+        Ok(())
     }
 
     /// Tasks that the group has given to this worker; they start with the next [`Engine::start_waiting`].
@@ -210,15 +220,23 @@ impl Engine {
         if folds.is_empty() { Ok(()) } else { self.shared.state.fold(folds) }
     }
 
-    /// Forgets every task and what it did since the last commit.
-    pub(crate) async fn abandon(&mut self) -> Result<()> {
+    /// Forgets every task and what it did since the last commit. What a failed abort leaves open is ended by the next producer, or
+    /// by the broker after the transaction's timeout.
+    pub(crate) async fn abandon(&mut self) {
         self.tasks.clear();
         self.waiting.clear();
         self.open.clear();
-        if std::mem::take(&mut self.in_transaction) {
-            self.producer.abort_transaction().await?;
+        if std::mem::take(&mut self.in_transaction)
+            && let Err(error) = self.producer.abort_transaction().await
+        {
+            tracing::warn!(worker = self.worker, %error, "could not abort a transaction; its producer is made anew");
+            self.spent = true;
         }
-        Ok(())
+    }
+
+    /// The producer failed for good. To be said after [`Engine::abandon`].
+    pub(crate) fn give_up_producer(&mut self) {
+        self.spent = true;
     }
 
     /// Tells tasks the ends of their inputs, as far as they are known. Ends of repartition topics are known only if `asked`.
@@ -263,7 +281,7 @@ impl Engine {
     /// Flushes and ends the producer.
     pub(crate) async fn close(&mut self) -> Result<()> {
         self.tasks.clear();
-        Ok(self.producer.close().await?)
+        if self.spent { Ok(()) } else { Ok(self.producer.close().await?) }
     }
 
     async fn send(&mut self, outputs: Vec<(TopicName, Vec<OutputRecord>)>) -> Result<()> {
@@ -344,6 +362,15 @@ async fn ends_of(last: BTreeMap<(TaskId, Arc<str>), Delivery>) -> Result<Changel
         }
     }
     Ok(reached)
+}
+
+/// The worker's producer. With transactions it takes its name over, and ends what an earlier one of that name left open.
+async fn registered(shared: &Shared, worker: usize) -> Result<Producer> {
+    let producer = shared.client.producer(producer_config(shared, worker))?;
+    if shared.config.processing_guarantee == ProcessingGuarantee::ExactlyOnce {
+        producer.init_transactions().await?;
+    }
+    Ok(producer)
 }
 
 fn producer_config(shared: &Shared, worker: usize) -> ProducerConfig {

@@ -42,6 +42,16 @@ pub enum AppError {
         /// What is wrong, and how to mend it.
         reason: String,
     },
+    /// Another process took this one's place in the group: it has the same state directory, or a copy.
+    #[error(
+        "another process runs {application} as the same member of its group, so the state directory {state_dir} was copied; give that process an empty one of its own"
+    )]
+    Twin {
+        /// The application's id.
+        application: String,
+        /// The directory of this process.
+        state_dir: PathBuf,
+    },
     /// A worker ended without a result.
     #[error("worker {0} was lost: it panicked, or its threads were shut down")]
     WorkerLost(usize),

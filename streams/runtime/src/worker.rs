@@ -108,11 +108,8 @@ impl Worker {
                 Ok(Turn::Drained) => break true,
                 Err(AppError::Client(error)) if is_recoverable(&error) => self.start_over(&error).await?,
                 Err(error) => {
-                    let abandoned = self.engine.lock().await.abandon().await;
-                    if let Err(second) = abandoned {
-                        tracing::warn!(worker = self.number, %second, "could not abort the transaction of a failed worker");
-                    }
-                    return Err(error);
+                    self.engine.lock().await.abandon().await;
+                    return Err(self.named(error));
                 }
             }
         };
@@ -127,6 +124,7 @@ impl Worker {
         let batches = self.consumer.poll(if self.busy { Duration::ZERO } else { IDLE_POLL }).await?;
         let engine = Arc::clone(&self.engine);
         let mut engine = engine.lock().await;
+        engine.ensure_producer().await?;
         engine.add(batches)?;
         engine.start_waiting(&self.consumer).await?; // after add: it seeks back to what is committed
         let ends = self.ask_ends().await?;
@@ -161,7 +159,19 @@ impl Worker {
         Ends::ask(&self.shared, &self.shared.client.admin()).await.map(Some)
     }
 
-    /// The epoch failed: aborts it, and starts the tasks again from what is committed.
+    /// What an error says to the user, where the client cannot know it.
+    fn named(&self, error: AppError) -> AppError {
+        match error {
+            AppError::Client(error) if error.code() == Some(ErrorCode::FencedInstanceId) => AppError::Twin {
+                application: self.shared.config.application_id.clone(),
+                state_dir: self.shared.config.state_dir.clone(),
+            },
+            other => other,
+        }
+    }
+
+    /// The epoch failed: aborts it, and starts the tasks again from what is committed, with another producer where this one is done for.
+    /// A worker that fell behind its group is none the wiser: its commits are refused, since they name its generation.
     async fn start_over(&mut self, error: &ClientError) -> Result<()> {
         self.failures += 1;
         if self.failures > MAX_FAILURES {
@@ -169,7 +179,10 @@ impl Worker {
         }
         tracing::warn!(worker = self.number, %error, "the epoch failed; going back to the last commit");
         let mut engine = self.engine.lock().await;
-        engine.abandon().await?;
+        engine.abandon().await;
+        if error.is_fatal() {
+            engine.give_up_producer();
+        }
         let owned: Vec<_> = self.consumer.assignment().into_iter().collect();
         engine.assign(&owned);
         drop(engine);
@@ -183,8 +196,21 @@ impl Worker {
 fn is_recoverable(error: &ClientError) -> bool {
     match error {
         ClientError::AbortRequired { cause } => !is_refusal(cause),
-        ClientError::CommitRefused { .. } => true,
-        _ => !error.is_fatal() && error.is_retriable(),
+        ClientError::CommitRefused { .. } => !is_refusal(error),
+        // The broker aborted a transaction that took too long, or forgot the name of a producer that did nothing for long, or a twin
+        // took the name over. In the last case the group tells, at the next heartbeat or commit, which of the two is to go.
+        ClientError::Fenced { .. } => true,
+        ClientError::Fatal { cause } => matches!(
+            cause.code(),
+            Some(
+                ErrorCode::ProducerFenced
+                    | ErrorCode::InvalidProducerEpoch
+                    | ErrorCode::InvalidProducerIdMapping
+                    | ErrorCode::UnknownProducerId
+                    | ErrorCode::InvalidTxnState
+            )
+        ),
+        _ => error.is_retriable(),
     }
 }
 
@@ -207,6 +233,7 @@ fn is_refusal(error: &ClientError) -> bool {
                     | ErrorCode::InvalidTopicException
                     | ErrorCode::InvalidRequiredAcks
                     | ErrorCode::PolicyViolation
+                    | ErrorCode::FencedInstanceId
                     | ErrorCode::TopicAuthorizationFailed
                     | ErrorCode::GroupAuthorizationFailed
                     | ErrorCode::ClusterAuthorizationFailed
@@ -228,7 +255,7 @@ impl RebalanceListener for Listener {
             if let Err(error) = engine.commit(consumer).await {
                 tracing::warn!(%error, "the last commit before a rebalance failed; its rows will be processed again");
             }
-            abandon(&mut engine).await;
+            engine.abandon().await;
         }
         .boxed()
     }
@@ -242,12 +269,34 @@ impl RebalanceListener for Listener {
     }
 
     fn lost<'a>(&'a mut self, _: &'a ConsumerHandle, _: &'a [TopicPartition]) -> BoxFuture<'a, ()> {
-        async move { abandon(&mut *self.engine.lock().await).await }.boxed()
+        async move { self.engine.lock().await.abandon().await }.boxed()
     }
 }
 
-async fn abandon(engine: &mut Engine) {
-    if let Err(error) = engine.abandon().await {
-        tracing::warn!(%error, "could not abort a transaction; the broker will after its timeout");
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_producer_may_mend_is_tried_again_and_what_it_cannot_ends_the_worker() {
+        let broker = |code| ClientError::Broker { api: "EndTxn", subject: "app".into(), code, detail: None };
+        let fatal = |code| ClientError::Fatal { cause: Arc::new(broker(code)) };
+        let abort = |code| ClientError::AbortRequired { cause: Arc::new(broker(code)) };
+        let refused = |code| ClientError::CommitRefused { group: "app".into(), code };
+        for (error, expected) in [
+            (ClientError::Fenced { who: "app".into() }, true),
+            (fatal(ErrorCode::InvalidProducerIdMapping), true),
+            (fatal(ErrorCode::InvalidTxnState), true),
+            (fatal(ErrorCode::TransactionalIdAuthorizationFailed), false),
+            (fatal(ErrorCode::UnsupportedVersion), false),
+            (abort(ErrorCode::InvalidProducerEpoch), true),
+            (abort(ErrorCode::MessageTooLarge), false),
+            (refused(ErrorCode::IllegalGeneration), true),
+            (refused(ErrorCode::FencedInstanceId), false),
+            (broker(ErrorCode::NotCoordinator), true),
+            (broker(ErrorCode::FencedInstanceId), false),
+        ] {
+            assert_eq!(is_recoverable(&error), expected, "{error}");
+        }
     }
 }

@@ -32,7 +32,7 @@ pub(crate) struct Cluster {
 }
 
 /// Between two looks at a topic.
-const LOOK: Duration = Duration::from_millis(5);
+pub(crate) const LOOK: Duration = Duration::from_millis(5);
 
 /// Runs `test` on the embedded broker, and on the peer where there is one.
 pub(crate) fn on_every_door(test: impl AsyncFn(Cluster)) {

@@ -1,0 +1,140 @@
+//! What a worker survives, and what ends it.
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use millstream_client::ProducerConfig;
+use millstream_streams::dsl::StreamBuilder;
+use millstream_streams::{AppError, StreamsConfig, Topology};
+
+use super::support::{Cluster, LOOK, PATIENCE, on_every_door, text};
+
+fn copy(cluster: &Cluster) -> Topology {
+    let builder = StreamBuilder::new();
+    let rows = builder.stream::<String, String>(&cluster.name("rows"));
+    rows.map_values(|_, value| value.clone()).to(&cluster.name("copy"));
+    builder.build().unwrap()
+}
+
+/// Rows whose keys are these numbers.
+async fn write(cluster: &Cluster, numbers: std::ops::Range<usize>) {
+    cluster.write("rows", numbers.map(|n| (format!("{n:03}"), "v".to_owned(), n as i64))).await;
+}
+
+/// Waits until the copy has so many rows, and says which.
+async fn copied(cluster: &Cluster, count: usize) -> Vec<String> {
+    let all = async {
+        loop {
+            let rows = cluster.read("copy").await;
+            if rows.len() >= count {
+                return rows.iter().map(|row| text(row.key.as_ref())).collect();
+            }
+        }
+    };
+    let mut keys: Vec<String> = cluster.env.timeout(PATIENCE, Box::pin(all)).await.expect("rows are copied");
+    keys.sort();
+    keys
+}
+
+fn numbered(count: usize) -> Vec<String> {
+    (0..count).map(|n| format!("{n:03}")).collect()
+}
+
+/// The names under which the producers of an application register.
+async fn transactional_ids(cluster: &Cluster, application: &str) -> BTreeSet<String> {
+    let group = cluster.name(application);
+    let described = cluster.client().admin().describe_groups(&[&group]).await.unwrap();
+    let members = described.into_iter().flat_map(|group| group.members);
+    members.filter_map(|member| Some(format!("{group}-{}", member.group_instance_id?))).collect()
+}
+
+/// The broker does to a producer whose transaction took too long what it does when another takes over its name: a newer epoch.
+#[test]
+fn a_worker_that_lost_its_transaction_goes_on_with_another_producer() {
+    on_every_door(async |cluster| {
+        cluster.create(&[("rows", 2), ("copy", 1)]).await;
+        let config = StreamsConfig { commit_interval_ms: 20, threads: 2, ..cluster.config("fenced") };
+        let app = cluster.app(copy(&cluster), config);
+        let control = app.control();
+        let others = async {
+            for round in 0..4 {
+                write(&cluster, round * 50..(round + 1) * 50).await;
+                assert_eq!(copied(&cluster, (round + 1) * 50).await, numbered((round + 1) * 50));
+                let ids = transactional_ids(&cluster, "fenced").await;
+                assert_eq!(ids.len(), 2, "{ids:?}");
+                for id in ids {
+                    let usurper = cluster.client().producer(ProducerConfig::transactional(id)).unwrap();
+                    usurper.init_transactions().await.unwrap();
+                }
+            }
+            write(&cluster, 200..250).await;
+            assert_eq!(copied(&cluster, 250).await, numbered(250));
+            control.stop();
+        };
+        let (outcome, ()) = futures::join!(app.run(), others);
+        outcome.unwrap();
+    });
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy_dir(&entry.path(), &to),
+            false => drop(std::fs::copy(entry.path(), to).unwrap()),
+        }
+    }
+}
+
+/// Two processes that take one another's name do not fence each other for ever: the group lets one of them stay.
+#[test]
+fn of_two_processes_with_the_same_state_one_ends_and_says_why() {
+    on_every_door(async |cluster| {
+        cluster.create(&[("rows", 2), ("copy", 1)]).await;
+        let config = StreamsConfig { commit_interval_ms: 20, ..cluster.config("twins") };
+        let first = cluster.app(copy(&cluster), config.clone());
+        let control = first.control();
+        write(&cluster, 0..10).await;
+        let done = async {
+            copied(&cluster, 10).await;
+            control.stop();
+        };
+        futures::join!(first.run(), done).0.unwrap();
+        let twin = StreamsConfig { state_dir: cluster.dir.path().join("copied"), ..config.clone() };
+        copy_dir(&config.state_dir, &twin.state_dir);
+        let (ended, written) = (Cell::new(false), Cell::new(false));
+        let process = async |config: StreamsConfig| {
+            let app = cluster.app(copy(&cluster), config);
+            let control = app.control();
+            let outcome = app.run();
+            let stopped = async {
+                while !written.get() {
+                    cluster.env.sleep(LOOK).await;
+                }
+                control.stop();
+            };
+            let outcome = async {
+                let outcome = outcome.await;
+                ended.set(true);
+                outcome
+            };
+            futures::join!(outcome, stopped).0
+        };
+        let rows = async {
+            let mut count = 10;
+            while !ended.get() {
+                write(&cluster, count..count + 10).await;
+                count += 10;
+                assert_eq!(copied(&cluster, count).await, numbered(count));
+            }
+            written.set(true);
+        };
+        let both = async { futures::join!(process(config), process(twin), rows) };
+        let (a, b, ()) = cluster.env.timeout(PATIENCE, Box::pin(both)).await.expect("one of them ends");
+        let (failure, other) = if a.is_err() { (a, b) } else { (b, a) };
+        assert!(matches!(failure, Err(AppError::Twin { .. })), "{failure:?}");
+        other.unwrap();
+    });
+}
