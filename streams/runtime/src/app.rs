@@ -24,6 +24,8 @@ pub struct StreamsApp {
     config: StreamsConfig,
     env: Env,
     client: Client,
+    /// Of the producers. What is written may be created by asking for it, as with Kafka; what is read may not.
+    writing: Client,
     control: StreamsControl,
 }
 
@@ -38,8 +40,10 @@ impl StreamsApp {
     ) -> Self {
         let client_config =
             ClientConfig { client_id: config.application_id.as_str().into(), ..ClientConfig::new(bootstrap) };
+        let writing = Client::new(env.clone(), Arc::clone(&dial), client_config.clone());
+        let client_config = ClientConfig { allow_auto_create_topics: false, ..client_config };
         let client = Client::new(env.clone(), dial, client_config);
-        Self { topology, config, env, client, control: StreamsControl::new() }
+        Self { topology, config, env, client, writing, control: StreamsControl::new() }
     }
 
     /// The handle that stops the application and tells what it does.
@@ -68,6 +72,7 @@ impl StreamsApp {
                 config: self.config,
                 env: self.env,
                 client: self.client,
+                writing: self.writing,
                 state,
                 process,
                 control: self.control,

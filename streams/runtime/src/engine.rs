@@ -74,6 +74,11 @@ impl Engine {
         }
     }
 
+    /// Whether tasks are assigned that have not started.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// Restores and starts tasks that were assigned.
     pub(crate) async fn start_waiting(&mut self, consumer: &ConsumerHandle) -> Result<()> {
         while let Some(id) = self.waiting.first().copied() {
@@ -366,7 +371,7 @@ async fn ends_of(last: BTreeMap<(TaskId, Arc<str>), Delivery>) -> Result<Changel
 
 /// The worker's producer. With transactions it takes its name over, and ends what an earlier one of that name left open.
 async fn registered(shared: &Shared, worker: usize) -> Result<Producer> {
-    let producer = shared.client.producer(producer_config(shared, worker))?;
+    let producer = shared.writing.producer(producer_config(shared, worker))?;
     if shared.config.processing_guarantee == ProcessingGuarantee::ExactlyOnce {
         producer.init_transactions().await?;
     }

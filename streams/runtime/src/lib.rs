@@ -37,6 +37,7 @@ mod ends;
 mod engine;
 mod error;
 mod layout;
+mod missing;
 mod restore;
 mod state;
 mod worker;

@@ -21,6 +21,7 @@ use crate::ends::Ends;
 use crate::engine::Engine;
 use crate::error::{AppError, Result};
 use crate::layout::Layout;
+use crate::missing::InputWatch;
 use crate::state::StateDir;
 
 /// What the workers of an application share.
@@ -28,7 +29,10 @@ pub(crate) struct Shared {
     pub(crate) layout: Arc<Layout>,
     pub(crate) config: StreamsConfig,
     pub(crate) env: Env,
+    /// For everything but producers.
     pub(crate) client: Client,
+    /// For producers.
+    pub(crate) writing: Client,
     pub(crate) state: StateDir,
     pub(crate) process: Uuid,
     pub(crate) control: StreamsControl,
@@ -53,6 +57,7 @@ pub(crate) struct Worker {
     engine: Arc<Mutex<Engine>>,
     last_commit: Duration,
     last_ask: Duration,
+    inputs: InputWatch,
     busy: bool,
     /// Failures since the last commit that succeeded.
     failures: u32,
@@ -94,6 +99,7 @@ impl Worker {
             engine,
             last_commit: now,
             last_ask: now,
+            inputs: InputWatch::default(),
             busy: false,
             failures: 0,
         })
@@ -126,7 +132,9 @@ impl Worker {
         let mut engine = engine.lock().await;
         engine.ensure_producer().await?;
         engine.add(batches)?;
-        engine.start_waiting(&self.consumer).await?; // after add: it seeks back to what is committed
+        if !self.inputs.is_one_missing(&self.shared, engine.is_waiting()).await? {
+            engine.start_waiting(&self.consumer).await?; // after add: it seeks back to what is committed
+        }
         let ends = self.ask_ends().await?;
         engine.tell_ends(ends.as_ref())?;
         self.busy = engine.process().await?;

@@ -138,3 +138,28 @@ fn of_two_processes_with_the_same_state_one_ends_and_says_why() {
         other.unwrap();
     });
 }
+
+/// A deleted input came back empty, by the very question of the application that missed it.
+#[test]
+fn an_input_that_is_deleted_is_named_and_stays_away() {
+    on_every_door(async |cluster| {
+        cluster.create(&[("rows", 2)]).await;
+        let app = cluster.app(copy(&cluster), cluster.config("orphan"));
+        write(&cluster, 0..10).await; // nobody created "copy": what is written may come into being by that
+        let rows = cluster.name("rows");
+        let admin = cluster.client().admin();
+        let delete = async {
+            while !admin.list_topics().await.unwrap().iter().any(|topic| **topic == cluster.name("copy")) {
+                cluster.env.sleep(LOOK).await;
+            }
+            copied(&cluster, 10).await;
+            admin.delete_topics(&[&rows]).await.unwrap();
+        };
+        let ended = async { futures::join!(app.run(), delete).0 };
+        let outcome = cluster.env.timeout(PATIENCE, Box::pin(ended)).await.expect("it ends");
+        let error = outcome.unwrap_err().to_string();
+        assert!(error.contains(&rows) && error.contains("deleted"), "{error}");
+        let left = admin.list_topics().await.unwrap();
+        assert!(!left.iter().any(|topic| **topic == rows), "{left:?}");
+    });
+}
