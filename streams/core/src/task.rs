@@ -222,10 +222,19 @@ impl Task {
     /// # Errors
     /// An error of a node, with its name.
     pub fn process(&mut self, wall: Millis) -> Result<bool> {
-        let Some((node, port, chunk)) = self.inputs.next_run(MAX_RUN_ROWS) else { return Ok(false) };
+        Ok(self.process_some(wall, MAX_RUN_ROWS)? > 0)
+    }
+
+    /// The same with a bound on the rows of the run, for steps of which each takes long. Answers how many there were.
+    ///
+    /// # Errors
+    /// An error of a node, with its name.
+    pub fn process_some(&mut self, wall: Millis, limit: usize) -> Result<usize> {
+        let Some((node, port, chunk)) = self.inputs.next_run(limit) else { return Ok(0) };
+        let rows = chunk.len();
         self.fan_out(node, port, chunk)?;
         self.tell_time(self.inputs.times(wall))?;
-        Ok(true)
+        Ok(rows)
     }
 
     /// Tells the operators the time, without new rows.

@@ -2,18 +2,33 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use millstream_client::{ConsumerHandle, ConsumerRecord, OffsetAndMetadata, PartitionRecords};
-use millstream_record::{LeaderEpoch, Offset, TopicPartition};
+use millstream_env::Env;
+use millstream_record::{LeaderEpoch, Millis, Offset, TopicPartition};
 use millstream_streams_core::task::Gate;
 use millstream_streams_core::{InputRecord, Task, TaskId, TopicName};
 
 use crate::control::StreamsControl;
 use crate::error::Result;
 use crate::layout::Layout;
+use crate::pace::Pace;
 use crate::restore::{Stores, restore};
 use crate::state::{Fold, Reached, Slot};
 use crate::worker::Shared;
+
+/// Runs of rows that one task processes before others do.
+const RUNS_PER_TURN: usize = 16;
+
+/// Where a worker's turn ends.
+#[derive(Clone, Copy)]
+pub(crate) struct TurnBounds {
+    /// Monotonic time at which something else is due.
+    pub(crate) until: Duration,
+    /// A task with more uncommitted state waits for a commit.
+    pub(crate) uncommitted_bytes: usize,
+}
 
 /// What the metadata of a committed offset begins with when its input was consumed to its end and the task has closed. Behind it is
 /// what the task keeps of times.
@@ -31,6 +46,7 @@ pub(crate) struct Active {
     pub(crate) inputs: Vec<(TopicName, TopicPartition)>,
     /// Leader epoch of the last record of each input.
     epochs: BTreeMap<TopicName, LeaderEpoch>,
+    pace: Pace,
     /// Something happened since the last commit.
     pub(crate) dirty: bool,
     /// It is closed, and that is committed.
@@ -83,7 +99,8 @@ impl Active {
             task.set_gate(topic, gate(layout, shared, topic, end))?;
         }
         let (epochs, control) = (BTreeMap::new(), shared.control.clone());
-        Ok(Self { task, slots, inputs, epochs, dirty: false, done: false, worker, control })
+        let pace = Pace::new();
+        Ok(Self { task, slots, inputs, epochs, pace, dirty: false, done: false, worker, control })
     }
 
     /// Takes records of one of its inputs.
@@ -93,6 +110,26 @@ impl Active {
         self.dirty = true;
         let records = batch.records.into_iter().map(input_record).collect();
         Ok(self.task.add_records(topic, records, batch.next_offset)?)
+    }
+
+    /// Processes rows until there are none, until its share of the turn is used up, or until a commit is due. One run at least, or no
+    /// slow task would ever get on. Tells whether there was anything, and whether there may be more.
+    pub(crate) fn work(&mut self, env: &Env, wall: Millis, bounds: TurnBounds) -> Result<(bool, bool)> {
+        let (mut runs, mut began) = (0, env.elapsed());
+        loop {
+            let rows = self.task.process_some(wall, self.pace.rows())?;
+            if rows == 0 {
+                return Ok((runs > 0, false));
+            }
+            let now = env.elapsed();
+            self.pace.took(rows, now.saturating_sub(began));
+            runs += 1;
+            began = now;
+            let is_full = self.task.uncommitted_bytes() > bounds.uncommitted_bytes;
+            if runs == RUNS_PER_TURN || now >= bounds.until || is_full {
+                return Ok((true, true));
+            }
+        }
     }
 
     /// The positions to commit.

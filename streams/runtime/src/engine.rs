@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use millstream_client::{
     ClientError, ConsumerHandle, Delivery, Offsets, PartitionRecords, Producer, ProducerConfig,
@@ -10,14 +11,11 @@ use millstream_client::{
 use millstream_record::{Offset, TopicPartition};
 use millstream_streams_core::{OutputRecord, TaskCommit, TaskId, TopicName};
 
-use crate::active::Active;
+use crate::active::{Active, TurnBounds};
 use crate::config::ProcessingGuarantee;
 use crate::ends::Ends;
 use crate::error::Result;
 use crate::worker::Shared;
-
-/// Runs of rows that one task processes before the worker polls again.
-const RUNS_PER_TURN: usize = 16;
 
 /// How far the changelogs of each task's stores reach.
 type Changelogs = BTreeMap<TaskId, BTreeMap<Arc<str>, Offset>>;
@@ -32,6 +30,8 @@ pub(crate) struct Engine {
     tasks: BTreeMap<TaskId, Active>,
     /// Tasks assigned and not started yet.
     waiting: BTreeSet<TaskId>,
+    /// The task that worked last.
+    last_in_turn: Option<TaskId>,
     in_transaction: bool,
     /// Records of this epoch that no transaction answers for.
     open: Vec<Delivery>,
@@ -49,6 +49,7 @@ impl Engine {
             spent: false,
             tasks: BTreeMap::new(),
             waiting: BTreeSet::new(),
+            last_in_turn: None,
             in_transaction: false,
             open: Vec::new(),
             widths: BTreeMap::new(),
@@ -102,32 +103,43 @@ impl Engine {
         Ok(())
     }
 
-    /// Lets each task work for a while and sends what it made. True when one of them could go on.
-    pub(crate) async fn process(&mut self) -> Result<bool> {
+    /// Lets each task work for a while and sends what it made, until the turn is over; the next one begins with the tasks that had
+    /// none. True when one of them could go on.
+    pub(crate) async fn process(&mut self, until: Duration) -> Result<bool> {
         let wall = self.shared.env.now();
-        let mut busy = false;
-        let ids: Vec<_> = self.tasks.keys().copied().collect();
-        for id in ids {
+        let bounds = TurnBounds { until, uncommitted_bytes: self.shared.config.max_uncommitted_bytes };
+        let (mut busy, mut worked) = (false, false);
+        for id in self.in_turn() {
             let Some(active) = self.tasks.get_mut(&id) else { continue };
-            let mut runs = 0;
-            while runs < RUNS_PER_TURN && active.task.process(wall)? {
-                runs += 1;
-            }
+            let (did_some, has_more) = active.work(&self.shared.env, wall, bounds)?;
             if active.task.is_drained() && !active.task.is_closed() {
                 active.task.close(wall)?;
                 active.dirty = true;
-            } else if runs == 0 {
+            } else if !did_some {
                 active.task.advance(wall)?;
             }
-            busy |= runs == RUNS_PER_TURN;
-            active.dirty |= runs > 0;
+            busy |= has_more;
+            worked |= did_some;
+            active.dirty |= did_some;
             active.report();
             let outputs = active.task.take_outputs();
             active.dirty |= !outputs.is_empty(); // time alone may have made them, and changed stores
             active.dirty |= active.task.has_news();
+            let is_full = active.task.uncommitted_bytes() > bounds.uncommitted_bytes;
             self.send(outputs).await?;
+            self.last_in_turn = Some(id);
+            if is_full || (worked && self.shared.env.elapsed() >= until) {
+                return Ok(true);
+            }
         }
         Ok(busy)
+    }
+
+    /// The tasks, from the one after that which worked last.
+    fn in_turn(&self) -> Vec<TaskId> {
+        let is_behind = |id: &&TaskId| self.last_in_turn.is_none_or(|last| **id > last);
+        let (first, then): (Vec<_>, Vec<_>) = self.tasks.keys().partition(is_behind);
+        first.into_iter().chain(then).copied().collect()
     }
 
     /// Whether a commit must not wait for its time: uncommitted state has outgrown its bound, or a task has just closed.

@@ -38,6 +38,7 @@ mod engine;
 mod error;
 mod layout;
 mod missing;
+mod pace;
 mod restore;
 mod state;
 mod worker;

@@ -1,6 +1,7 @@
 //! A worker: one member of the group, with its tasks.
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures::FutureExt;
@@ -40,6 +41,10 @@ pub(crate) struct Shared {
 
 /// A poll that finds nothing waits so long at most, so that stops and ends are noticed.
 const IDLE_POLL: Duration = Duration::from_millis(50);
+/// Tasks work for so long before the worker commits if that is due, and polls: less would be all commits, more would leave a stop or
+/// a rebalance waiting.
+const LEAST_TURN: Duration = Duration::from_millis(10);
+const LONGEST_TURN: Duration = Duration::from_millis(500);
 /// Time between two looks at the group's ends while tasks wait for them.
 const ASK_ENDS_EVERY: Duration = Duration::from_millis(200);
 
@@ -126,6 +131,9 @@ impl Worker {
 
     /// One round: poll, process, and commit when it is time.
     async fn turn(&mut self) -> Result<Turn> {
+        if self.busy {
+            give_way().await;
+        }
         let stopping = self.shared.control.is_stopping();
         let batches = self.consumer.poll(if self.busy { Duration::ZERO } else { IDLE_POLL }).await?;
         let engine = Arc::clone(&self.engine);
@@ -137,9 +145,11 @@ impl Worker {
         }
         let ends = self.ask_ends().await?;
         engine.tell_ends(ends.as_ref())?;
-        self.busy = engine.process().await?;
-        let now = self.shared.env.elapsed();
         let interval = Duration::from_millis(self.shared.config.commit_interval_ms);
+        let now = self.shared.env.elapsed();
+        let until = (self.last_commit + interval).clamp(now + LEAST_TURN, now + LONGEST_TURN);
+        self.busy = engine.process(until).await?;
+        let now = self.shared.env.elapsed();
         if stopping || engine.is_commit_due() || now.saturating_sub(self.last_commit) >= interval {
             if engine.commit(&self.consumer).await? {
                 self.failures = 0; // a commit of nothing proves nothing
@@ -198,6 +208,19 @@ impl Worker {
         self.shared.env.sleep(FAILURE_PAUSE).await;
         Ok(())
     }
+}
+
+/// Lets other tasks of this thread go on, heartbeats among them: nothing else in a busy turn may have to wait.
+async fn give_way() {
+    let mut went = false;
+    let once = futures::future::poll_fn(|context| {
+        if std::mem::replace(&mut went, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    });
+    once.await;
 }
 
 /// Whether going back to the last commit may help. It does not where a record itself was refused, since the same rows make it again.

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
 use millstream_client::ProducerConfig;
 use millstream_streams::dsl::StreamBuilder;
@@ -161,5 +162,36 @@ fn an_input_that_is_deleted_is_named_and_stays_away() {
         assert!(error.contains(&rows) && error.contains("deleted"), "{error}");
         let left = admin.list_topics().await.unwrap();
         assert!(!left.iter().any(|topic| **topic == rows), "{left:?}");
+    });
+}
+
+/// All rows of a poll were one run, so that a step which took long for each outlasted transactions and sessions, over and over.
+#[test]
+fn a_slow_step_commits_between_its_rows() {
+    on_every_door(async |cluster| {
+        cluster.create(&[("rows", 1), ("copy", 1)]).await;
+        write(&cluster, 0..20).await;
+        let builder = StreamBuilder::new();
+        let rows = builder.stream::<String, String>(&cluster.name("rows"));
+        let env = cluster.env.clone();
+        let slow = rows.map_values(move |_, value| {
+            let began = env.elapsed();
+            while env.elapsed() - began < Duration::from_millis(30) {
+                std::hint::spin_loop(); // the step's work
+            }
+            value.clone()
+        });
+        slow.to(&cluster.name("copy"));
+        let config = StreamsConfig { commit_interval_ms: 20, ..cluster.config("slow") };
+        let app = cluster.app(builder.build().unwrap(), config);
+        let control = app.control();
+        let done = async {
+            copied(&cluster, 20).await;
+            control.stop();
+        };
+        futures::join!(app.run(), done).0.unwrap();
+        let rows = cluster.read("copy").await;
+        let transactions = rows.last().unwrap().offset.0 + 1 - 19; // each but the last has left its marker before that row
+        assert!(transactions >= 10, "{transactions} transactions");
     });
 }
