@@ -14,8 +14,8 @@ use crate::control::StreamsControl;
 use crate::error::Result;
 use crate::layout::Layout;
 use crate::pace::Pace;
-use crate::restore::{Stores, restore};
-use crate::state::{Fold, Reached, Slot};
+use crate::restore::{Kept, Slots, restore};
+use crate::state::Fold;
 use crate::worker::Shared;
 
 /// Runs of rows that one task processes before others do.
@@ -42,7 +42,9 @@ pub(crate) fn says_ended(metadata: &str) -> bool {
 /// A task with what the runtime knows about it.
 pub(crate) struct Active {
     pub(crate) task: Task,
-    pub(crate) slots: BTreeMap<Arc<str>, (Slot, Reached)>,
+    slots: Slots,
+    /// The positions that the stores stand for.
+    settled: Positions,
     pub(crate) inputs: Vec<(TopicName, TopicPartition)>,
     /// Leader epoch of the last record of each input.
     epochs: BTreeMap<TopicName, LeaderEpoch>,
@@ -51,17 +53,27 @@ pub(crate) struct Active {
     pub(crate) dirty: bool,
     /// It is closed, and that is committed.
     pub(crate) done: bool,
-    worker: usize,
-    control: StreamsControl,
+    presence: Presence,
+}
+
+/// How far inputs are consumed.
+type Positions = Vec<(TopicName, Offset)>;
+
+/// What is left of a task that its worker may get back.
+pub(crate) struct Left {
+    settled: Positions,
+    kept: Kept,
 }
 
 impl Active {
-    /// Restores the task's stores, and stands its inputs where the group left them.
+    /// Restores the task's stores, and stands its inputs where the group left them. What is `left` of it here is taken where nobody
+    /// else has committed anything since.
     pub(crate) async fn start(
         shared: &Shared,
         worker: usize,
         id: TaskId,
         consumer: &ConsumerHandle,
+        left: &mut Option<Left>,
     ) -> Result<Self> {
         let layout = &shared.layout;
         let inputs: Vec<(TopicName, TopicPartition)> =
@@ -70,14 +82,18 @@ impl Active {
         // Before the stores: this waits for a commit that is still under way, whose changes are then below the end that they are
         // restored to. The other way round its positions would be taken without its state.
         let committed = consumer.committed(&partitions).await?;
-        let Stores { bases, slots } = restore(layout, &shared.state, &shared.client, id).await?;
         let first = consumer.beginning_offsets(&partitions).await?;
-        let ends = consumer.end_offsets(&partitions).await?;
         let position = |partition: &TopicPartition| {
             let start = first.get(partition).copied().unwrap_or_default();
             committed.get(partition).map_or(start, |position| position.offset.max(start))
         };
-        let positions: Vec<_> = inputs.iter().map(|(topic, at)| (topic.clone(), position(at))).collect();
+        let positions: Positions = inputs.iter().map(|(topic, at)| (topic.clone(), position(at))).collect();
+        *left = left.take().filter(|left| left.settled == positions);
+        let kept = left.iter().flat_map(|left| left.kept.bases.keys().cloned()).collect();
+        let slots = left.as_ref().map(|left| left.kept.slots.clone()).unwrap_or_default();
+        let stores = restore(layout, &shared.state, &shared.client, id, &kept, slots).await?;
+        let ends = consumer.end_offsets(&partitions).await?;
+        let (bases, slots) = stores.open(&shared.state, left.take().map(|left| left.kept));
         let application = Arc::clone(&layout.application_id);
         // What other tasks write is seen when they commit, so nothing is to be made of a pause of one commit.
         let idle_ms = shared.config.idle_timeout_ms.max(2 * shared.config.commit_interval_ms);
@@ -98,9 +114,17 @@ impl Active {
             }
             task.set_gate(topic, gate(layout, shared, topic, end))?;
         }
-        let (epochs, control) = (BTreeMap::new(), shared.control.clone());
-        let pace = Pace::new();
-        Ok(Self { task, slots, inputs, epochs, pace, dirty: false, done: false, worker, control })
+        Ok(Self {
+            task,
+            slots,
+            settled: positions,
+            inputs,
+            epochs: BTreeMap::new(),
+            pace: Pace::new(),
+            dirty: false,
+            done: false,
+            presence: Presence { worker, task: id, control: shared.control.clone() },
+        })
     }
 
     /// Takes records of one of its inputs.
@@ -167,6 +191,7 @@ impl Active {
                 folds.push(Fold { slot: slot.clone(), changes: changes.into_iter().collect(), reached: *to });
             }
         }
+        self.settled = self.task.positions().into_iter().map(|(topic, at, _)| (topic, at)).collect();
         self.dirty = false;
         self.done = self.task.is_closed();
         Ok(())
@@ -175,13 +200,31 @@ impl Active {
     /// Tells the control what the task has counted.
     pub(crate) fn report(&self) {
         let counters = self.task.counters().map(|(name, counters)| (Arc::clone(name), *counters)).collect();
-        self.control.report(self.worker, self.task.id(), counters);
+        self.presence.control.report(self.presence.worker, self.task.id(), counters);
+    }
+
+    /// Ends the task, and what it did since the last commit. Leaves stores that have no changelog, as of that commit.
+    pub(crate) fn leave(self, layout: &Layout) -> Option<Left> {
+        let Self { task, slots, settled, .. } = self;
+        let names = &layout.topology.subtopologies()[task.id().subtopology].stores;
+        let is_unlogged = |name: &Arc<str>| layout.changelog(name).is_none();
+        let bases = names.iter().cloned().zip(task.into_bases());
+        let bases: BTreeMap<_, _> = bases.filter(|(name, _)| is_unlogged(name)).collect();
+        let slots = slots.into_iter().filter(|(name, _)| is_unlogged(name)).collect();
+        (!bases.is_empty()).then_some(Left { settled, kept: Kept { bases, slots } })
     }
 }
 
-impl Drop for Active {
+/// A task that runs here, as the control knows it.
+struct Presence {
+    worker: usize,
+    task: TaskId,
+    control: StreamsControl,
+}
+
+impl Drop for Presence {
     fn drop(&mut self) {
-        self.control.retire(self.worker, self.task.id());
+        self.control.retire(self.worker, self.task);
     }
 }
 

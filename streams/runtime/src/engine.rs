@@ -11,7 +11,7 @@ use millstream_client::{
 use millstream_record::{Offset, TopicPartition};
 use millstream_streams_core::{OutputRecord, TaskCommit, TaskId, TopicName};
 
-use crate::active::{Active, TurnBounds};
+use crate::active::{Active, Left, TurnBounds};
 use crate::config::ProcessingGuarantee;
 use crate::ends::Ends;
 use crate::error::Result;
@@ -30,6 +30,8 @@ pub(crate) struct Engine {
     tasks: BTreeMap<TaskId, Active>,
     /// Tasks assigned and not started yet.
     waiting: BTreeSet<TaskId>,
+    /// What is left here of tasks that may come back with the next assignment.
+    left: BTreeMap<TaskId, Left>,
     /// The task that worked last.
     last_in_turn: Option<TaskId>,
     in_transaction: bool,
@@ -49,6 +51,7 @@ impl Engine {
             spent: false,
             tasks: BTreeMap::new(),
             waiting: BTreeSet::new(),
+            left: BTreeMap::new(),
             last_in_turn: None,
             in_transaction: false,
             open: Vec::new(),
@@ -66,13 +69,14 @@ impl Engine {
         Ok(())
     }
 
-    /// Tasks that the group has given to this worker; they start with the next [`Engine::start_waiting`].
+    /// The tasks that the group has given to this worker, all of them; they start with the next [`Engine::start_waiting`].
     pub(crate) fn assign(&mut self, partitions: &[TopicPartition]) {
         for partition in partitions {
             if let Some((task, _)) = self.shared.layout.reader_of(partition) {
                 self.waiting.insert(task);
             }
         }
+        self.left.retain(|task, _| self.waiting.contains(task));
     }
 
     /// Whether tasks are assigned that have not started.
@@ -83,7 +87,10 @@ impl Engine {
     /// Restores and starts tasks that were assigned.
     pub(crate) async fn start_waiting(&mut self, consumer: &ConsumerHandle) -> Result<()> {
         while let Some(id) = self.waiting.first().copied() {
-            let active = Active::start(&self.shared, self.worker, id, consumer).await?;
+            let mut left = self.left.remove(&id);
+            let started = Active::start(&self.shared, self.worker, id, consumer, &mut left).await;
+            self.left.extend(left.map(|left| (id, left)));
+            let active = started?;
             self.waiting.remove(&id);
             tracing::debug!(task = %id, worker = self.worker, "task started");
             self.tasks.insert(id, active);
@@ -240,7 +247,9 @@ impl Engine {
     /// Forgets every task and what it did since the last commit. What a failed abort leaves open is ended by the next producer, or
     /// by the broker after the transaction's timeout.
     pub(crate) async fn abandon(&mut self) {
-        self.tasks.clear();
+        for (id, active) in std::mem::take(&mut self.tasks) {
+            self.left.extend(active.leave(&self.shared.layout).map(|left| (id, left)));
+        }
         self.waiting.clear();
         self.open.clear();
         if std::mem::take(&mut self.in_transaction)

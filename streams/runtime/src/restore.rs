@@ -1,6 +1,6 @@
 //! Bringing the stores of a task to where its changelogs end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,25 +22,51 @@ const POLL: Duration = Duration::from_millis(500);
 
 /// The stores of a task, as the runtime keeps them.
 pub(crate) struct Stores {
-    /// Bases for [`millstream_streams_core::Task::new`], in order.
-    pub(crate) bases: Vec<Box<dyn Store>>,
+    names: Vec<Arc<str>>,
+    memory: BTreeMap<Arc<str>, MemoryStore>,
     /// Those on disk, by name.
-    pub(crate) slots: BTreeMap<Arc<str>, (Slot, Reached)>,
+    slots: Slots,
 }
 
-/// Opens the stores of `task` and replays what their changelogs have beyond them, read-committed.
+/// Stores on disk, by name.
+pub(crate) type Slots = BTreeMap<Arc<str>, (Slot, Reached)>;
+
+/// Stores without a changelog, of a task that stays with its worker while its group rebalances: nothing else could bring them back.
+pub(crate) struct Kept {
+    pub(crate) bases: BTreeMap<Arc<str>, Box<dyn Store>>,
+    pub(crate) slots: Slots,
+}
+
+impl Stores {
+    /// Bases for [`millstream_streams_core::Task::new`], in order, and those of them that are on disk.
+    pub(crate) fn open(mut self, state: &StateDir, kept: Option<Kept>) -> (Vec<Box<dyn Store>>, Slots) {
+        let mut kept = kept.map(|kept| kept.bases).unwrap_or_default();
+        let base = |name: &Arc<str>| match (kept.remove(name), self.slots.get(name)) {
+            (Some(kept), _) => kept,
+            (None, Some((slot, _))) => Box::new(state.store(Arc::clone(name), slot)) as Box<dyn Store>,
+            (None, None) => Box::new(self.memory.remove(name).unwrap_or_default()),
+        };
+        (self.names.iter().map(base).collect(), self.slots)
+    }
+}
+
+/// Opens the stores of `task` but for those `kept`, which have these `slots`, and replays what their changelogs have beyond them, read-committed.
 pub(crate) async fn restore(
     layout: &Layout,
     state: &StateDir,
     client: &Client,
     task: TaskId,
+    kept: &BTreeSet<Arc<str>>,
+    mut slots: Slots,
 ) -> Result<Stores> {
     let names = layout.topology.subtopologies()[task.subtopology].stores.clone();
     let mut replays = BTreeMap::new();
-    let mut slots = BTreeMap::new();
     let mut memory = BTreeMap::new();
     let ends = changelog_ends(layout, client, task, &names).await?;
     for name in &names {
+        if kept.contains(name) {
+            continue;
+        }
         let topic_id = layout.changelog(name);
         let changelog = TopicPartition::new(layout.changelog_name(name), task.partition);
         let end = ends.get(&changelog).copied();
@@ -59,11 +85,7 @@ pub(crate) async fn restore(
     if !replays.is_empty() {
         replay(state, client, task, replays, &mut slots, &mut memory).await?;
     }
-    let base = |name: &Arc<str>| match slots.get(name) {
-        Some((slot, _)) => Box::new(state.store(Arc::clone(name), slot)) as Box<dyn Store>,
-        None => Box::new(memory.remove(name).unwrap_or_default()),
-    };
-    Ok(Stores { bases: names.iter().map(base).collect(), slots })
+    Ok(Stores { names, memory, slots })
 }
 
 /// A changelog to be replayed.
@@ -128,7 +150,7 @@ async fn replay(
     client: &Client,
     task: TaskId,
     mut replays: BTreeMap<TopicPartition, Replay>,
-    slots: &mut BTreeMap<Arc<str>, (Slot, Reached)>,
+    slots: &mut Slots,
     memory: &mut BTreeMap<Arc<str>, MemoryStore>,
 ) -> Result<()> {
     let mut consumer: Consumer = client.consumer(reader())?;

@@ -6,8 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use millstream_client::ProducerConfig;
-use millstream_streams::dsl::StreamBuilder;
+use millstream_streams::dsl::{Serde, StreamBuilder, store};
 use millstream_streams::{AppError, StreamsConfig, Topology};
+use millstream_streams_core::StoreSpec;
 
 use super::support::{Cluster, LOOK, PATIENCE, on_every_door, text};
 
@@ -162,6 +163,74 @@ fn an_input_that_is_deleted_is_named_and_stays_away() {
         assert!(error.contains(&rows) && error.contains("deleted"), "{error}");
         let left = admin.list_topics().await.unwrap();
         assert!(!left.iter().any(|topic| **topic == rows), "{left:?}");
+    });
+}
+
+/// A store without a changelog was emptied by each rebalance, and by each epoch that failed.
+#[test]
+fn a_task_that_stays_keeps_its_stores_without_a_changelog() {
+    on_every_door(async |cluster| {
+        let counts = |name, spec: StoreSpec| {
+            let builder = StreamBuilder::new();
+            let rows = builder.stream::<String, String>(&cluster.name(&format!("{name}-rows")));
+            let counts = rows.group_by_key().count(spec.without_changelog());
+            counts.to_stream().to(&cluster.name(&format!("{name}-counts")));
+            let config = StreamsConfig { commit_interval_ms: 20, ..cluster.config(name) };
+            (builder.build().unwrap(), config)
+        };
+        for (name, spec) in [("disk", store("counts")), ("memory", store("counts").in_memory())] {
+            let (input, output) = (format!("{name}-rows"), format!("{name}-counts"));
+            cluster.create(&[(&input, 1), (&output, 1)]).await;
+            let five_rows = async || {
+                cluster.write(&input, (0..5).map(|n| ("all".to_owned(), "v".to_owned(), n))).await;
+            };
+            let (topology, config) = counts(name, spec.clone());
+            let app = cluster.app(topology, config.clone());
+            let control = app.control();
+            let group = cluster.name(name);
+            let second_of = cluster.dir.path().join(format!("second-{name}"));
+            let (topology, config) = counts(name, spec);
+            let second = cluster.app(topology, StreamsConfig { state_dir: second_of, ..config });
+            let second_control = second.control();
+            let count_is = async |count: u64| {
+                while cluster
+                    .read(&output)
+                    .await
+                    .last()
+                    .is_none_or(|last| u64::decode(last.value.as_ref().unwrap()).unwrap() != count)
+                {
+                }
+            };
+            let is_member = async |members: usize| {
+                let admin = cluster.client().admin();
+                loop {
+                    let described = admin.describe_groups(&[&group]).await.unwrap();
+                    if described[0].members.len() == members && described[0].state == "Stable" {
+                        return;
+                    }
+                    cluster.env.sleep(LOOK).await;
+                }
+            };
+            let others = async {
+                count_is(5).await;
+                let joining = async {
+                    is_member(2).await;
+                    five_rows().await;
+                    count_is(10).await;
+                    second_control.stop();
+                };
+                futures::join!(second.run(), joining).0.unwrap();
+                let id = transactional_ids(&cluster, name).await.pop_first().unwrap();
+                let usurper = cluster.client().producer(ProducerConfig::transactional(id)).unwrap();
+                usurper.init_transactions().await.unwrap();
+                five_rows().await;
+                count_is(15).await;
+                control.stop();
+            };
+            five_rows().await;
+            let all = async { futures::join!(app.run(), others).0 };
+            cluster.env.timeout(PATIENCE, Box::pin(all)).await.expect("counts go on").unwrap();
+        }
     });
 }
 
