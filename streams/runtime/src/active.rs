@@ -10,6 +10,7 @@ use millstream_record::{LeaderEpoch, Millis, Offset, TopicPartition};
 use millstream_streams_core::task::Gate;
 use millstream_streams_core::{InputRecord, Task, TaskId, TopicName};
 
+use crate::cleanup::Lease;
 use crate::control::StreamsControl;
 use crate::error::Result;
 use crate::layout::Layout;
@@ -54,6 +55,7 @@ pub(crate) struct Active {
     /// It is closed, and that is committed.
     pub(crate) done: bool,
     presence: Presence,
+    lease: Lease,
 }
 
 /// How far inputs are consumed.
@@ -63,6 +65,7 @@ type Positions = Vec<(TopicName, Offset)>;
 pub(crate) struct Left {
     settled: Positions,
     kept: Kept,
+    _lease: Lease,
 }
 
 impl Active {
@@ -76,6 +79,7 @@ impl Active {
         left: &mut Option<Left>,
     ) -> Result<Self> {
         let layout = &shared.layout;
+        let lease = shared.tenancy.lease(id, &shared.env); // before anything asks for its stores
         let inputs: Vec<(TopicName, TopicPartition)> =
             layout.inputs_of(id).map(|(topic, partition)| (topic.clone(), partition)).collect();
         let partitions: Vec<_> = inputs.iter().map(|(_, partition)| partition.clone()).collect();
@@ -124,6 +128,7 @@ impl Active {
             dirty: false,
             done: false,
             presence: Presence { worker, task: id, control: shared.control.clone() },
+            lease,
         })
     }
 
@@ -205,13 +210,13 @@ impl Active {
 
     /// Ends the task, and what it did since the last commit. Leaves stores that have no changelog, as of that commit.
     pub(crate) fn leave(self, layout: &Layout) -> Option<Left> {
-        let Self { task, slots, settled, .. } = self;
+        let Self { task, slots, settled, lease: _lease, .. } = self;
         let names = &layout.topology.subtopologies()[task.id().subtopology].stores;
         let is_unlogged = |name: &Arc<str>| layout.changelog(name).is_none();
         let bases = names.iter().cloned().zip(task.into_bases());
         let bases: BTreeMap<_, _> = bases.filter(|(name, _)| is_unlogged(name)).collect();
         let slots = slots.into_iter().filter(|(name, _)| is_unlogged(name)).collect();
-        (!bases.is_empty()).then_some(Left { settled, kept: Kept { bases, slots } })
+        (!bases.is_empty()).then_some(Left { settled, kept: Kept { bases, slots }, _lease })
     }
 }
 

@@ -11,6 +11,7 @@ use millstream_env::{Env, Pool};
 use millstream_protocol::{Dial, Endpoint};
 use millstream_streams_core::Topology;
 
+use crate::cleanup::{Tenancy, clean_up};
 use crate::config::StreamsConfig;
 use crate::control::{StreamsControl, Summary};
 use crate::error::{AppError, Result};
@@ -74,6 +75,7 @@ impl StreamsApp {
                 client: self.client,
                 writing: self.writing,
                 state,
+                tenancy: Tenancy::default(),
                 process,
                 control: self.control,
             });
@@ -87,6 +89,7 @@ impl StreamsApp {
 /// Runs every worker to its end. The first failure stops the others, which commit what they have.
 async fn run_workers(shared: &Arc<Shared>) -> Result<bool> {
     let tasks = shared.env.group(); // a dropped application takes its workers along
+    tasks.spawn("state-cleanup", clean_up(Arc::clone(shared)));
     let mut results = FuturesUnordered::new();
     for number in 0..shared.config.threads {
         let (send, result) = futures::channel::oneshot::channel();

@@ -13,14 +13,15 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::layout::Layout;
+use crate::state::StateDir;
 
 /// Gives each member its share of the tasks, and leaves a task where it ran, or else in the process that has its state.
 #[derive(Debug)]
 pub(crate) struct TaskAssignor {
     layout: Arc<Layout>,
     process: Uuid,
-    /// Tasks whose state lies in the state directory of this process.
-    warm: BTreeSet<TaskId>,
+    /// Where the state of this process lies.
+    state: StateDir,
     /// Tasks of this member in the last generation.
     last: Mutex<BTreeSet<TaskId>>,
 }
@@ -42,8 +43,8 @@ struct Member<'a> {
 }
 
 impl TaskAssignor {
-    pub(crate) fn new(layout: Arc<Layout>, process: Uuid, warm: BTreeSet<TaskId>) -> Self {
-        Self { layout, process, warm, last: Mutex::default() }
+    pub(crate) fn new(layout: Arc<Layout>, process: Uuid, state: StateDir) -> Self {
+        Self { layout, process, state, last: Mutex::default() }
     }
 
     fn members<'a>(members: &'a Members) -> Vec<Member<'a>> {
@@ -67,7 +68,7 @@ impl Assignor for TaskAssignor {
         let about = About {
             process: self.process.to_string(),
             running: names(&self.last.lock()),
-            warm: names(&self.warm),
+            warm: names(&self.state.tasks().unwrap_or_default()), // costs a longer restore elsewhere, nothing else
         };
         serde_json::to_vec(&about).ok().map(Bytes::from)
     }

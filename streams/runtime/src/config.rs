@@ -43,6 +43,10 @@ pub struct StreamsConfig {
     /// Where rows of several partitions meet behind a repartition, windows close by the partition that is furthest behind. One in
     /// which nothing has come for so long is left out, unless it is of a finite input.
     pub idle_timeout_ms: u64,
+    /// State of a task that has been away from this process for so long is removed; if it comes back, it is restored from the
+    /// beginning of its changelog. Keep it well below `delete.retention.ms` of the changelogs (a day), or keys that were deleted
+    /// meanwhile come back with it.
+    pub state_cleanup_delay_ms: u64,
     /// Topics that end: the app waits for [`crate::StreamsControl::end_input`] for each, and once all inputs of all tasks are
     /// consumed to their ends, [`crate::StreamsApp::run`] returns. Empty: the app runs until it is stopped. A bootstrap input is read
     /// first: a finite one up to its end, another up to where its topic ends when its task starts.
@@ -67,6 +71,7 @@ impl StreamsConfig {
             session_timeout_ms: 45_000,
             transaction_timeout_ms: 10_000,
             idle_timeout_ms: 5_000,
+            state_cleanup_delay_ms: 600_000,
             finite_inputs: Vec::new(),
             create_topics: Vec::new(),
         }

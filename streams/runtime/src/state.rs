@@ -45,6 +45,12 @@ pub(crate) struct StateDir {
     inner: Arc<Inner>,
 }
 
+impl std::fmt::Debug for StateDir {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("StateDir").field(&self.inner.path).finish()
+    }
+}
+
 struct Inner {
     path: PathBuf,
     database: Database,
@@ -205,7 +211,22 @@ impl StateDir {
         DiskStore { name, slot: slot.number, keyspace: self.inner.keyspace.clone() }
     }
 
-    fn remove_rows(&self, slot: &Slot) -> Result<()> {
+    /// Forgets the stores of a task. Their rows are still there, and nobody's, until [`StateDir::remove_rows`].
+    pub(crate) fn disown(&self, task: TaskId) -> Result<Vec<Slot>> {
+        let mut slots = Vec::new();
+        let mut batch = self.inner.database.batch();
+        for entry in self.inner.keyspace.prefix(meta_key(task, "")) {
+            let (key, value) = entry.into_inner().map_err(|error| self.fail(&error))?;
+            let meta_key = key.to_vec();
+            batch.remove(&self.inner.keyspace, meta_key.clone());
+            let number = decode_meta(Bytes::from(value)).map(|(number, _)| number);
+            slots.extend(number.map(|number| Slot { number, meta_key }));
+        }
+        batch.commit().map_err(|error| self.fail(&error))?;
+        Ok(slots)
+    }
+
+    pub(crate) fn remove_rows(&self, slot: &Slot) -> Result<()> {
         loop {
             let prefix = row_key(slot.number, &[]);
             let keys = self.inner.keyspace.prefix(prefix).take(DISCARD_BATCH).map(fjall::Guard::key);

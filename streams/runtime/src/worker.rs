@@ -16,6 +16,7 @@ use millstream_record::{TopicPartition, Uuid};
 use tokio::sync::Mutex;
 
 use crate::assignor::TaskAssignor;
+use crate::cleanup::Tenancy;
 use crate::config::StreamsConfig;
 use crate::control::StreamsControl;
 use crate::ends::Ends;
@@ -35,6 +36,7 @@ pub(crate) struct Shared {
     /// For producers.
     pub(crate) writing: Client,
     pub(crate) state: StateDir,
+    pub(crate) tenancy: Tenancy,
     pub(crate) process: Uuid,
     pub(crate) control: StreamsControl,
 }
@@ -79,8 +81,7 @@ impl Worker {
     /// Joins the group.
     pub(crate) async fn start(shared: Arc<Shared>, number: usize) -> Result<Self> {
         let engine = Arc::new(Mutex::new(Engine::new(Arc::clone(&shared), number).await?));
-        let warm = shared.state.tasks()?;
-        let assignor = TaskAssignor::new(Arc::clone(&shared.layout), shared.process, warm);
+        let assignor = TaskAssignor::new(Arc::clone(&shared.layout), shared.process, shared.state.clone());
         let mut consumer = shared.client.consumer(ConsumerConfig {
             auto_offset_reset: OffsetReset::Earliest,
             isolation_level: IsolationLevel::ReadCommitted,
