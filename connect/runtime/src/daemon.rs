@@ -3,6 +3,7 @@
 mod file;
 
 use futures::FutureExt;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -186,7 +187,9 @@ impl Daemon {
                 send
             }));
         }
+        let mut claimed = BTreeMap::new();
         for (sink, letters) in self.file.sinks.iter().zip(letters) {
+            sink.claim(&mut claimed, &mut problems);
             let table = sink.table(&known, &written)?;
             problems.extend(sink.connector.check(&sink.config, &sink.input(&table, &worker.namespace)));
             let ends = sink.ends(&written, tasks);
@@ -314,6 +317,26 @@ impl Sink {
             send.send_replace(Some(merged));
         });
         Some(all)
+    }
+
+    /// Refuses a sink that would write over what an earlier one writes.
+    fn claim(&self, claimed: &mut BTreeMap<String, String>, problems: &mut Vec<Problem>) {
+        match self.connector.claims(&self.config, &self.topics()) {
+            Err(found) => problems.extend(found),
+            Ok(claims) => {
+                for claim in claims {
+                    match claimed.get(&claim) {
+                        Some(other) => {
+                            let message = format!("sink '{other}' writes the same, {claim}");
+                            let help =
+                                "give each sink a place of its own, or one would lose the other's rows";
+                            problems.push(Problem::at(self.config.span("topic"), message).help(help));
+                        }
+                        None => drop(claimed.insert(claim, self.name.clone())),
+                    }
+                }
+            }
+        }
     }
 
     /// The schema that the file declares for its topics, whose rows are then only added.

@@ -134,6 +134,14 @@ fn mistakes_in_the_file_are_told_with_their_places() {
 }
 
 #[test]
+fn two_sinks_that_write_the_same_files_are_refused() {
+    let folder = daemon();
+    folder.write("daemon.toml", &DAEMON.replace("path = 'bad/{seq}.ndjson'", "path = 'out/{seq}.ndjson'"));
+    let said = folder.fail(&["connect", "run", "daemon.toml"]);
+    assert!(said.contains("writes the same, ") && said.contains("daemon.toml:"), "{said}");
+}
+
+#[test]
 fn what_only_the_log_can_tell_is_told_too() {
     let folder = daemon();
     folder.write("daemon.toml", &DAEMON.replace("topic = 'people'", "topic = 'peple'"));
