@@ -53,6 +53,20 @@ impl<T> Tickets<T> {
         self.held.pop_front().map(|(_, item)| item)
     }
 
+    /// Takes out what `is_wanted` of that which waits for `ticket` and those before it.
+    pub(crate) fn give_up(&mut self, ticket: Ticket, is_wanted: impl Fn(&T) -> bool) -> Vec<T> {
+        let (given_up, kept) = std::mem::take(&mut self.held)
+            .into_iter()
+            .partition::<Vec<_>, _>(|(until, item)| *until <= ticket && is_wanted(item));
+        self.held = kept.into();
+        given_up.into_iter().map(|(_, item)| item).collect()
+    }
+
+    /// What waits for `ticket` and those before it.
+    pub(crate) fn held_until(&self, ticket: Ticket) -> impl Iterator<Item = &T> {
+        self.held.iter().take_while(move |(until, _)| *until <= ticket).map(|(_, item)| item)
+    }
+
     /// Everything that is held, ready or not.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = T> {
         std::mem::take(&mut self.held).into_iter().map(|(_, item)| item)

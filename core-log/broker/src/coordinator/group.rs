@@ -65,12 +65,20 @@ impl Machine for Coordinator {
         steps(Coordinator::step(self, now, input), now)
     }
 
+    fn log_accepts(&mut self, accepts: bool) {
+        Coordinator::log_accepts(self, accepts);
+    }
+
     fn next_deadline(&self) -> Option<Millis> {
         Coordinator::next_deadline(self)
     }
 
     fn durable(ticket: Ticket) -> Input {
         Input::Durable { ticket }
+    }
+
+    fn late(ticket: Ticket) -> Input {
+        Input::Late { ticket }
     }
 
     fn failed(error: ErrorCode) -> Input {

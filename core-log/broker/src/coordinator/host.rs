@@ -11,10 +11,11 @@ use millstream_machine::replica::{Acks, Outcome};
 use millstream_machine::{Ticket, Waiter};
 use millstream_protocol::ErrorCode;
 use millstream_record::{LeaderEpoch, Millis, Offset};
+use millstream_storage::AppendInfo;
 use parking_lot::Mutex;
 use rustc_hash::FxHashMap;
 
-use crate::partition::{Appender, Deferred, Partition, Terms};
+use crate::partition::{Appender, Deferred, Partition, Terms, Waiting};
 use crate::refusal::Refusal;
 use crate::steady::SteadyClock;
 use crate::timers::{Armed, Timed, Timers};
@@ -30,9 +31,12 @@ pub(crate) trait Machine: Sized + Send + 'static {
     fn replay(&mut self, entry: Replay) -> Result<(), millstream_machine::Error>;
     /// The log has been replayed.
     fn loaded(&mut self, now: Millis) -> Vec<Step<Self>>;
+    /// Whether the log takes what the next step appends.
+    fn log_accepts(&mut self, accepts: bool);
     fn step(&mut self, now: Millis, input: Self::Input) -> Vec<Step<Self>>;
     fn next_deadline(&self) -> Option<Millis>;
     fn durable(ticket: Ticket) -> Self::Input;
+    fn late(ticket: Ticket) -> Self::Input;
     fn failed(error: ErrorCode) -> Self::Input;
     fn tick() -> Self::Input;
     fn snapshot(&self) -> Bytes;
@@ -52,8 +56,9 @@ pub(crate) enum Step<M: Machine> {
 /// Takes the answer of a machine to whoever waits for it.
 pub(crate) type Reply<A> = Box<dyn FnOnce(A) + Send>;
 
-/// How long an internal record may take to become durable before its coordinator gives up. Longer than any client waits.
-const APPEND_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long an internal record may take to become durable before who waits for it is told to ask again: sooner than clients lose
+/// patience with a broker that does not answer. The coordinator itself waits on.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One coordinator.
 pub(crate) struct Host<M: Machine> {
@@ -182,6 +187,7 @@ impl<M: Machine> Host<M> {
     pub(crate) fn begin(self: &Arc<Self>, loaded: impl FnOnce(&mut M, Millis) -> Vec<Step<M>>) {
         let after = {
             let mut state = self.state.lock();
+            state.machine.log_accepts(self.partition.takes_coordinators());
             let steps = loaded(&mut state.machine, self.clock.now());
             self.take(&mut state, steps)
         };
@@ -212,6 +218,7 @@ impl<M: Machine> Host<M> {
     }
 
     fn run(self: &Arc<Self>, state: &mut State<M>, input: M::Input) -> After<M> {
+        state.machine.log_accepts(self.partition.takes_coordinators());
         let steps = state.machine.step(self.clock.now(), input);
         self.take(state, steps)
     }
@@ -258,10 +265,8 @@ impl<M: Machine> Host<M> {
     fn append(self: &Arc<Self>, ticket: Ticket, batch: &Bytes) -> Result<Deferred, Refusal> {
         let appender = Appender::Coordinator(self.epoch);
         let terms = Terms { acks: Acks::All, timeout: APPEND_TIMEOUT, appender };
-        let me = Arc::downgrade(self);
-        let (_, deferred) = self
-            .partition
-            .append_deferred(batch, terms, |_| Some(Box::new(move |outcome| settle(&me, ticket, outcome))))?;
+        let waiting = |info: &AppendInfo| Some(self.waiting(ticket, info.last_offset.plus(1)));
+        let (_, deferred) = self.partition.append_deferred(batch, terms, waiting)?;
         Ok(deferred)
     }
 
@@ -285,16 +290,29 @@ impl<M: Machine> Host<M> {
         }
     }
 
-    /// An append is below the mark, or may never come there.
-    fn settle(self: &Arc<Self>, ticket: Ticket, outcome: Outcome) {
-        let code = match outcome {
-            Outcome::Done => return self.tell(M::durable(ticket)),
-            Outcome::NotLeader => ErrorCode::NotCoordinator,
-            Outcome::TimedOut | Outcome::StorageFailed | Outcome::Overloaded => {
-                ErrorCode::CoordinatorNotAvailable
+    /// Takes what becomes of an append, which ends before `end`.
+    fn waiting(self: &Arc<Self>, ticket: Ticket, end: Offset) -> Waiting {
+        let me = Arc::downgrade(self);
+        Box::new(move |outcome| {
+            if let Some(host) = me.upgrade() {
+                host.settle((ticket, end), outcome);
             }
-        };
-        self.end(code);
+        })
+    }
+
+    /// An append is below the mark, or is not yet, or may never come there.
+    fn settle(self: &Arc<Self>, (ticket, end): (Ticket, Offset), outcome: Outcome) {
+        match outcome {
+            Outcome::Done => self.tell(M::durable(ticket)),
+            // It is in the log, so the machine knows nothing that is not. Too few replicas may be in sync for a long time.
+            Outcome::TimedOut => {
+                self.tell(M::late(ticket));
+                let waiting = self.waiting(ticket, end);
+                self.partition.await_durable((self.epoch, end), APPEND_TIMEOUT, waiting);
+            }
+            Outcome::NotLeader => self.end(ErrorCode::NotCoordinator),
+            Outcome::StorageFailed | Outcome::Overloaded => self.end(ErrorCode::CoordinatorNotAvailable),
+        }
     }
 
     /// Serves nobody any more: another broker leads the partition, or this one leads it anew.
@@ -322,12 +340,6 @@ impl<M: Machine> Default for After<M> {
             call_at: None,
             has_failed: false,
         }
-    }
-}
-
-fn settle<M: Machine>(host: &Weak<Host<M>>, ticket: Ticket, outcome: Outcome) {
-    if let Some(host) = host.upgrade() {
-        host.settle(ticket, outcome);
     }
 }
 

@@ -208,7 +208,7 @@ impl<M: Machine> Set<M> {
         let env = self.premises.tasks.env().clone();
         // What an earlier leader appended may be answered for only once it can no longer be taken back. However long that takes,
         // transactions wait for their coordinator.
-        while !partition.settled().await {
+        while !partition.settled(epoch).await {
             if !self.is_loading(index, &partition, epoch) {
                 return;
             }
@@ -335,7 +335,7 @@ impl<M: Machine> Set<M> {
                 let env = set.premises.tasks.env().clone();
                 env.submit(Pool::General, move || set.write(&partition, epoch, &Snapshot { offset, state }));
             };
-            host.partition().when_durable(offset, Box::new(write));
+            host.partition().when_durable(epoch, offset, Box::new(write));
         }
     }
 

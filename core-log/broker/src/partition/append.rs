@@ -13,7 +13,7 @@ use millstream_storage::{AppendInfo, AppendOrigin, Log};
 use super::{Deferred, Partition, State, Waiting, Word};
 use crate::refusal::Refusal;
 
-/// How long [`Partition::when_durable`] waits.
+/// How long [`Partition::settled`] and [`Partition::when_durable`] wait.
 const DURABLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What an append asks for.
@@ -63,29 +63,45 @@ impl Partition {
         self.append_locked(&mut self.state.lock(), batches, terms, waiting)
     }
 
-    /// Calls `waiting` once everything below an offset is durable on the in-sync set.
-    pub(crate) fn when_durable(self: &Arc<Self>, end: Offset, waiting: Waiting) {
+    /// Whether a coordinator may append here. Where another leads by now it finds that out when it does.
+    pub(crate) fn takes_coordinators(&self) -> bool {
+        self.state.lock().role.leading().map_or(true, |leader| leader.has_min_isr())
+    }
+
+    /// Calls `waiting` once everything below an offset is durable on the in-sync set, if this replica leads in `epoch` until then.
+    pub(crate) fn when_durable(self: &Arc<Self>, epoch: LeaderEpoch, end: Offset, waiting: Waiting) {
+        self.await_durable((epoch, end), DURABLE_TIMEOUT, waiting);
+    }
+
+    /// Waits as [`Partition::when_durable`] does, for so long.
+    pub(crate) fn await_durable(
+        self: &Arc<Self>,
+        (epoch, end): (LeaderEpoch, Offset),
+        timeout: Duration,
+        waiting: Waiting,
+    ) {
         let after = {
             let mut state = self.state.lock();
-            if state.role.leading().is_err() {
+            if state.role.leading().is_ok_and(|leader| leader.epoch() == epoch) {
+                let waiter = state.expect(waiting);
+                let deadline = self.now().plus_ms(as_ms(timeout));
+                self.step(&mut state, Input::Await { end, waiter, deadline })
+            } else {
                 drop(state);
                 return waiting(Outcome::NotLeader);
             }
-            let waiter = state.expect(waiting);
-            let deadline = self.now().plus_ms(as_ms(DURABLE_TIMEOUT));
-            self.step(&mut state, Input::Await { end, waiter, deadline })
         };
         self.perform(after);
     }
 
     /// Waits until the mark is where the log ended when this was called: then all that an earlier leader left is replicated.
-    /// False when that did not happen in this leadership.
-    pub(crate) async fn settled(self: &Arc<Self>) -> bool {
+    /// False when that did not happen in this leadership, or not yet.
+    pub(crate) async fn settled(self: &Arc<Self>, epoch: LeaderEpoch) -> bool {
         let (send, outcome) = futures::channel::oneshot::channel();
         let reply = move |outcome| {
             let _ = send.send(outcome); // nobody waits when the broker ends
         };
-        self.when_durable(self.end(), Box::new(reply));
+        self.when_durable(epoch, self.end(), Box::new(reply));
         outcome.await == Ok(Outcome::Done)
     }
 
@@ -97,7 +113,9 @@ impl Partition {
         waiting: impl FnOnce(&AppendInfo) -> Option<Waiting>,
     ) -> Result<(AppendInfo, Deferred), Refusal> {
         let leader = state.role.leading()?;
-        if terms.acks == Acks::All && !leader.has_min_isr() {
+        // A coordinator looked before it changed what it knows; what it appends is as good as what was appended then.
+        let has_looked = matches!(terms.appender, Appender::Coordinator(_));
+        if terms.acks == Acks::All && !has_looked && !leader.has_min_isr() {
             return Err(ErrorCode::NotEnoughReplicas.into());
         }
         let epoch = leader.epoch();

@@ -9,6 +9,7 @@ use millstream_record::{Millis, ProducerId};
 
 use super::api::{Answer, Batch, Config, Effect, Input};
 use super::live::Group;
+use super::owed::Owed;
 use super::refusal;
 use super::state::State;
 use super::stored::Stored;
@@ -46,6 +47,8 @@ pub(super) enum Timer {
     Sync(ByteString),
     /// The next look for offsets that have expired.
     Expiry,
+    /// The next look whether the log takes what is owed to it.
+    Owed,
 }
 
 /// What is done once an append is durable.
@@ -67,6 +70,9 @@ pub(super) struct Core {
     pub(super) now: Millis,
     pub(super) stored: Stored,
     pub(super) timers: Timers<Timer>,
+    /// Whether the log takes records.
+    pub(super) log_accepts: bool,
+    pub(super) owed: Owed,
     tickets: Tickets<After>,
     effects: Vec<Effect>,
 }
@@ -85,6 +91,7 @@ impl Core {
 
     /// Appends a batch; its records take effect on what is stored at once, in this order.
     pub(super) fn append(&mut self, batch: Batch) {
+        debug_assert!(self.log_accepts, "whoever appends has looked whether the log takes it");
         for entry in entries(&batch) {
             self.stored.replay(entry).expect("the coordinator can read what it writes");
         }
@@ -137,6 +144,8 @@ impl Coordinator {
             now: Millis(0),
             stored: Stored::default(),
             timers: Timers::default(),
+            log_accepts: true,
+            owed: Owed::default(),
             tickets: Tickets::default(),
             effects: Vec::new(),
         };
@@ -211,6 +220,7 @@ impl Coordinator {
             }
             return std::mem::take(&mut self.core.effects);
         }
+        self.pay();
         match input {
             Input::Join { waiter, client, request, must_know_member_id, can_skip_assignment, random } => {
                 let join =
@@ -227,12 +237,18 @@ impl Coordinator {
             }
             Input::OffsetDelete { waiter, request } => self.delete_offsets(waiter, &request),
             Input::Delete { waiter, group_id } => self.delete(waiter, &group_id),
+            Input::EndTransaction { waiter, .. } if !self.core.log_accepts => {
+                let refused = Answer::EndTransaction(ErrorCode::CoordinatorNotAvailable);
+                self.core.answer(waiter, refused);
+            }
             Input::EndTransaction { waiter, producer_id, producer_epoch, coordinator_epoch, outcome } => {
                 self.core.append(Batch::Marker { producer_id, producer_epoch, coordinator_epoch, outcome });
                 self.core.answer_when_durable(waiter, Answer::EndTransaction(ErrorCode::None));
             }
+            Input::TopicsDeleted { topics } if !self.core.log_accepts => self.core.owe_topics(&topics),
             Input::TopicsDeleted { topics } => self.forget_topics(&topics),
             Input::Durable { ticket } => self.settle(ticket),
+            Input::Late { ticket } => self.late(ticket),
             Input::Failed { error } => self.fail(error),
             Input::Tick => self.tick(),
         }
@@ -263,6 +279,28 @@ impl Coordinator {
         }
     }
 
+    /// Who waits is told to ask again; an assignment that is still to be handed out is, once it is durable.
+    fn late(&mut self, ticket: Ticket) {
+        const ERROR: ErrorCode = ErrorCode::CoordinatorNotAvailable;
+        let is_answer = |after: &After| matches!(after, After::Answer(..));
+        for after in self.core.tickets.give_up(ticket, is_answer) {
+            if let After::Answer(waiter, answer) = after {
+                self.core.answer(waiter, refusal::of_answer(answer, ERROR));
+            }
+        }
+        let awaited = self.core.tickets.held_until(ticket).filter_map(|after| match after {
+            After::Assigned { group, generation, .. } => Some((group.clone(), *generation)),
+            After::Answer(..) => None,
+        });
+        for (group, generation) in awaited.collect::<Vec<_>>() {
+            self.rebalance(&group, |work| {
+                if work.group.state() == State::CompletingRebalance && work.group.generation == generation {
+                    work.refuse_syncs(ERROR);
+                }
+            });
+        }
+    }
+
     fn fail(&mut self, error: ErrorCode) {
         self.failed = Some(error);
         self.core.timers = Timers::default();
@@ -290,6 +328,7 @@ impl Coordinator {
                 Timer::Join(group) => self.join_time_over(&group),
                 Timer::Sync(group) => self.sync_time_over(&group),
                 Timer::Expiry => self.expire_offsets(),
+                Timer::Owed => self.owed_time_over(),
             }
         }
     }

@@ -116,6 +116,9 @@ impl Rebalance<'_> {
         let id = join.new_member_id();
         let known = join.request.group_instance_id.as_ref().and_then(|i| self.group.statics.get(i)).cloned();
         match known {
+            Some(_) if self.group.state() == State::Stable && self.core.check_log().is_err() => {
+                Err(ErrorCode::CoordinatorNotAvailable) // that it has the place now would have to be stored
+            }
             Some(old) => self.take_place(waiter, join, &old, id),
             None if join.must_know_member_id && join.request.group_instance_id.is_none() => {
                 if self.group.expected.len() >= MAX_EXPECTED {

@@ -137,6 +137,14 @@ impl Coordinator {
 impl Rebalance<'_> {
     fn sync(&mut self, waiter: Waiter, request: &SyncGroupRequest) {
         let id = own(&request.member_id);
+        let is_to_be_stored = self.group.state() == State::CompletingRebalance && self.group.is_leader(&id);
+        if let (true, Err(error)) = (is_to_be_stored, self.core.check_log()) {
+            // It comes again. That the log takes nothing is not the members' fault, so nobody is late meanwhile.
+            self.prolong(&id);
+            self.wait_for_syncs();
+            self.core.answer(waiter, Answer::Sync(refusal::sync(error)));
+            return;
+        }
         self.synced(&id);
         if self.group.state() == State::Stable {
             let answer = self.assignment_of(&id);

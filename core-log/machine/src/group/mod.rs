@@ -15,6 +15,9 @@
 //! Offsets committed inside a transaction stay pending until its marker arrives in the same partition; a later commit of the
 //! same partition wins over an earlier pending one, by position in the log.
 //!
+//! While the log takes nothing, for lack of in-sync replicas, whatever would have to be written is refused to who asks for it, and
+//! the rest goes on: members live, offsets are read. What nobody asks for and has to be written nevertheless is owed (`owed`).
+//!
 //! ## Waiting
 //!
 //! A join waits until all have joined or the rebalance timeout ends, a sync until the leader has sent the assignment. Such
@@ -30,6 +33,7 @@ mod live;
 mod member;
 mod membership;
 mod offsets;
+mod owed;
 mod query;
 mod rebalance;
 mod refusal;

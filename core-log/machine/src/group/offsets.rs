@@ -50,7 +50,7 @@ impl Coordinator {
             generation: request.generation_id_or_member_epoch,
             is_transactional: false,
         };
-        if let Err(error) = self.admit_commit(&committer) {
+        if let Err(error) = self.admit_commit(&committer).and_then(|()| self.core.check_log()) {
             self.core.answer(waiter, Answer::OffsetCommit(refusal::commit(request, error)));
             return;
         }
@@ -94,7 +94,7 @@ impl Coordinator {
             generation: request.generation_id,
             is_transactional: true,
         };
-        if let Err(error) = self.admit_commit(&committer) {
+        if let Err(error) = self.admit_commit(&committer).and_then(|()| self.core.check_log()) {
             self.core.answer(waiter, Answer::TxnOffsetCommit(refusal::txn_commit(request, error)));
             return;
         }
@@ -239,6 +239,10 @@ impl Coordinator {
             OffsetDeleteResponseTopic { name: topic.name.clone(), partitions }
         });
         let answer = OffsetDeleteResponse { topics: topics.collect(), ..OffsetDeleteResponse::default() };
+        if let (false, Err(error)) = (records.is_empty(), self.core.check_log()) {
+            self.core.answer(waiter, Answer::OffsetDelete(refusal::offset_delete(error)));
+            return;
+        }
         if !records.is_empty() {
             self.core.append(Batch::Records(records));
         }
@@ -259,7 +263,7 @@ impl Coordinator {
     pub(super) fn delete(&mut self, waiter: Waiter, group_id: &ByteString) {
         let error = match self.groups.get(group_id).map(Group::state) {
             None | Some(State::Dead) => ErrorCode::GroupIdNotFound,
-            Some(State::Empty) => ErrorCode::None,
+            Some(State::Empty) => self.core.check_log().err().unwrap_or(ErrorCode::None),
             Some(_) => ErrorCode::NonEmptyGroup,
         };
         if error == ErrorCode::None {
@@ -302,6 +306,10 @@ impl Coordinator {
 
     /// Forgets offsets that nobody needs any more, and groups that have nothing left.
     pub(super) fn expire_offsets(&mut self) {
+        if !self.core.log_accepts {
+            self.core.timers.set(Timer::Expiry, self.core.now.plus_ms(super::owed::RETRY_MS));
+            return;
+        }
         let ids: Vec<ByteString> = self.groups.keys().cloned().collect();
         for id in ids {
             let Some(group) = self.groups.get(&id) else { continue };

@@ -106,7 +106,9 @@ impl Rebalance<'_> {
             return;
         }
         self.group.begin_generation(self.core.now);
-        if self.group.state() == State::Empty {
+        if self.group.state() == State::Empty && self.core.check_log().is_err() {
+            self.core.owe_group(&self.group.id);
+        } else if self.group.state() == State::Empty {
             let record = self.group.to_record(&BTreeMap::new());
             self.core.append(Batch::Records(vec![group_record(&self.group.id, Some(&record))]));
         } else {
@@ -127,6 +129,11 @@ impl Rebalance<'_> {
             }
             self.core.set_session(&self.group.id, &id, session_ms);
         }
+        self.wait_for_syncs();
+    }
+
+    /// Members have the time of a rebalance, from now on, to synchronise.
+    pub(super) fn wait_for_syncs(&mut self) {
         let deadline = self.core.now.plus_ms(self.group.rebalance_timeout_ms());
         self.core.timers.set(Timer::Sync(self.group.id.clone()), deadline);
     }
@@ -184,7 +191,7 @@ impl Rebalance<'_> {
         }
     }
 
-    fn refuse_syncs(&mut self, error: ErrorCode) {
+    pub(super) fn refuse_syncs(&mut self, error: ErrorCode) {
         for member in self.group.members.values_mut() {
             member.assignment = Bytes::new();
             if let Some(waiter) = member.awaiting_sync.take() {

@@ -132,8 +132,10 @@ pub(super) fn of_input(input: Input, error: ErrorCode) -> Option<(Waiter, Answer
         Input::OffsetDelete { waiter, .. } => (waiter, Answer::OffsetDelete(offset_delete(error))),
         Input::Delete { waiter, group_id } => (waiter, Answer::Delete(delete(&group_id, error))),
         Input::EndTransaction { waiter, .. } => (waiter, Answer::EndTransaction(error)),
-        Input::TopicsDeleted { .. } | Input::Durable { .. } | Input::Failed { .. } | Input::Tick => {
-            return None;
-        }
+        Input::TopicsDeleted { .. }
+        | Input::Durable { .. }
+        | Input::Late { .. }
+        | Input::Failed { .. }
+        | Input::Tick => return None,
     })
 }

@@ -15,6 +15,7 @@ use crate::TransactionOutcome;
 use super::world::*;
 
 mod offsets;
+mod owed;
 
 #[test]
 fn a_first_join_is_told_its_id_and_expected_back() {

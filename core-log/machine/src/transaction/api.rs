@@ -82,6 +82,12 @@ pub enum Input {
         /// Which append.
         ticket: Ticket,
     },
+    /// The append with this ticket is in the log, but did not come below the high watermark in time. Who waits for it is answered
+    /// with COORDINATOR_NOT_AVAILABLE; it may yet become durable, and [`Input::Durable`] says so then.
+    Late {
+        /// Which append.
+        ticket: Ticket,
+    },
     /// An append failed, or this broker no longer leads the partition. Everyone who waits is answered with `error`, and so is
     /// everyone who comes later; the shell loads another coordinator when it may.
     Failed {

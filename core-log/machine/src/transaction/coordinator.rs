@@ -5,14 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use bytestring::ByteString;
 use millstream_protocol::ErrorCode;
-use millstream_protocol::messages::{
-    EndTxnRequest, EndTxnResponse, InitProducerIdRequest, InitProducerIdResponse,
-};
+use millstream_protocol::messages::{EndTxnRequest, InitProducerIdRequest, InitProducerIdResponse};
 use millstream_record::{Millis, ProducerEpoch, ProducerId, TopicPartition};
 
 use super::api::{Answer, Config, Effect, Input, Marker, Verdict};
 use super::decide::{self, Claim, Init};
 use super::invariant;
+use super::owed::RETRY_MS;
+use super::refusal::{self, ended_with, refused_init, spoken};
 use super::state::State;
 use super::stored::{NO_EPOCH, Stored, Transaction, tombstone};
 use crate::tickets::Tickets;
@@ -22,11 +22,13 @@ use crate::{Error, KeyValue, Ticket, TransactionOutcome, Waiter};
 
 /// What has a deadline.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Timer {
+pub(super) enum Timer {
     /// The open transaction of this id has taken too long.
     Timeout(ByteString),
     /// The next look for ids that nobody uses.
     Expiry,
+    /// The next look whether the log takes what is owed to it.
+    Owed,
 }
 
 /// What is done once an append is durable.
@@ -61,12 +63,16 @@ impl Default for Live {
 pub struct Coordinator {
     config: Config,
     coordinator_epoch: i32,
-    now: Millis,
-    stored: Stored,
+    pub(super) now: Millis,
+    pub(super) stored: Stored,
     live: BTreeMap<ByteString, Live>,
-    timers: Timers<Timer>,
+    pub(super) timers: Timers<Timer>,
     tickets: Tickets<After>,
-    failed: Option<ErrorCode>,
+    /// Whether the log takes records: else whoever asks for a change is refused, and what nobody asks for is done later.
+    pub(super) log_accepts: bool,
+    /// Ids whose transaction is complete at all of its partitions, which could not be written.
+    pub(super) owed: BTreeSet<ByteString>,
+    pub(super) failed: Option<ErrorCode>,
     effects: Vec<Effect>,
 }
 
@@ -83,6 +89,8 @@ impl Coordinator {
             live: BTreeMap::new(),
             timers: Timers::default(),
             tickets: Tickets::default(),
+            log_accepts: true,
+            owed: BTreeSet::new(),
             failed: None,
             effects: Vec::new(),
         }
@@ -139,6 +147,7 @@ impl Coordinator {
     /// Takes one input and says what must happen.
     pub fn step(&mut self, now: Millis, input: Input) -> Vec<Effect> {
         self.now = self.now.max(now);
+        self.pay();
         match input {
             Input::InitProducerId { waiter, request, fresh, producer_fenced_known } => {
                 let begun = self.running().and_then(|()| self.init(waiter, &request, fresh));
@@ -168,11 +177,13 @@ impl Coordinator {
                     self.answer(waiter, ended_with(spoken(error, producer_fenced_known)));
                 }
             }
-            Input::MarkerWritten { .. } | Input::Durable { .. } if self.failed.is_some() => {}
+            Input::MarkerWritten { .. } | Input::Durable { .. } | Input::Late { .. }
+                if self.failed.is_some() => {}
             Input::MarkerWritten { transactional_id, producer_id, producer_epoch, partition } => {
                 self.marked(&transactional_id, Claim { producer_id, epoch: producer_epoch }, &partition);
             }
             Input::Durable { ticket } => self.settle(ticket),
+            Input::Late { ticket } => self.late(ticket),
             Input::Failed { error } => self.fail(error),
             Input::Tick => self.tick(),
         }
@@ -256,7 +267,10 @@ impl Coordinator {
         let current = self.stored.by_id.get(&id).unwrap_or(&new);
         let last_epoch = self.live.get(&id).map_or(NO_EPOCH, |live| live.last_epoch);
         let claim = has_id.then_some(claim);
-        match decide::init(current, last_epoch, claim, request.transaction_timeout_ms, fresh, self.now)? {
+        let decided =
+            decide::init(current, last_epoch, claim, request.transaction_timeout_ms, fresh, self.now)?;
+        self.check_log()?;
+        match decided {
             Init::Begin { next, last_epoch } => {
                 let answer = InitProducerIdResponse {
                     producer_id: next.producer_id.0,
@@ -297,6 +311,7 @@ impl Coordinator {
         let known =
             if current.state == State::Ongoing { current.partitions.clone() } else { BTreeSet::new() };
         if let Some(next) = decide::add(current, partitions, self.now)? {
+            self.check_log()?;
             let unsure = next.partitions.difference(&known).cloned().collect();
             self.write(id, &next);
             self.live.entry(id.clone()).or_default().unsure = unsure;
@@ -315,6 +330,7 @@ impl Coordinator {
         let outcome = if request.committed { TransactionOutcome::Commit } else { TransactionOutcome::Abort };
         let current = self.current(&id, producer)?;
         if let Some(next) = decide::end(current, outcome, self.now)? {
+            self.check_log()?;
             self.write(&id, &next);
         }
         self.answer_when_durable(waiter, ended_with(ErrorCode::None));
@@ -332,12 +348,12 @@ impl Coordinator {
         let live = self.live.entry(id.clone()).or_default();
         live.unmarked.remove(partition);
         if live.unmarked.is_empty() {
-            self.write(id, &next);
+            self.write_or_owe(id, &next);
         }
     }
 
     /// Appends an id's new state, which takes effect at once, and lets nobody change it before it is durable.
-    fn write(&mut self, id: &ByteString, next: &Transaction) {
+    pub(super) fn write(&mut self, id: &ByteString, next: &Transaction) {
         debug_assert_eq!(invariant::change(self.stored.by_id.get(id), next), Ok(()));
         self.append(vec![next.to_record(id)]);
         self.live.entry(id.clone()).or_default().in_flight = true;
@@ -349,6 +365,7 @@ impl Coordinator {
     }
 
     fn append(&mut self, records: Vec<KeyValue>) {
+        debug_assert!(self.log_accepts, "whoever appends has looked whether the log takes it");
         for record in &records {
             self.stored.replay(record.clone()).expect("the coordinator can read what it writes");
         }
@@ -391,7 +408,7 @@ impl Coordinator {
         };
         if marker.partitions.is_empty() {
             let next = decide::complete(current, outcome, self.now);
-            self.write(id, &next);
+            self.write_or_owe(id, &next);
         } else {
             self.live.entry(id.clone()).or_default().unmarked = current.partitions.clone();
             self.effects.push(Effect::WriteMarkers(marker));
@@ -411,18 +428,17 @@ impl Coordinator {
             match timer {
                 Timer::Timeout(id) => self.time_out(&id),
                 Timer::Expiry => self.expire(),
+                Timer::Owed => self.timers.set(Timer::Owed, self.now.plus_ms(RETRY_MS)), // what can be paid is
             }
         }
     }
 
     fn time_out(&mut self, id: &ByteString) {
-        /// When a change is on its way to the disk, the deadline is looked at again this much later.
-        const RETRY_MS: i64 = 100;
         let Some(current) = self.stored.by_id.get(id).filter(|current| current.state == State::Ongoing)
         else {
             return;
         };
-        if self.is_in_flight(id) {
+        if self.is_in_flight(id) || !self.log_accepts {
             self.timers.set(Timer::Timeout(id.clone()), self.now.plus_ms(RETRY_MS));
         } else if let Ok(next) = decide::fence(current, self.now) {
             self.write(id, &next);
@@ -435,6 +451,10 @@ impl Coordinator {
     }
 
     fn expire(&mut self) {
+        if !self.log_accepts {
+            self.timers.set(Timer::Expiry, self.now.plus_ms(RETRY_MS));
+            return;
+        }
         let unused: Vec<ByteString> = self
             .stored
             .by_id
@@ -458,14 +478,20 @@ impl Coordinator {
     fn fail(&mut self, error: ErrorCode) {
         self.failed = Some(error);
         self.timers = Timers::default();
-        for after in self.tickets.drain().collect::<Vec<_>>() {
+        let held = self.tickets.drain().collect();
+        self.refuse(held, error);
+    }
+
+    /// Who waits is told to ask again; the change may yet become durable, and nobody makes another before.
+    fn late(&mut self, ticket: Ticket) {
+        let waiting = self.tickets.give_up(ticket, |after| matches!(after, After::Answer(..)));
+        self.refuse(waiting, ErrorCode::CoordinatorNotAvailable);
+    }
+
+    fn refuse(&mut self, held: Vec<After>, error: ErrorCode) {
+        for after in held {
             if let After::Answer(waiter, answer) = after {
-                let refused = match answer {
-                    Answer::InitProducerId(_) => refused_init(error),
-                    Answer::AddPartitions(_) => Answer::AddPartitions(error),
-                    Answer::EndTxn(_) => ended_with(error),
-                };
-                self.answer(waiter, refused);
+                self.answer(waiter, refusal::of_answer(answer, error));
             }
         }
     }
@@ -479,26 +505,4 @@ impl Coordinator {
             self.answer(waiter, answer);
         }
     }
-}
-
-/// The code as the client knows it (KIP-588).
-fn spoken(error: ErrorCode, producer_fenced_known: bool) -> ErrorCode {
-    if error == ErrorCode::ProducerFenced && !producer_fenced_known {
-        ErrorCode::InvalidProducerEpoch
-    } else {
-        error
-    }
-}
-
-fn refused_init(error: ErrorCode) -> Answer {
-    Answer::InitProducerId(InitProducerIdResponse {
-        error_code: error.code(),
-        producer_id: -1,
-        producer_epoch: -1,
-        ..InitProducerIdResponse::default()
-    })
-}
-
-fn ended_with(error: ErrorCode) -> Answer {
-    Answer::EndTxn(EndTxnResponse { error_code: error.code(), ..EndTxnResponse::default() })
 }

@@ -12,13 +12,18 @@
 //! still sends is refused here and at the partitions. A transaction that outlives its timeout is aborted under an epoch that
 //! nobody has.
 //!
+//! While the log takes nothing, for lack of in-sync replicas, no transaction changes; those whose time is over, or whose markers are
+//! all written, go on once it does.
+//!
 //! Deliberately absent: transactions v2 (KIP-890's bump at every end) and two-phase commit (KIP-939).
 
 mod api;
 mod coordinator;
 mod decide;
 mod invariant;
+mod owed;
 mod producer_ids;
+mod refusal;
 mod state;
 mod stored;
 #[cfg(test)]

@@ -195,6 +195,58 @@ fn partition(index: i32) -> TopicPartition {
 }
 
 #[test]
+fn transactions_stand_still_while_the_log_takes_nothing() {
+    const REFUSED: ErrorCode = ErrorCode::CoordinatorNotAvailable;
+    let mut world = World::new();
+    let producer = world.init(None).unwrap();
+    assert_eq!(world.add(producer, &[0]), ErrorCode::None);
+    let mut written = world.log.len();
+    world.machine.log_accepts(false);
+    assert_eq!(world.init(None), Err(REFUSED));
+    assert_eq!((world.add(producer, &[1]), world.end(producer, true)), (REFUSED, REFUSED));
+    assert_eq!(world.add(producer, &[0]), ErrorCode::None, "there is nothing to write");
+    assert_eq!(world.verify(producer, 0), Verdict::InTransaction, "what is open may be written to");
+    assert_eq!(world.log.len(), written);
+    world.machine.log_accepts(true);
+    assert_eq!(world.end(producer, true), ErrorCode::None);
+
+    // Its markers are written meanwhile: it is complete once that can be said.
+    written = world.log.len();
+    world.machine.log_accepts(false);
+    world.write_markers();
+    world.pass(1_000);
+    assert_eq!((world.log.len(), world.add(producer, &[0])), (written, ErrorCode::ConcurrentTransactions));
+    world.machine.log_accepts(true);
+    world.pass(1_000);
+    assert_eq!((world.log.len(), world.add(producer, &[0])), (written + 1, ErrorCode::None));
+
+    // Its time is over meanwhile: it is aborted once that can be said.
+    written = world.log.len();
+    world.machine.log_accepts(false);
+    world.pass(2 * i64::from(TIMEOUT_MS));
+    assert_eq!((world.log.len(), world.verify(producer, 0)), (written, Verdict::InTransaction));
+    world.machine.log_accepts(true);
+    world.pass(1_000);
+    let aborted = world.markers.pop().expect("the abort goes to its partition");
+    assert_eq!((aborted.outcome, aborted.producer_epoch.0), (TransactionOutcome::Abort, producer.1 + 1));
+}
+
+#[test]
+fn who_waits_for_a_late_append_asks_again() {
+    let mut world = World::new();
+    let producer = world.init(None).unwrap();
+    world.is_durable = false;
+    let late = world.ask_add(producer, &[0]);
+    let [ticket] = world.waiting[..] else { panic!("{:?}", world.waiting) };
+    world.give(Input::Late { ticket });
+    assert_eq!(world.code(late), Some(ErrorCode::CoordinatorNotAvailable));
+    assert_eq!(world.add(producer, &[0]), ErrorCode::ConcurrentTransactions, "it may yet become durable");
+    world.flush();
+    world.is_durable = true;
+    assert_eq!((world.add(producer, &[0]), world.end(producer, true)), (ErrorCode::None, ErrorCode::None));
+}
+
+#[test]
 fn a_transaction_is_answered_once_prepared_and_complete_once_marked() {
     let mut world = World::new();
     let producer = world.init(None).unwrap();
