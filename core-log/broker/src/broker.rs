@@ -121,6 +121,7 @@ impl Broker {
                 timers,
                 tasks: tasks.clone(),
                 lease: Arc::clone(metadata.lease()),
+                node: config.node_id,
                 env: env.clone(),
             };
             let peers_links = Links::new(

@@ -214,6 +214,19 @@ impl World {
         ErrorCode::from_code(answer.groups[0].error_code).ok()?;
         Ok(answer.groups[0].topics[0].partitions[0].committed_offset)
     }
+
+    /// The member lives and commits, for three sessions.
+    async fn goes_on(&self, member: &Member) {
+        let end = self.env.elapsed() + 3 * SESSION;
+        let mut offset = 1;
+        while self.env.elapsed() < end {
+            offset += 1;
+            assert_eq!(self.heartbeat(member).await, ErrorCode::None, "at {:?}", self.env.elapsed());
+            assert_eq!(self.commit(member, offset).await, ErrorCode::None);
+            assert_eq!(self.committed(member).await, Ok(offset));
+            self.env.sleep(PACE).await;
+        }
+    }
 }
 
 fn clients(number: u16) -> Endpoint {
@@ -293,5 +306,15 @@ fn a_group_outlives_what_its_coordinator_cannot_replicate_in_time() {
             world.env.sleep(PACE).await;
         }
         assert_eq!(world.heartbeat(&member).await, ErrorCode::None, "the same generation goes on");
+    });
+}
+
+#[test]
+fn a_group_with_one_replica_needs_no_controller() {
+    tell(3, async |sim| {
+        let world = World::start(&sim, &[(1, "controller"), (2, "broker")], 1).await;
+        let member = world.join(2, None, 1).await;
+        world.machines[&1].stop(false);
+        world.goes_on(&member).await;
     });
 }

@@ -40,6 +40,7 @@ pub(crate) struct Premises {
     pub(crate) tasks: TaskGroup,
     pub(crate) lease: Arc<Lease>,
     pub(crate) env: Env,
+    pub(crate) node: NodeId,
 }
 
 /// Makes the machine of a partition that is led in an epoch, from a snapshot's bytes if there is one.
@@ -124,11 +125,12 @@ impl<M: Machine> Set<M> {
     /// # Errors
     /// As for [`Set::host_of`].
     pub(crate) fn host(self: &Arc<Self>, index: i32) -> Result<Arc<Host<M>>, ErrorCode> {
-        if !self.premises.lease.holds(monotonic(&self.premises.env)) {
+        let image = self.premises.image.load();
+        if !self.is_alone(&image, index) && !self.premises.lease.holds(monotonic(&self.premises.env)) {
             return Err(ErrorCode::NotCoordinator); // another may coordinate by now
         }
-        let topic_id = self.premises.image.load().topic(self.topic.name()).map(|topic| topic.id);
-        let topic_id = topic_id.ok_or(ErrorCode::NotCoordinator)?;
+        let topic_id =
+            image.topic(self.topic.name()).map(|topic| topic.id).ok_or(ErrorCode::NotCoordinator)?;
         let found = self.premises.partitions.get(topic_id, index);
         let partition = found.ok().filter(|partition| partition.leads()).ok_or(ErrorCode::NotCoordinator)?;
         let replaced = {
@@ -145,6 +147,12 @@ impl<M: Machine> Set<M> {
         };
         replaced.iter().for_each(Slot::resign);
         self.load(index, partition)
+    }
+
+    /// Whether nobody else has a replica of this partition: then nobody else can be elected in this broker's place, heard or not.
+    fn is_alone(&self, image: &Image, index: i32) -> bool {
+        let partition = image.partition(self.topic.name(), index);
+        partition.is_some_and(|partition| partition.replicas == [self.premises.node])
     }
 
     /// Begins to load every coordinator whose partition is led here, and forgets those that are led elsewhere now.
