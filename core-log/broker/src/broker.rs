@@ -476,6 +476,9 @@ async fn take_part(
     }
     tasks.spawn("strangers", Arc::clone(metadata).look_for_strangers(log_dir.to_owned()));
     tasks.spawn("standing", Arc::clone(metadata).watch_standing());
+    if quorum.is_broker {
+        tasks.spawn("lease", Arc::clone(metadata).keep_lease());
+    }
     let registration = quorum.is_broker.then_some(registration);
     tasks.spawn("membership", Arc::clone(metadata).attend(registration, me));
     Ok(())

@@ -1,10 +1,15 @@
 //! For how long this broker may take itself for a part of its cluster.
 //!
-//! A broker that hears nothing from the cluster any more, though clients still reach it, goes on to believe that it coordinates their
-//! groups. Commits fail there, since no follower acknowledges them; but of what was committed at its successor it would answer what was
-//! before. The controller fences a broker no earlier than a session after it heard its last heartbeat, which was sent before; so for a
-//! session from when the last heartbeat that was answered was sent, it is not replaced for its silence. A follower that fetches is a sign
-//! of life as well: while there is no controller, nobody replaces anybody, and groups go on.
+//! A broker that hears nothing from the cluster any more, though clients reach it, goes on to believe that it coordinates their groups.
+//! Commits fail there, since no follower acknowledges them; but of what was committed at its successor it would answer what was before.
+//!
+//! A controller fences a broker no earlier than a session after it heard its last heartbeat, which was sent before; and a new controller
+//! no earlier than a session after it began to lead. So a broker is not replaced for its silence
+//! - for a session from when it sent the last heartbeat that was answered ([`Lease::renew`]), and
+//! - while that lasts, for a session from when no controller was active any more ([`Lease::prolong`]): nobody replaces anybody then, and
+//!   groups go on. Once it has run out only a heartbeat helps: whom a controller has replaced may find none later.
+//!
+//! That followers fetch from it proves nothing: they go on until they have heard that another leads.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -28,9 +33,21 @@ impl Lease {
         Self { session_ms: 0, until: AtomicI64::new(i64::MAX) }
     }
 
-    /// A heartbeat that was sent at `sent` was answered, or a follower's fetch came then.
+    /// A heartbeat that was sent at `sent` was answered.
     pub(crate) fn renew(&self, sent: Millis) {
         self.until.fetch_max(sent.plus_ms(self.session_ms).0, Ordering::Relaxed);
+    }
+
+    /// At some time after `at` no controller was active.
+    pub(crate) fn prolong(&self, at: Millis) {
+        if self.holds(at) {
+            self.renew(at);
+        }
+    }
+
+    /// Whether it holds at `now`, and for half a session longer.
+    pub(crate) fn is_fresh(&self, now: Millis) -> bool {
+        self.holds(now.plus_ms(self.session_ms / 2))
     }
 
     /// Whether it holds at `now`.
@@ -58,6 +75,22 @@ mod tests {
             renewed.into_iter().for_each(|sent| lease.renew(Millis(sent)));
             assert_eq!(lease.holds(Millis(at)), holds, "renewed {renewed:?}, at {at}");
         }
-        assert!(Lease::unbounded().holds(Millis(i64::MAX - 1)));
+        assert!(Lease::unbounded().is_fresh(Millis(1)) && Lease::unbounded().holds(Millis(i64::MAX - 1)));
+    }
+
+    #[test]
+    fn where_nobody_controls_it_lasts_on_but_does_not_come_back() {
+        let lease = Lease::of_session(100);
+        lease.renew(Millis(0));
+        for (nobody_at, at, holds) in [
+            (Some(40), 139, true),
+            (Some(139), 238, true),
+            (None, 239, false),
+            (Some(239), 240, false), // another may have taken its place before
+            (Some(238), 337, true),  // what was seen in time counts, however late that is known
+        ] {
+            nobody_at.into_iter().for_each(|at| lease.prolong(Millis(at)));
+            assert_eq!(lease.holds(Millis(at)), holds, "nobody at {nobody_at:?}, at {at}");
+        }
     }
 }

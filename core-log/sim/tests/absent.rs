@@ -227,6 +227,15 @@ impl World {
             self.env.sleep(PACE).await;
         }
     }
+
+    /// Once others know that another coordinates the group, its first coordinator says no more of it.
+    async fn is_left_in_time(&self, member: &Member, witness: u16) {
+        let is_replaced =
+            || self.coordinator(&member.group, witness).is_none_or(|(node, _)| node != member.coordinator);
+        self.until("another coordinates", is_replaced).await;
+        assert_eq!(self.committed(member).await, Err(ErrorCode::NotCoordinator));
+        assert_eq!(self.heartbeat(member).await, ErrorCode::NotCoordinator);
+    }
 }
 
 fn clients(number: u16) -> Endpoint {
@@ -316,5 +325,26 @@ fn a_group_with_one_replica_needs_no_controller() {
         let member = world.join(2, None, 1).await;
         world.machines[&1].stop(false);
         world.goes_on(&member).await;
+    });
+}
+
+#[test]
+fn a_group_with_replicas_needs_no_controller_that_is_dead() {
+    tell(4, async |sim| {
+        let world = World::start(&sim, &APART, 2).await;
+        let member = world.join(2, None, 2).await;
+        world.machines[&1].stop(false);
+        world.goes_on(&member).await;
+    });
+}
+
+#[test]
+fn a_broker_that_controllers_do_not_hear_leaves_its_groups_though_it_is_followed() {
+    tell(5, async |sim| {
+        let world = World::start(&sim, &APART, 2).await;
+        let member = world.join(2, None, 2).await;
+        let other = if member.coordinator == 2 { 3 } else { 2 };
+        world.cut(1, member.coordinator);
+        world.is_left_in_time(&member, other).await;
     });
 }

@@ -5,6 +5,7 @@
 //! leads the log, else another's over the network. The controller decides one thing at a time, against an image that has all
 //! that came before, and answers once the decision is committed and applied on its node.
 
+mod absence;
 mod codec;
 mod controller;
 mod joining;

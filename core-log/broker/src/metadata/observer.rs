@@ -57,6 +57,8 @@ pub(crate) struct ObserverLog {
 
 struct State {
     seen: Seen,
+    /// Controllers that one of them told of last.
+    controllers: BTreeSet<Endpoint>,
     /// The end of what was read.
     end: Offset,
     /// Servers of other clusters, of which the log has been told.
@@ -102,6 +104,7 @@ impl ObserverLog {
     ) -> Arc<Self> {
         let state = State {
             seen: (LeaderEpoch::NONE, None),
+            controllers: BTreeSet::new(),
             end: Offset(0),
             strangers: BTreeSet::new(),
             closed: false,
@@ -133,6 +136,11 @@ impl ObserverLog {
             }
             moved.await;
         }
+    }
+
+    /// Where the controllers are, as one of them told last.
+    pub(crate) fn controllers(&self) -> BTreeSet<Endpoint> {
+        self.state.lock().controllers.clone()
     }
 
     /// Reads no more.
@@ -167,7 +175,10 @@ impl ObserverLog {
                 Some((controller.broker_id, Endpoint::new(&*controller.host, port)))
             });
             let controllers: Vec<_> = controllers.collect();
-            self.servers.lock().extend(controllers.iter().map(|(_, endpoint)| endpoint.clone()));
+            let known: BTreeSet<Endpoint> =
+                controllers.iter().map(|(_, endpoint)| endpoint.clone()).collect();
+            self.servers.lock().extend(known.iter().cloned());
+            self.state.lock().controllers = known;
             let active = controllers.into_iter().find(|(id, _)| *id == told.controller_id);
             if let Some((id, endpoint)) = active {
                 let member = MemberId { node: NodeId(id), directory: Uuid::ZERO };

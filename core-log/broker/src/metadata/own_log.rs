@@ -1,5 +1,6 @@
 //! The metadata log as this node has it: alone, as a member of a quorum, or from afar.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use millstream_machine::metadata::{BoxFuture, Committed, Image, MetadataLog, ProposeError, Record};
@@ -53,6 +54,17 @@ impl OwnLog {
             Self::Local(_) => (self.leadership().0, None),
             Self::Quorum(quorum) => quorum.leader(),
             Self::Observer(log) => log.seen(),
+        }
+    }
+
+    /// Where the controllers are, this node as well where it is one.
+    pub(crate) fn controllers(&self) -> BTreeSet<Endpoint> {
+        match self {
+            Self::Local(_) => BTreeSet::new(),
+            Self::Quorum(quorum) => {
+                quorum.status().members.into_iter().map(|member| member.endpoint).collect()
+            }
+            Self::Observer(log) => log.controllers(),
         }
     }
 

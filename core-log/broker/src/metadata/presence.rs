@@ -65,6 +65,20 @@ async fn gone(env: &Env, endpoint: &Endpoint) {
     }
 }
 
+/// Whether nobody listens on `endpoint` any more, on a machine that is there.
+pub(super) async fn refuses(env: &Env, endpoint: &Endpoint) -> bool {
+    for refused in 0..REFUSALS {
+        if refused > 0 {
+            env.sleep(BETWEEN_REFUSALS).await;
+        }
+        match env.connect(&endpoint.to_string()).await {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            _ => return false,
+        }
+    }
+    true
+}
+
 /// Completes when the other side ends the connection, on which it has nothing to say.
 async fn ended(mut stream: Box<dyn Stream>) {
     let mut nothing = [0; 64];

@@ -23,9 +23,7 @@ use millstream_storage::{ReadPlan, ReadSlices, StorageError};
 pub(crate) use self::session::Sessions;
 use self::session::{Keep, Place, Session, Who};
 use crate::Broker;
-use crate::partition::{
-    FollowerState, Isolation, Marks, Partition, Planned, Reader, Sought, Waits, monotonic,
-};
+use crate::partition::{FollowerState, Isolation, Marks, Partition, Planned, Reader, Sought, Waits};
 use crate::refusal::Refusal;
 use crate::replication::Side;
 use crate::shared::Shared;
@@ -139,9 +137,6 @@ impl Fetch {
         };
         let waits = matches!(keep, Keep::Known(_));
         let who = Who { reader, replica: standing(&shared, &request) };
-        if who.replica.is_some() {
-            shared.metadata.lease().renew(monotonic(&shared.env)); // somebody of the cluster follows this broker
-        }
         let mut fetch = Self { shared, ctx, request, session, keep, who, waits, hears: true, deadline };
         fetch.session.fetched_by(who);
         fetch
