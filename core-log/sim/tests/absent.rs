@@ -105,6 +105,12 @@ impl World {
         self.machines[&number].image().unwrap()
     }
 
+    /// The active controller.
+    fn active(&self) -> u16 {
+        let is_active = |one: &&Machine| one.broker().is_some_and(|broker| broker.is_active_controller());
+        self.machines.values().find(is_active).expect("one is active").host()
+    }
+
     /// Nothing gets from one to the other, nor back.
     fn cut(&self, one: u16, other: u16) {
         self.sim.cut(one, other);
@@ -346,5 +352,18 @@ fn a_broker_that_controllers_do_not_hear_leaves_its_groups_though_it_is_followed
         let other = if member.coordinator == 2 { 3 } else { 2 };
         world.cut(1, member.coordinator);
         world.is_left_in_time(&member, other).await;
+    });
+}
+
+#[test]
+fn a_controller_that_lost_the_majority_leaves_its_groups() {
+    let combined = [1, 2, 3].map(|number| (number, "broker,controller"));
+    tell(6, async move |sim| {
+        let world = World::start(&sim, &combined, 3).await;
+        let active = world.active();
+        let member = world.join(active, Some(active), 3).await;
+        let others = [1, 2, 3].into_iter().filter(|number| *number != active);
+        others.clone().for_each(|other| world.cut(active, other));
+        world.is_left_in_time(&member, others.max().unwrap()).await;
     });
 }

@@ -52,6 +52,14 @@ impl Metadata {
             Request::BrokerRegistration(r) => {
                 self.decide(|c, i, _| c.register_broker(i, &self.liveness.lock(), now, &r)).await?.into()
             }
+            // Nothing is written for most of them, so nothing else shows that another may be the active controller by now; and who is
+            // answered takes it that nobody replaces it for a session.
+            Request::BrokerHeartbeat(_) if !self.log.has_majority() => {
+                return Err(Refusal::new(
+                    ErrorCode::NotController,
+                    "most voters do not answer; another may be elected",
+                ));
+            }
             Request::BrokerHeartbeat(r) => {
                 self.liveness.lock().heard(now, &r);
                 self.decide(|c, i, _| c.heartbeat(i, &self.liveness.lock(), &r)).await?.into()
@@ -100,10 +108,13 @@ impl Metadata {
         }
     }
 
-    /// Begins to control: everybody counts as heard now, and a new cluster gets its first records.
+    /// Begins to control: everybody counts as heard now, or by the controller before, which may have answered heartbeats a little longer;
+    /// and a new cluster gets its first records.
     async fn begin(&self) -> Result<(), Refusal> {
         let bootstrap = |controller: &Controller, image: &Image, _: NewIds<'_>| {
-            self.liveness.lock().lead(monotonic(&self.env), image);
+            let before = self.log.quorum().map_or(Duration::ZERO, |quorum| quorum.majority_holds());
+            let before_ms = i64::try_from(before.as_millis()).unwrap_or(i64::MAX);
+            self.liveness.lock().lead(monotonic(&self.env).plus_ms(before_ms), image);
             Decision { records: controller.bootstrap(image), response: () }
         };
         self.decide(bootstrap).await

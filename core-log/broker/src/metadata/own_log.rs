@@ -43,6 +43,15 @@ impl OwnLog {
         }
     }
 
+    /// Whether this node is the active controller, and knows that no other is.
+    pub(crate) fn has_majority(&self) -> bool {
+        match self {
+            Self::Local(_) => true,
+            Self::Quorum(quorum) => quorum.has_majority(),
+            Self::Observer(_) => false,
+        }
+    }
+
     /// Whether this node is the cluster.
     pub(crate) fn is_alone(&self) -> bool {
         matches!(self, Self::Local(_))

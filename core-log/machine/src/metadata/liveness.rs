@@ -40,11 +40,12 @@ impl Liveness {
         Self { session_timeout_ms: session_timeout_ms.max(1), looked: None, brokers: BTreeMap::new() }
     }
 
-    /// This node became the active controller: every broker counts as heard now.
-    pub fn lead(&mut self, now: Millis, image: &Image) {
+    /// This node became the active controller: every broker counts as heard at `heard`, now or when the controller before may have
+    /// answered the last heartbeat.
+    pub fn lead(&mut self, heard: Millis, image: &Image) {
         self.brokers.clear();
-        self.looked = Some(now);
-        self.observe(now, image);
+        self.looked = Some(heard);
+        self.observe(heard, image);
     }
 
     /// The image changed. A new incarnation counts as heard now; who is gone is forgotten; who has handed over the last of its
@@ -83,7 +84,8 @@ impl Liveness {
         let slept = now.0.saturating_sub(last.0);
         if slept > self.session_timeout_ms / 2 {
             for contact in self.brokers.values_mut() {
-                contact.heard = Millis(contact.heard.0.saturating_add(slept).min(now.0));
+                let later = Millis(contact.heard.0.saturating_add(slept).min(now.0));
+                contact.heard = contact.heard.max(later);
             }
         }
         let unfenced = image.brokers().filter(|broker| !broker.fenced);

@@ -2,6 +2,7 @@
 
 use std::future::{Future, IntoFuture};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{Either, select};
@@ -35,6 +36,9 @@ pub(super) type Metrics =
 type ServerMetrics =
     <<EnvRuntime as openraft::AsyncRuntime>::Watch as Watch>::Receiver<RaftServerMetrics<Types>>;
 
+/// For how long an answer of a majority shows that nobody else leads, in longest election timeouts: a busy machine may be late with one.
+const MAJORITY_HOLDS: u32 = 2;
+
 /// Proposals that may wait in openraft's queue, as the refusal says.
 const PROPOSALS_MAX: usize = 4096;
 
@@ -47,6 +51,7 @@ pub struct QuorumLog {
     pub(super) server: ServerMetrics,
     pub(super) receiving: Arc<Mutex<Option<Receiving>>>,
     pub(super) network: Network,
+    majority_holds: Duration,
 }
 
 impl QuorumLog {
@@ -84,7 +89,9 @@ impl QuorumLog {
         let (raft, metrics, server) = Inside::new(&env, starting).await?;
         let watching = notice_the_end(Arc::clone(&store), metrics.clone());
         env.spawn("quorum-watch", Inside::new(&env, watching));
-        let quorum = Arc::new(Self { env, store, raft, metrics, server, receiving: Arc::default(), network });
+        let majority_holds = timing.election_max * MAJORITY_HOLDS;
+        let receiving = Arc::default();
+        let quorum = Arc::new(Self { env, store, raft, metrics, server, receiving, network, majority_holds });
         let compacting = compaction::run(Arc::downgrade(&quorum), quorum.metrics.clone(), keep, bounds);
         quorum.env.spawn("quorum-compaction", Inside::new(&quorum.env, compacting));
         Ok(quorum)
@@ -142,6 +149,26 @@ impl QuorumLog {
                 moved.await; // openraft is gone; that is the end of the log, and moves it
             }
         }
+    }
+
+    /// Whether this member leads, and a majority of the voters has answered lately to what it said as their leader. openraft calls a
+    /// member the leader until it hears of another, so one that is cut off from the voters leads long after they have elected anew.
+    /// Nobody else had been elected [`QuorumLog::majority_holds`] before this was true.
+    #[must_use]
+    pub fn has_majority(&self) -> bool {
+        let metrics = self.metrics.borrow_watched();
+        if metrics.state != ServerState::Leader {
+            return false;
+        }
+        let is_recent = |at: Duration| self.env.elapsed().saturating_sub(at) <= self.majority_holds;
+        batches::votes_alone(metrics.membership_config.membership(), self.store.me)
+            || metrics.last_quorum_acked.is_some_and(|acked| is_recent(acked.into_inner().elapsed_at()))
+    }
+
+    /// For how long at most [`QuorumLog::has_majority`] is true of a leader when another has been elected.
+    #[must_use]
+    pub fn majority_holds(&self) -> Duration {
+        self.majority_holds
     }
 
     /// In which epoch who leads, and where it is reached, as far as this member knows.
