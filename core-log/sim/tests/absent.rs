@@ -18,6 +18,7 @@ use millstream_protocol::messages::{
     SyncGroupRequest,
 };
 use millstream_protocol::{Endpoint, ErrorCode};
+use millstream_record::NodeId;
 use millstream_sim::executor::{Owner, Sim};
 use millstream_sim::machine::Machine;
 
@@ -365,5 +366,29 @@ fn a_controller_that_lost_the_majority_leaves_its_groups() {
         let others = [1, 2, 3].into_iter().filter(|number| *number != active);
         others.clone().for_each(|other| world.cut(active, other));
         world.is_left_in_time(&member, others.max().unwrap()).await;
+    });
+}
+
+#[test]
+fn a_broker_follows_the_controller_that_the_majority_elected() {
+    let roles = [(1, "controller"), (2, "controller"), (3, "controller"), (4, "broker")];
+    tell(7, async move |sim| {
+        let world = World::start(&sim, &roles, 1).await;
+        let deposed = world.active();
+        let others = [1, 2, 3].into_iter().filter(|number| *number != deposed);
+        others.clone().for_each(|other| world.cut(deposed, other));
+        let elected = || {
+            others.clone().find(|other| {
+                world.machines[other].broker().is_some_and(|broker| broker.is_active_controller())
+            })
+        };
+        world.until("another is elected", || elected().is_some()).await;
+        let end = world.env.elapsed() + 3 * SESSION;
+        while world.env.elapsed() < end {
+            let known = world.image(elected().expect("it leads on"));
+            assert!(!known.broker(NodeId(4)).unwrap().fenced, "the new controller hears the broker");
+            world.env.sleep(PACE).await;
+        }
+        world.create("decided", 1).await;
     });
 }

@@ -65,10 +65,12 @@ fn same_cluster(shared: &Shared, named: Option<&ByteString>) -> Result<(), Error
     }
 }
 
-/// The quorum's log, where this node leads it.
+/// The quorum's log, where this node leads it and knows that nobody else does: whoever asks a leader that was deposed without hearing of it
+/// would learn nothing any more, and has to look for another.
 fn led(shared: &Shared) -> Result<&Arc<QuorumLog>, Refusal> {
     let quorum = shared.metadata.log().quorum().ok_or(ErrorCode::NotLeaderOrFollower)?;
-    if quorum.leadership().1 { Ok(quorum) } else { Err(ErrorCode::NotLeaderOrFollower.into()) }
+    let leads = quorum.leadership().1 && quorum.has_majority();
+    if leads { Ok(quorum) } else { Err(ErrorCode::NotLeaderOrFollower.into()) }
 }
 
 async fn one(

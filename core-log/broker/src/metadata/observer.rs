@@ -57,6 +57,8 @@ pub(crate) struct ObserverLog {
 
 struct State {
     seen: Seen,
+    /// Who was taken for the active controller, and gave nothing: it may still believe so, and is asked again only where no other is named.
+    refused: Option<Endpoint>,
     /// Controllers that one of them told of last.
     controllers: BTreeSet<Endpoint>,
     /// The end of what was read.
@@ -104,6 +106,7 @@ impl ObserverLog {
     ) -> Arc<Self> {
         let state = State {
             seen: (LeaderEpoch::NONE, None),
+            refused: None,
             controllers: BTreeSet::new(),
             end: Offset(0),
             strangers: BTreeSet::new(),
@@ -160,6 +163,8 @@ impl ObserverLog {
             return Some(endpoint);
         }
         let servers: Vec<Endpoint> = self.servers.lock().iter().cloned().collect();
+        let refused = self.state.lock().refused.clone();
+        let mut again = None;
         for server in servers {
             let asked = DescribeClusterRequest { endpoint_type: CONTROLLERS, ..Default::default() };
             let Ok(told) = self.links.call(&server, asked).await else { continue };
@@ -182,11 +187,17 @@ impl ObserverLog {
             let active = controllers.into_iter().find(|(id, _)| *id == told.controller_id);
             if let Some((id, endpoint)) = active {
                 let member = MemberId { node: NodeId(id), directory: Uuid::ZERO };
+                if refused.as_ref() == Some(&endpoint) {
+                    again = Some((member, endpoint));
+                    continue;
+                }
                 self.set_leader(Some((member, endpoint.clone())));
                 return Some(endpoint);
             }
         }
-        None
+        let (member, endpoint) = again?;
+        self.set_leader(Some((member, endpoint.clone())));
+        Some(endpoint)
     }
 
     async fn fetch(&self, active: &Endpoint, from: Offset) -> Result<Given, String> {
@@ -303,8 +314,9 @@ impl ObserverLog {
             };
             match self.next(&active, from, max_batches).await {
                 Ok(batches) => {
-                    let Some(last) = batches.last() else { continue };
                     let mut state = self.state.lock();
+                    state.refused = None;
+                    let Some(last) = batches.last() else { continue };
                     state.end = last.end;
                     state.seen.0 = state.seen.0.max(last.epoch);
                     return Ok(batches);
@@ -312,6 +324,7 @@ impl ObserverLog {
                 Err(Trouble::Unreadable(error)) => return Err(ProposeError::Unreadable(error)),
                 Err(Trouble::Elsewhere(reason)) => {
                     tracing::debug!(%active, reason, "a controller does not give the metadata; another is looked for");
+                    self.state.lock().refused = Some(active);
                     self.set_leader(None);
                     self.env.sleep(RETRY).await;
                 }
