@@ -392,3 +392,24 @@ fn a_broker_follows_the_controller_that_the_majority_elected() {
         world.create("decided", 1).await;
     });
 }
+
+#[test]
+fn groups_go_on_and_the_quorum_is_described_without_a_majority_of_controllers() {
+    let roles = [(1, "controller"), (2, "controller"), (3, "controller"), (4, "broker"), (5, "broker")];
+    tell(8, async move |sim| {
+        let world = World::start(&sim, &roles, 2).await;
+        let member = world.join(4, None, 2).await;
+        let active = world.active();
+        let gone = [1, 2, 3].into_iter().filter(|number| *number != active);
+        gone.clone().for_each(|number| world.machines[&number].stop(false));
+        world.goes_on(&member).await;
+        let quorum = world.client(5).admin().describe_quorum().await.unwrap();
+        assert_eq!((quorum.leader, quorum.voters.len()), (Some(NodeId(i32::from(active))), 3));
+
+        // The majority is back, and takes nobody for silent who was not heard meanwhile.
+        gone.for_each(|number| world.machines[&number].boot());
+        world.goes_on(&member).await;
+        assert!(world.image(4).brokers().all(|broker| !broker.fenced));
+        world.create("decided", 2).await;
+    });
+}

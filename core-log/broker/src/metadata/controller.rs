@@ -13,6 +13,8 @@ use super::Metadata;
 use crate::partition::monotonic;
 use crate::refusal::Refusal;
 
+/// Until a controller that has lost the majority looks whether it has it again.
+const LOST: Duration = Duration::from_millis(100);
 /// Until a decision of the controller's own that was not committed is made again.
 const AGAIN: Duration = Duration::from_millis(20);
 
@@ -81,6 +83,13 @@ impl Metadata {
             if !leads {
                 led = None;
                 self.log.leadership_changed(seen).await;
+                continue;
+            }
+            if !self.log.has_majority() {
+                // What it would decide would stay undecided; and once most voters answer again it begins anew, since until then it was
+                // as if there were no controller, and brokers took it so.
+                led = None;
+                select(std::pin::pin!(self.log.leadership_changed(seen)), self.env.sleep(LOST)).await;
                 continue;
             }
             let outcome = if led == Some(epoch) {

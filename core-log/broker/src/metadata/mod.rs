@@ -446,9 +446,14 @@ impl Metadata {
 
     /// An answer that comes when another leads the quorum by then may be waited for in vain: whoever paused as the leader still holds
     /// its connections.
-    async fn forward<R: Rpc>(&self, request: R) -> Result<R::Response, Refusal> {
+    async fn forward<R: Rpc + Clone>(&self, request: R) -> Result<R::Response, Refusal> {
         let seen = self.log.seen();
-        let (_, endpoint) = seen.1.as_ref().ok_or(ErrorCode::NotController)?;
+        let Some((_, endpoint)) = seen.1.as_ref() else {
+            return match R::API {
+                ApiKey::DescribeQuorum => self.ask_any(request).await,
+                _ => Err(ErrorCode::NotController.into()),
+            };
+        };
         let patience = match R::API {
             ApiKey::CreateTopics | ApiKey::CreatePartitions | ApiKey::DeleteTopics => TOPICS_PATIENCE,
             ApiKey::AddRaftVoter => ADD_VOTER_PATIENCE,
@@ -464,6 +469,16 @@ impl Metadata {
                 Err(Refusal::new(ErrorCode::NotController, "another controller is active by now"))
             }
         }
+    }
+
+    /// Asks every controller in turn, while none is active: one that has lost the majority knows who is missing.
+    async fn ask_any<R: Rpc + Clone>(&self, request: R) -> Result<R::Response, Refusal> {
+        for endpoint in self.log.controllers() {
+            if let Ok(answer) = self.links.call_within(&endpoint, SAY_THAT_IT_WAITS, request.clone()).await {
+                return Ok(answer);
+            }
+        }
+        Err(ErrorCode::NotController.into())
     }
 
     /// Creates the topics named, as a client's first use of them does; gives those that could not be created.

@@ -77,9 +77,12 @@ impl OwnLog {
         }
     }
 
-    /// Who is the active controller; see [`OwnLog::seen`].
+    /// Whom others are told to take for the active controller; see [`OwnLog::seen`]. Not this node, where it only believes that it is.
     pub(crate) fn leader(&self) -> Option<(MemberId, Endpoint)> {
-        self.seen().1
+        let is_deposed = |leader: &MemberId| {
+            self.quorum().is_some_and(|quorum| *leader == quorum.member() && !quorum.has_majority())
+        };
+        self.seen().1.filter(|(leader, _)| !is_deposed(leader))
     }
 
     /// Waits until [`OwnLog::seen`] is another than `seen`; for ever where this node is the cluster.
