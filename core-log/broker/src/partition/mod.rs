@@ -32,7 +32,7 @@ pub(crate) use role::{Assigned, Leadership};
 
 use crate::changed::{Changed, Watcher};
 use crate::flusher::Flusher;
-use crate::replication::{Copying, Limited, Proposals, Side, Throttle};
+use crate::replication::{Copying, Limited, Proposals, Side, Throttle, WantedIsr};
 use crate::timers::{Armed, Timed, Timers};
 use crate::topic_settings::TopicSettings;
 
@@ -116,8 +116,8 @@ pub(crate) struct Deferred {
     call_at: Option<Duration>,
     answers: Vec<(Waiting, Outcome)>,
     woken: Vec<Arc<Changed>>,
-    /// The in-sync set to ask the controller for, and the partition epoch that it builds on.
-    proposal: Option<(Vec<(NodeId, i64)>, i32)>,
+    /// The in-sync set to ask the controller for. Its epochs are of the step that wanted it: they may have passed once the lock is free.
+    proposal: Option<WantedIsr>,
 }
 
 impl Partition {
@@ -347,6 +347,7 @@ impl Partition {
         let mut after = Deferred::default();
         let Role::Leading(leader) = &mut state.role else { return after };
         let effects = leader.step(self.now(), input);
+        let leader_epoch = leader.epoch();
         let next = leader.next_deadline();
         for effect in effects {
             match effect {
@@ -361,7 +362,9 @@ impl Partition {
                 }
                 Effect::WakeFollowers => state.followers.wake(&mut after),
                 Effect::HearFollowers => state.followers.mark(),
-                Effect::ProposeIsr { isr, partition_epoch } => after.proposal = Some((isr, partition_epoch)),
+                Effect::ProposeIsr { isr, partition_epoch } => {
+                    after.proposal = Some(WantedIsr { leader_epoch, partition_epoch, isr });
+                }
             }
         }
         after.call_at = next.and_then(|deadline| state.armed.want(since_start(deadline)));
@@ -380,8 +383,8 @@ impl Partition {
             let me = Arc::downgrade(self);
             self.context.timers.at(at, me);
         }
-        if let Some((isr, partition_epoch)) = after.proposal {
-            self.context.proposals.submit(self, isr, partition_epoch);
+        if let Some(wanted) = after.proposal {
+            self.context.proposals.submit(self, wanted);
         }
         for (waiting, outcome) in after.answers {
             waiting(outcome);

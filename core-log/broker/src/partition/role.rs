@@ -186,6 +186,14 @@ impl Partition {
         self.perform(after);
     }
 
+    /// Whether this replica leads in that epoch, and has been told nothing of the partition since that partition epoch.
+    pub(crate) fn builds_on(&self, epoch: LeaderEpoch, partition_epoch: i32) -> bool {
+        let state = self.state.lock();
+        let is_same =
+            |leader: &Replica| leader.epoch() == epoch && leader.partition_epoch() <= partition_epoch;
+        state.role.leading().is_ok_and(is_same)
+    }
+
     /// The committed in-sync set, where this replica leads.
     pub(crate) fn committed_isr(&self) -> Option<Vec<NodeId>> {
         self.state.lock().role.leading().ok().map(|leader| leader.isr().to_vec())

@@ -9,6 +9,6 @@ mod suspects;
 mod throttle;
 
 pub(crate) use copying::{Copying, Premises, Settings as CopySettings};
-pub(crate) use proposals::{Proposals, propose, watch_lag};
+pub(crate) use proposals::{Proposals, WantedIsr, propose, watch_lag};
 pub(crate) use suspects::Suspects;
 pub(crate) use throttle::{Limited, Side, Throttle};

@@ -26,6 +26,13 @@ const RETRY: Duration = Duration::from_millis(100);
 /// In place of a member's broker epoch: it is in the set already.
 const UNNAMED_EPOCH: i64 = -1;
 
+/// An in-sync set that a leader's machine wants, with the epochs in which it does.
+pub(crate) struct WantedIsr {
+    pub(crate) leader_epoch: LeaderEpoch,
+    pub(crate) partition_epoch: i32,
+    pub(crate) isr: Vec<(NodeId, i64)>,
+}
+
 /// What one leader asks for.
 pub(crate) struct Proposal {
     partition: Weak<Partition>,
@@ -44,7 +51,8 @@ enum Next {
     Nothing,
     /// It will not be committed.
     TellLeader,
-    /// Whoever answered is the controller no more, or not yet.
+    /// Whoever answered is the controller no more, or not yet; or metadata is on its way that makes an end of it. The leader waits
+    /// for one or the other, so it is asked for until then.
     Again,
     /// It will not be committed unless an earlier try is.
     Barrier,
@@ -59,13 +67,12 @@ pub(crate) struct Proposals {
 }
 
 impl Proposals {
-    pub(crate) fn submit(&self, partition: &Arc<Partition>, isr: Vec<(NodeId, i64)>, partition_epoch: i32) {
-        let leader_epoch = partition.epoch();
+    pub(crate) fn submit(&self, partition: &Arc<Partition>, wanted: WantedIsr) {
+        let WantedIsr { leader_epoch, partition_epoch, isr } = wanted;
         let is_uncertain = false;
-        let partition_ref = Arc::downgrade(partition);
-        let proposal =
-            Proposal { partition: partition_ref, leader_epoch, isr, partition_epoch, is_uncertain };
-        self.waiting.lock().insert(key_of(partition), proposal);
+        let of = Arc::downgrade(partition);
+        let proposal = Proposal { partition: of, leader_epoch, isr, partition_epoch, is_uncertain };
+        put(&mut self.waiting.lock(), key_of(partition), proposal);
         self.more.notify_one();
     }
 
@@ -73,7 +80,7 @@ impl Proposals {
     fn again(&self, proposals: BTreeMap<Key, Proposal>) {
         let mut waiting = self.waiting.lock();
         for (key, proposal) in proposals {
-            waiting.entry(key).or_insert(proposal);
+            put(&mut waiting, key, proposal);
         }
     }
 
@@ -100,12 +107,21 @@ impl Proposals {
     }
 }
 
+/// Has `proposal` wait, unless a newer one does: two threads whose steps came one after the other may come here in the other order.
+/// A leader would wait for ever for what is forgotten here.
+fn put(waiting: &mut BTreeMap<Key, Proposal>, key: Key, proposal: Proposal) {
+    let age = |one: &Proposal| (one.leader_epoch, one.partition_epoch);
+    if waiting.get(&key).is_none_or(|known| age(known) < age(&proposal)) {
+        waiting.insert(key, proposal);
+    }
+}
+
 impl Proposal {
-    /// Whether the leader that made it still leads, in the same epoch.
+    /// Whether the leader that made it still leads in the same epoch, and has heard of no newer state of the partition.
     fn is_current(&self) -> bool {
         self.partition
             .upgrade()
-            .is_some_and(|partition| partition.epoch() == self.leader_epoch && partition.leads())
+            .is_some_and(|partition| partition.builds_on(self.leader_epoch, self.partition_epoch))
     }
 }
 
@@ -193,7 +209,6 @@ fn next(code: ErrorCode, is_uncertain: bool) -> Next {
         ErrorCode::None
         | ErrorCode::NewLeaderElected
         | ErrorCode::FencedLeaderEpoch
-        | ErrorCode::InvalidUpdateVersion
         | ErrorCode::UnknownTopicId
         | ErrorCode::UnknownTopicOrPartition => Next::Nothing,
         ErrorCode::IneligibleReplica | ErrorCode::InvalidRequest | ErrorCode::OperationNotAttempted => {
@@ -227,7 +242,7 @@ mod tests {
     fn a_leader_is_never_left_waiting_for_what_nobody_will_commit() {
         for (code, certain, uncertain) in [
             (ErrorCode::None, Next::Nothing, Next::Nothing),
-            (ErrorCode::InvalidUpdateVersion, Next::Nothing, Next::Nothing),
+            (ErrorCode::InvalidUpdateVersion, Next::Again, Next::Again),
             (ErrorCode::FencedLeaderEpoch, Next::Nothing, Next::Nothing),
             (ErrorCode::IneligibleReplica, Next::TellLeader, Next::Barrier),
             (ErrorCode::InvalidRequest, Next::TellLeader, Next::Barrier),
@@ -236,5 +251,28 @@ mod tests {
         ] {
             assert_eq!((next(code, false), next(code, true)), (certain, uncertain), "{code}");
         }
+    }
+
+    #[test]
+    fn what_is_overtaken_on_its_way_here_replaces_nothing() {
+        let key = (millstream_record::TopicId::ZERO, 0);
+        let proposal = |leader_epoch: i32, partition_epoch: i32, is_uncertain: bool| Proposal {
+            partition: Weak::new(),
+            leader_epoch: LeaderEpoch(leader_epoch),
+            isr: Vec::new(),
+            partition_epoch,
+            is_uncertain,
+        };
+        let mut waiting = BTreeMap::new();
+        let mut left = |proposal: Proposal| {
+            put(&mut waiting, key, proposal);
+            let left = &waiting[&key];
+            (left.leader_epoch.0, left.partition_epoch, left.is_uncertain)
+        };
+        assert_eq!(left(proposal(3, 7, false)), (3, 7, false));
+        assert_eq!(left(proposal(3, 6, false)), (3, 7, false), "the step before it, which was slower");
+        assert_eq!(left(proposal(3, 8, true)), (3, 8, true), "what was sent, and is newer");
+        assert_eq!(left(proposal(3, 7, true)), (3, 8, true));
+        assert_eq!(left(proposal(4, 9, false)), (4, 9, false));
     }
 }

@@ -68,6 +68,10 @@ impl InSync {
         &self.committed
     }
 
+    pub(super) fn partition_epoch(&self) -> i32 {
+        self.partition_epoch
+    }
+
     /// How many replicas there are.
     pub(super) fn replicas(&self) -> usize {
         self.replicas.len()

@@ -326,6 +326,12 @@ impl Replica {
         self.in_sync.committed()
     }
 
+    /// The partition epoch of the committed in-sync set.
+    #[must_use]
+    pub fn partition_epoch(&self) -> i32 {
+        self.in_sync.partition_epoch()
+    }
+
     /// The in-sync followers from which a consumer could read at `offset`, each with the end of what it has.
     pub fn followers_with(&self, offset: Offset) -> impl Iterator<Item = (NodeId, Offset)> {
         let has = move |progress: &Progress| progress.log_start <= offset && offset <= progress.durable_end;
