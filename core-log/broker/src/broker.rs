@@ -251,7 +251,7 @@ impl Broker {
             let (partitions, metadata) =
                 (Arc::clone(&self.shared.partitions), Arc::clone(&self.shared.metadata));
             let close = move || {
-                partitions.checkpoint(metadata.log().checkpointed())?;
+                partitions.checkpoint(|| metadata.log().checkpointed())?;
                 partitions.mark_clean()
             };
             self.shared.env.blocking(Pool::General, close).await??;

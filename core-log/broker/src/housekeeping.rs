@@ -37,7 +37,7 @@ pub(crate) async fn run(shared: Arc<Shared>) {
             // Before the checkpoint, which holds the directory's lock, so that recovery points can pass.
             partitions.write_epochs()?;
             metadata.log().write_epochs()?;
-            partitions.checkpoint(metadata.log().checkpointed())
+            partitions.checkpoint(|| metadata.log().checkpointed())
         };
         if let Ok(Err(error)) = env.blocking(Pool::General, round).await {
             tracing::error!(%error, "housekeeping failed; it is tried again");

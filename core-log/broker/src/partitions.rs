@@ -15,7 +15,7 @@ use millstream_machine::metadata::{
 use millstream_protocol::ErrorCode;
 use millstream_record::{LeaderEpoch, Offset, TopicId, TopicPartition, Uuid};
 use millstream_storage::{DeletedLog, Log, LogConfig, LogDir, Offsets, OpenFiles, Room, StorageError};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use rustc_hash::FxHashMap;
 
 use crate::coordinator::Snapshot;
@@ -463,9 +463,9 @@ impl Partitions {
     ///
     /// # Errors
     /// Those of the disk; the older checkpoints then still hold.
-    pub(crate) fn checkpoint(&self, metadata: Option<Checkpointed>) -> Result<(), StorageError> {
+    pub(crate) fn checkpoint(&self, metadata: impl Fn() -> Option<Checkpointed>) -> Result<(), StorageError> {
         // Held before the table is read: a topic that goes, or a log that is cut, meanwhile must not have its notes written again.
-        let mut dir = self.dir.write();
+        let (mut dir, metadata) = between_cuts(&self.dir, metadata);
         let (mut recovery, mut starts, mut marks) = (Offsets::new(), Offsets::new(), Offsets::new());
         for one in self.all().iter().map(|partition| partition.checkpointed()).chain(metadata) {
             recovery.insert(one.at.clone(), one.recovery_point);
@@ -580,6 +580,19 @@ impl Partitions {
     }
 }
 
+/// Takes `dir`, and what `read` gives of a log that is cut without holding it. That log is locked when its recovery point is lowered,
+/// so it cannot be read with the directory held; but a cut between the two is seen, and then it is read again.
+fn between_cuts<T>(dir: &RwLock<LogDir>, read: impl Fn() -> T) -> (RwLockWriteGuard<'_, LogDir>, T) {
+    loop {
+        let lowered = dir.read().lowered();
+        let found = read();
+        let dir = dir.write();
+        if dir.lowered() == lowered {
+            return (dir, found);
+        }
+    }
+}
+
 /// The partitions of which `next` says something that `before` did not. What two images share is not looked into.
 fn changes<'a>(before: &'a Image, next: &'a Image) -> impl Iterator<Item = Change<'a>> {
     next.topics().flat_map(|topic| {
@@ -619,5 +632,30 @@ fn report(
             );
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::path::Path;
+
+    use millstream_storage::MemoryDisk;
+
+    use super::*;
+
+    #[test]
+    fn what_a_checkpoint_says_of_a_log_is_read_again_when_that_was_cut_meanwhile() {
+        let dir = RwLock::new(LogDir::open(Arc::new(MemoryDisk::default()), Path::new("/data"), 8).unwrap());
+        let end = Cell::new(1000);
+        let cut_after = |read: i64| {
+            if end.replace(900) == 1000 {
+                let mut dir = dir.write();
+                dir.lower_recovery_point(&TopicPartition::new("t", 0), Offset(900)).unwrap();
+            }
+            read
+        };
+        let (_held, read) = between_cuts(&dir, || cut_after(end.get()));
+        assert_eq!(read, 900);
     }
 }

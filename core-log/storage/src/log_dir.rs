@@ -37,6 +37,10 @@ pub struct LogDir {
     high_watermarks: Offsets,
     /// A checkpoint could not be written: its file may hold what it held before, or what it was to hold.
     is_unsure: bool,
+    /// How often a recovery point was lowered.
+    lowered: u64,
+    /// There is a file that says which logs are here.
+    notes_logs: bool,
     _lock: DirLock,
 }
 
@@ -72,9 +76,11 @@ impl LogDir {
             recovery_points: checkpoint::read_offsets(&*disk, &path.join(RECOVERY_POINTS_FILE))?,
             log_starts: checkpoint::read_offsets(&*disk, &path.join(LOG_STARTS_FILE))?,
             high_watermarks: checkpoint::read_offsets(&*disk, &path.join(HIGH_WATERMARKS_FILE))?,
+            notes_logs: !is_missing_file(&*disk, &path.join(RECOVERY_POINTS_FILE))?,
             files: OpenFiles::new(disk, open_files),
             path: path.to_owned(),
             is_unsure: false,
+            lowered: 0,
             _lock: lock,
         };
         dir.remove_deleted()?;
@@ -248,10 +254,20 @@ impl LogDir {
             (&mut log_starts, &self.log_starts),
             (&mut high_watermarks, &self.high_watermarks),
         ] {
-            offsets.extend(
-                unopened.iter().filter_map(|at| known.get_key_value(at)).map(|(at, o)| (at.clone(), *o)),
-            );
+            for (at, offset) in unopened.iter().filter_map(|at| known.get_key_value(at)) {
+                offsets.entry(at.clone()).or_insert(*offset);
+            }
         }
+        self.replace(recovery_points, log_starts, high_watermarks)
+    }
+
+    /// Writes those of the checkpoints that say something new.
+    fn replace(
+        &mut self,
+        recovery_points: Offsets,
+        log_starts: Offsets,
+        high_watermarks: Offsets,
+    ) -> Result<()> {
         for (name, offsets, known) in [
             (RECOVERY_POINTS_FILE, recovery_points, &mut self.recovery_points),
             (LOG_STARTS_FILE, log_starts, &mut self.log_starts),
@@ -273,6 +289,7 @@ impl LogDir {
     /// # Errors
     /// [`StorageError::Io`].
     pub fn lower_recovery_point(&mut self, partition: &TopicPartition, to: Offset) -> Result<()> {
+        self.lowered += 1;
         let is_low = self.recovery_points.get(partition).is_none_or(|known| *known <= to);
         if is_low && !self.is_unsure {
             return Ok(());
@@ -282,6 +299,72 @@ impl LogDir {
         checkpoint::write_offsets(&**self.files.disk(), &self.path.join(RECOVERY_POINTS_FILE), &lowered)?;
         self.recovery_points = lowered;
         Ok(())
+    }
+
+    /// How often a recovery point was lowered since the directory was opened. Who takes what a checkpoint is to say from a log without
+    /// holding this directory tells by it that the log may have been cut since.
+    #[must_use]
+    pub fn lowered(&self) -> u64 {
+        self.lowered
+    }
+
+    /// Forgets, durably, what is noted of logs but that they are here: what must come before [`Log::truncate_fully_and_start_at`]. The
+    /// old start would hide, and the old recovery point miss, what a log holds that begins anew before them.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`].
+    pub fn begin_anew(&mut self, partitions: &[TopicPartition]) -> Result<()> {
+        self.lowered += 1;
+        let mut points = self.recovery_points.clone();
+        points.extend(partitions.iter().map(|at| (at.clone(), Offset(0))));
+        let (starts, marks) =
+            (without(&self.log_starts, partitions), without(&self.high_watermarks, partitions));
+        self.replace(points, starts, marks)
+    }
+
+    /// The logs that should be here, by what is noted; `None` where nothing says so.
+    #[must_use]
+    pub fn noted(&self) -> Option<impl Iterator<Item = &TopicPartition>> {
+        self.notes_logs.then(|| self.recovery_points.keys())
+    }
+
+    /// Notes, durably, that logs are here which were opened: before anything is written to them, lest they are not missed when somebody
+    /// takes them away.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`].
+    pub fn note(&mut self, opened: &[TopicPartition]) -> Result<()> {
+        if self.notes_logs && opened.iter().all(|at| self.recovery_points.contains_key(at)) {
+            return Ok(());
+        }
+        let mut points = self.recovery_points.clone();
+        opened.iter().for_each(|at| {
+            points.entry(at.clone()).or_insert(Offset(0));
+        });
+        checkpoint::write_offsets(&**self.files.disk(), &self.path.join(RECOVERY_POINTS_FILE), &points)?;
+        (self.recovery_points, self.notes_logs) = (points, true);
+        Ok(())
+    }
+
+    /// Forgets, durably, those of `partitions` whose directory is gone: a log that is made anew there would be measured by what the
+    /// old one had.
+    ///
+    /// # Errors
+    /// [`StorageError::Io`].
+    pub fn forget_gone(&mut self, partitions: &[TopicPartition]) -> Result<()> {
+        let is_noted = |at: &&TopicPartition| {
+            [&self.recovery_points, &self.log_starts, &self.high_watermarks]
+                .iter()
+                .any(|known| known.contains_key(*at))
+        };
+        let gone = |at: &&TopicPartition| is_missing(&**self.disk(), &self.log_path(at));
+        let gone: Vec<TopicPartition> = partitions.iter().filter(is_noted).filter(gone).cloned().collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let points = without(&self.recovery_points, &gone);
+        let (starts, marks) = (without(&self.log_starts, &gone), without(&self.high_watermarks, &gone));
+        self.replace(points, starts, marks)
     }
 
     /// Says durably that all logs were closed. Call it after [`Log::close`] of each and a last [`LogDir::checkpoint`].
@@ -344,6 +427,23 @@ impl DeletedLog {
 impl std::fmt::Debug for LogDir {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("LogDir").field("path", &self.path).field("clean", &self.clean).finish_non_exhaustive()
+    }
+}
+
+/// What is `known` of others.
+fn without(known: &Offsets, partitions: &[TopicPartition]) -> Offsets {
+    let mut others = known.clone();
+    for at in partitions {
+        others.remove(at);
+    }
+    others
+}
+
+fn is_missing_file(disk: &dyn Disk, path: &Path) -> Result<bool> {
+    match disk::read_file(disk, path) {
+        Ok(_) => Ok(false),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(StorageError::io(path)(error)),
     }
 }
 

@@ -121,6 +121,7 @@ impl Store {
         if !continues(&log, covers.as_ref())? {
             // A snapshot was installed, and the crash came before the log could follow it. What the log has instead was never
             // committed, or is in the snapshot.
+            (options.lower_recovery_point)(Offset(0))?;
             log.truncate_fully_and_start_at(places.start(), env.now())?;
             log.flush_blocking()?;
         }
@@ -327,7 +328,9 @@ impl Store {
         let end = match (known, covers) {
             (Some(end), _) => end,
             (None, Some(covers)) if covers.last == last => {
-                // What the log has is another history, or ends before the snapshot does.
+                // What the log has is another history, or ends before the snapshot does. A crash may leave any part of it, and what
+                // was durable of it may have gone further than the snapshot does.
+                (self.lower_recovery_point)(Offset(0))?;
                 log.truncate_fully_and_start_at(covers.end, now)?;
                 *places = Places::behind(Some(last), covers.end);
                 return Ok(());
@@ -521,12 +524,18 @@ mod tests {
     }
 
     fn open(env: &Env, dir: &LogDir) -> Result<Store, QuorumError> {
+        open_log(env, opened(dir), Arc::new(|_| Ok(())))
+    }
+
+    fn opened(dir: &LogDir) -> Log {
         let at = TopicPartition::new("quorum", 0);
         let config = LogConfig { file_delete_delay_ms: 0, ..LogConfig::default() };
-        let (log, _) = dir.open_log(&at, TopicId::ZERO, config, Millis(0)).unwrap();
+        dir.open_log(&at, TopicId::ZERO, config, Millis(0)).unwrap().0
+    }
+
+    fn open_log(env: &Env, log: Log, lower_recovery_point: LowerRecoveryPoint) -> Result<Store, QuorumError> {
         let founders = BTreeMap::from([(member(), Endpoint::new("here", 1))]);
         let compactor: NewCompactor = Arc::new(|| Box::new(Nothing));
-        let lower_recovery_point: LowerRecoveryPoint = Arc::new(|_| Ok(()));
         let options = StoreOptions { me: member(), founders, compactor, lower_recovery_point };
         Store::open(env.clone(), log, options)
     }
@@ -608,6 +617,41 @@ mod tests {
         let read = futures::executor::block_on(store.committed(Offset(2), Offset(9), 100)).unwrap();
         assert_eq!(read.len(), 1);
         assert!(read[0].snapshot && read[0].end == Offset(9), "{read:?}");
+    }
+
+    #[test]
+    fn a_snapshot_that_ends_below_what_was_durable_leaves_a_log_that_opens() {
+        let (_runtime, env) = HostRuntime::start("store", 1).unwrap();
+        let at = TopicPartition::new("quorum", 0);
+        for is_purged in [true, false] {
+            let disk = Arc::new(MemoryDisk::default());
+            // The crash comes before the next checkpoint, each time.
+            let mut dir = LogDir::open(disk, Path::new("/data"), 8).unwrap();
+            let store = open(&env, &dir).unwrap();
+            append(&store, 1, &[1, 1, 6, 3]);
+            let durable = store.with_log(Log::flush_blocking).unwrap();
+            drop(store);
+            dir.checkpoint(BTreeMap::from([(at.clone(), durable)]), BTreeMap::new(), BTreeMap::new(), &[])
+                .unwrap();
+            let dir = Arc::new(Mutex::new(dir));
+            let (lowering, lowered) = (Arc::clone(&dir), at.clone());
+            let lower: LowerRecoveryPoint =
+                Arc::new(move |to| lowering.try_lock().unwrap().lower_recovery_point(&lowered, to));
+            for _ in 0..3 {
+                let (log_dir, lower) = (Arc::clone(&dir), Arc::clone(&lower));
+                let log = opened(&log_dir.lock());
+                let store = open_log(&env, log, lower).unwrap();
+                if store.progress().snapshot.is_none() {
+                    let file = receive(&store, &covers(&store, log_id(2, 7), 9));
+                    if is_purged {
+                        store.advance(|progress| progress.install(file.covers()));
+                        store.purge_blocking(log_id(2, 7)).unwrap();
+                    }
+                } else {
+                    assert_eq!(place(&store), (8, Offset(9), Some(log_id(2, 7))), "purged: {is_purged}");
+                }
+            }
+        }
     }
 
     #[test]
