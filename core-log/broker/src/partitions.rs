@@ -515,7 +515,7 @@ impl Partitions {
     ) -> Result<(), Refusal> {
         let mut dir = self.dir.write();
         self.cut_snapshot(partition, Offset(0))?;
-        dir.lower_recovery_point(partition.at(), Offset(0))?;
+        dir.begin_anew(std::slice::from_ref(partition.at()))?;
         partition.begin_anew(epoch, start)
     }
 

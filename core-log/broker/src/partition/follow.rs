@@ -102,16 +102,22 @@ impl Partition {
         Ok(after)
     }
 
-    /// Where the log is to be cut that the leader of `epoch` says has left its own.
+    /// Where the log is to be cut that the leader of `epoch` says has left its own; none where that is before the log's start. Only an
+    /// unclean election takes the logs so far apart, since a log's start is below what was replicated.
     ///
     /// # Errors
     /// As for [`Partition::position`].
-    pub(crate) fn cut_for(&self, epoch: LeaderEpoch, leader: Diverged) -> Result<Offset, Refusal> {
+    pub(crate) fn cut_for(&self, epoch: LeaderEpoch, leader: Diverged) -> Result<Option<Offset>, Refusal> {
         let mut state = self.state.lock();
         let local = state.log.epoch_end_offset(leader.epoch).map(|(epoch, end)| Diverged { epoch, end });
         let follower = state.following(epoch)?;
         let cut = follower.cut_for(leader, local);
-        Ok(state.log.cut_point(cut)?)
+        let start = state.log.start_offset();
+        if cut < start {
+            return Ok(None);
+        }
+        let cut = state.log.cut_point(cut)?;
+        Ok((cut >= start).then_some(cut)) // the batch that holds the start may go as a whole
     }
 
     /// Cuts the log at `target`; it is durable on return. Blocks under the lock, which only metadata could want meanwhile: a

@@ -273,7 +273,9 @@ fn take_up(member: &Member, position: Position, data: &PartitionData, premises: 
             end: Offset(data.diverging_epoch.end_offset),
         };
         return match member.partition.cut_for(member.epoch, leader) {
-            Ok(at) => Outcome::Cut(at),
+            Ok(Some(at)) => Outcome::Cut(at),
+            // Nothing that is here is the leader's. A log that began where it was cut would lack what comes before.
+            Ok(None) => Outcome::BeginAnew(Offset(data.log_start_offset)),
             Err(refusal) => failed(member, &refusal, backoff),
         };
     }

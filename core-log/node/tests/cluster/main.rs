@@ -12,5 +12,6 @@ mod racks;
 mod roles;
 mod snapshots;
 mod transactions;
+mod unclean;
 mod unknown;
 mod upgrade;

@@ -65,6 +65,7 @@ impl Place {
             // A crash is noticed by the connections that end, not by a session.
             ("broker.session.timeout.ms", "600000"),
             ("leader.imbalance.check.interval.seconds", "2"),
+            ("log.retention.check.interval.ms", "500"),
             ("broker.rack", &rack(NodeId(self.id))),
             ("replica.selector.class", "org.apache.kafka.common.replica.RackAwareReplicaSelector"),
             ("default.replication.factor", "3"),
