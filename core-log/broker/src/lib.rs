@@ -55,6 +55,7 @@ mod error;
 mod flusher;
 mod gather;
 mod housekeeping;
+mod lacking;
 mod lease;
 mod metadata;
 mod partition;

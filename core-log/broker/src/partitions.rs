@@ -19,6 +19,7 @@ use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use rustc_hash::FxHashMap;
 
 use crate::coordinator::Snapshot;
+use crate::lacking::Lacking;
 use crate::partition::{Assigned, Checkpointed, Context, Leadership, Partition};
 use crate::refusal::Refusal;
 use crate::replication::{Limited, Proposals, Side};
@@ -45,6 +46,9 @@ pub(crate) struct Partitions {
     opened: Mutex<BTreeMap<TopicPartition, Log>>,
     /// Whether logs that the metadata does not know were taken out of sight.
     swept: AtomicBool,
+    lacking: Lacking,
+    /// Logs that are noted in the directory and not in the table yet.
+    opening: Mutex<BTreeSet<TopicPartition>>,
     /// The image whose partitions the replicas here play.
     taken_up: ArcSwap<Image>,
     watchers: AtomicU64,
@@ -66,6 +70,12 @@ struct Change<'a> {
     partition: &'a Arc<Known>,
 }
 
+impl Change<'_> {
+    fn at(&self) -> TopicPartition {
+        TopicPartition::new(Arc::clone(&self.topic.name), self.index)
+    }
+}
+
 /// A log to open.
 struct Wanted {
     at: TopicPartition,
@@ -85,6 +95,8 @@ impl Partitions {
             table: RwLock::default(),
             opened: Mutex::default(),
             swept: AtomicBool::new(false),
+            lacking: Lacking::default(),
+            opening: Mutex::default(),
             taken_up: ArcSwap::from_pointee(Image::default()),
             watchers: AtomicU64::new(0),
         })
@@ -166,20 +178,34 @@ impl Partitions {
     /// As for [`Partitions::open_all`].
     pub(crate) async fn open_found(&self) -> Result<(), StorageError> {
         let image = Image::default();
-        let found = self.dir.read().partitions()?.into_iter();
-        let found = found.filter(|log| &*log.partition.topic != CLUSTER_METADATA);
+        let (found, noted) = {
+            let dir = self.dir.read();
+            let is_a_topics = |at: &&TopicPartition| &*at.topic != CLUSTER_METADATA;
+            (dir.partitions()?, dir.noted().map(|noted| noted.filter(is_a_topics).cloned().collect()))
+        };
+        let found = found.into_iter().filter(|log| &*log.partition.topic != CLUSTER_METADATA);
         let wanted = found.filter_map(|log| {
             let config = self.settings(&image, &log.partition.topic).log;
             Some(Wanted { topic_id: log.topic_id?, at: log.partition, config })
         });
-        let wanted = wanted.collect();
-        self.open_before_use(wanted).await
+        let wanted: Vec<Wanted> = wanted.collect();
+        let found = wanted.iter().map(|wanted| wanted.at.clone()).collect();
+        self.open_before_use(wanted).await?;
+        let opened = self.opened.lock();
+        self.lacking.begin(noted, &found, |at| opened.contains_key(at));
+        Ok(())
     }
 
     async fn open_before_use(&self, wanted: Vec<Wanted>) -> Result<(), StorageError> {
-        let logs = self.open_logs(wanted).await;
+        let logs = self.open_logs(wanted).await?;
         *self.opened.lock() = logs.into_iter().filter_map(|(at, log)| Some((at, log?))).collect();
         self.dir.write().begin_use()
+    }
+
+    /// Whether any log is missing that this node should have, or cannot be opened: then others must not count on all that it
+    /// acknowledged.
+    pub(crate) fn lacks_logs(&self) -> bool {
+        self.lacking.is_any() || !self.broken().is_empty()
     }
 
     /// Takes out of sight what `image`, the first that has this life of the broker, does not know: topics that were deleted, or made
@@ -190,8 +216,8 @@ impl Partitions {
         }
         let empty = Image::default();
         let mine = changes(&empty, image).filter(|change| self.is_here(change.partition));
-        let at = |change: Change<'_>| TopicPartition::new(Arc::clone(&change.topic.name), change.index);
-        let known: BTreeSet<TopicPartition> = mine.map(at).collect();
+        let known: BTreeSet<TopicPartition> = mine.map(|change| change.at()).collect();
+        self.lacking.retain(&known);
         self.opened.lock().retain(|at, log| {
             known.contains(at) && image.topic(&at.topic).is_some_and(|topic| topic.id == log.topic_id())
         });
@@ -213,10 +239,15 @@ impl Partitions {
         }
         let changes: Vec<Change<'_>> = changes(&before, next).collect();
         let wanted = changes.iter().filter(|change| self.is_new_here(change));
-        let wanted = wanted.map(|change| self.wanted(next, change.topic, change.index));
+        let wanted: Vec<Wanted> =
+            wanted.map(|change| self.wanted(next, change.topic, change.index)).collect();
+        *self.opening.lock() = wanted.iter().map(|wanted| wanted.at.clone()).collect();
         let (ready, missing): (Vec<_>, Vec<_>) =
-            wanted.partition(|wanted| self.opened.lock().contains_key(&wanted.at));
-        let mut logs = self.open_logs(missing).await;
+            wanted.into_iter().partition(|wanted| self.opened.lock().contains_key(&wanted.at));
+        let mut logs = self.open_logs(missing).await.unwrap_or_else(|error| {
+            tracing::error!(%error, "new logs cannot be noted, and are not served");
+            BTreeMap::new()
+        });
         for wanted in ready {
             let log = self.opened.lock().remove(&wanted.at);
             logs.insert(wanted.at, log);
@@ -224,6 +255,7 @@ impl Partitions {
         for change in &changes {
             self.take_up(next, change, &mut logs);
         }
+        self.opening.lock().clear();
         self.context.copying.attend_all();
         self.taken_up.store(Arc::new(next.clone()));
     }
@@ -237,12 +269,17 @@ impl Partitions {
     }
 
     fn is_new_here(&self, change: &Change<'_>) -> bool {
-        let slot = self.slot(change.topic.id, change.index);
-        self.is_here(change.partition) && !matches!(slot, Some(Slot::Here(_) | Slot::Broken(_)))
+        let is_new = match self.slot(change.topic.id, change.index) {
+            Some(Slot::Here(_)) => false,
+            Some(Slot::Broken(at)) => self.lacking.is_gone(&at), // it may be copied once nothing hangs on what was there
+            Some(Slot::Elsewhere) | None => true,
+        };
+        let is_missed = || self.lacking.is_missed(&change.at(), change.partition, self.context.node);
+        is_new && self.is_here(change.partition) && !is_missed()
     }
 
     fn take_up(&self, next: &Image, change: &Change<'_>, logs: &mut BTreeMap<TopicPartition, Option<Log>>) {
-        let at = TopicPartition::new(Arc::clone(&change.topic.name), change.index);
+        let at = change.at();
         let known = self.slot(change.topic.id, change.index);
         let slot = match (known, logs.remove(&at)) {
             (Some(Slot::Here(partition)), _) => Slot::Here(partition),
@@ -250,6 +287,7 @@ impl Partitions {
                 let settings = self.settings(next, &change.topic.name);
                 let was_clean = self.was_clean || log.end_offset() == Offset(0);
                 let mark = self.dir.read().checkpointed_high_watermark(&at).unwrap_or_default();
+                self.lacking.has(&at);
                 Slot::Here(Partition::new(&self.context, at, log, settings, mark, was_clean))
             }
             _ if self.is_here(change.partition) => Slot::Broken(at),
@@ -318,7 +356,7 @@ impl Partitions {
                 Some(Slot::Broken(_)) => None,
                 Some(Slot::Elsewhere) | None => continue,
             };
-            gone.push((TopicPartition::new(Arc::clone(&change.topic.name), change.index), partition));
+            gone.push((change.at(), partition));
         }
         self.delete(gone).await;
     }
@@ -355,8 +393,16 @@ impl Partitions {
         }
     }
 
-    /// Opens logs on many threads. Those that cannot be opened are `None`, and logged.
-    async fn open_logs(&self, wanted: Vec<Wanted>) -> BTreeMap<TopicPartition, Option<Log>> {
+    /// Opens logs on many threads, and notes that they are here. Those that cannot be opened are `None`, and logged.
+    ///
+    /// # Errors
+    /// When it cannot be noted.
+    async fn open_logs(
+        &self,
+        wanted: Vec<Wanted>,
+    ) -> Result<BTreeMap<TopicPartition, Option<Log>>, StorageError> {
+        let names: Vec<TopicPartition> = wanted.iter().map(|wanted| wanted.at.clone()).collect();
+        self.in_dir(move |dir| dir.forget_gone(&names)).await?;
         let mut jobs = Vec::new();
         let mut rest = wanted.into_iter().peekable();
         while rest.peek().is_some() {
@@ -370,7 +416,21 @@ impl Partitions {
                 some.into_iter().map(open).collect::<Vec<_>>()
             }));
         }
-        join_all(jobs).await.into_iter().flatten().flatten().collect()
+        let logs: BTreeMap<_, _> = join_all(jobs).await.into_iter().flatten().flatten().collect();
+        let opened = logs.iter().filter(|(_, log)| log.is_some()).map(|(at, _)| at.clone());
+        let opened: Vec<TopicPartition> = opened.collect();
+        self.in_dir(move |dir| dir.note(&opened)).await?;
+        Ok(logs)
+    }
+
+    /// Does something to the directory where it may block. A job that is lost was one of a broker that ends.
+    async fn in_dir(
+        &self,
+        work: impl FnOnce(&mut LogDir) -> Result<(), StorageError> + Send + 'static,
+    ) -> Result<(), StorageError> {
+        let dir = Arc::clone(&self.dir);
+        let done = self.context.env.blocking(Pool::General, move || work(&mut dir.write())).await;
+        done.unwrap_or(Ok(()))
     }
 
     /// Gives up the partitions of a deleted topic. Their directories go out of sight at once, their bytes later.
@@ -466,13 +526,16 @@ impl Partitions {
     pub(crate) fn checkpoint(&self, metadata: impl Fn() -> Option<Checkpointed>) -> Result<(), StorageError> {
         // Held before the table is read: a topic that goes, or a log that is cut, meanwhile must not have its notes written again.
         let (mut dir, metadata) = between_cuts(&self.dir, metadata);
+        // Before the table is read, where what is opening now comes to be.
+        let mut unopened: Vec<TopicPartition> = self.opening.lock().iter().cloned().collect();
+        unopened.extend(self.lacking.names());
         let (mut recovery, mut starts, mut marks) = (Offsets::new(), Offsets::new(), Offsets::new());
         for one in self.all().iter().map(|partition| partition.checkpointed()).chain(metadata) {
             recovery.insert(one.at.clone(), one.recovery_point);
             starts.insert(one.at.clone(), one.start);
             marks.insert(one.at, one.high_watermark);
         }
-        let mut unopened = self.broken();
+        unopened.extend(self.broken());
         unopened.extend(self.opened.lock().keys().cloned());
         dir.checkpoint(recovery, starts, marks, &unopened)
     }

@@ -132,9 +132,9 @@ impl Metadata {
         let patience = millis("initial.broker.registration.timeout.ms").max(self.until_replaced());
         let mut taken = Complaint::default();
         loop {
-            // What this node acknowledged is on its disk, so it ended in order however it ended. Its own image may not have come to
-            // its last registration yet.
-            let previous_broker_epoch = WHATEVER_EPOCH;
+            // What this node acknowledged is on its disk, so it ended in order however it ended, unless a log is missing. Its own image
+            // may not have come to its last registration yet.
+            let previous_broker_epoch = if self.partitions.lacks_logs() { -1 } else { WHATEVER_EPOCH };
             let request = BrokerRegistrationRequest { previous_broker_epoch, ..registration.clone() };
             match self.ask(request).await {
                 Ok(answer) if answer.error_code == 0 => return Some(answer.broker_epoch),

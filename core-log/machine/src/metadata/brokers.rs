@@ -33,7 +33,7 @@ impl Controller {
     /// Every incarnation is a new broker: whatever the last one had in flight is unknown, so it leaves all in-sync sets
     /// (KIP-903). It stays eligible for what it held alone if it ended in order, which it shows by naming the epoch it had then in
     /// `previous_broker_epoch`. A broker that acknowledges only what it has on disk names [`WHATEVER_EPOCH`] instead, also after a
-    /// crash: what it knew of its last epoch may not have been on its disk yet.
+    /// crash: what it knew of its last epoch may not have been on its disk yet. Unless it misses a log that it should have.
     #[must_use]
     pub fn register_broker(
         &self,

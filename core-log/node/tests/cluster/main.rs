@@ -5,6 +5,7 @@ mod groups;
 mod growth;
 mod identity;
 mod lone;
+mod lost;
 mod members;
 mod moves;
 mod nodes;

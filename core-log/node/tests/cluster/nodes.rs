@@ -203,6 +203,11 @@ impl Cluster {
         std::thread::scope(|scope| scope.spawn(|| work(place)).join().unwrap())
     }
 
+    /// Where the files of `node` are.
+    pub(crate) fn dir(&self, node: NodeId) -> &std::path::Path {
+        self.place(node).dir.path()
+    }
+
     /// The next write of `node` to a file whose path ends in `suffix` finds the disk full.
     pub(crate) fn fill_disk(&self, node: NodeId, suffix: &str) {
         self.place(node).disk.arm(Op::Write, suffix, 0, Fault::Full);

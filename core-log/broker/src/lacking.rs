@@ -1,0 +1,95 @@
+//! Logs that this node should have and does not.
+//!
+//! Others count on a replica by what it acknowledged, and that is on its disk, however it ended. Unless somebody took it from there: a
+//! directory that an operator deleted, or a log that cannot be opened. The directory notes which logs lie in it, each once it is there
+//! and before anything is written to it; so what is noted and was not found by start-up is missing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use millstream_machine::metadata::Partition;
+use millstream_record::{NodeId, TopicPartition};
+use parking_lot::Mutex;
+
+/// What became of a log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lack {
+    /// There is nothing under its name.
+    Gone,
+    /// It is there, and cannot be opened.
+    Unopened,
+}
+
+/// Logs that this node should have and does not.
+#[derive(Default)]
+pub(crate) struct Lacking(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    logs: BTreeMap<TopicPartition, Lack>,
+    /// Nothing says which logs should be here.
+    is_unsure: bool,
+}
+
+/// Whether `partition` hangs on what the replica of `node` has.
+fn hangs_on(partition: &Partition, node: NodeId) -> bool {
+    let sets = [&partition.isr, &partition.elr, &partition.last_known_elr];
+    partition.leader == Some(node) || sets.iter().any(|set| set.contains(&node))
+}
+
+impl Lacking {
+    /// At start: `noted` should be here, where anything is noted at all; `found` is, and `opened` of it could be opened.
+    pub(crate) fn begin(
+        &self,
+        noted: Option<Vec<TopicPartition>>,
+        found: &BTreeSet<TopicPartition>,
+        opened: impl Fn(&TopicPartition) -> bool,
+    ) {
+        let mut state = self.0.lock();
+        state.is_unsure = noted.is_none();
+        let missing = noted.into_iter().flatten().filter(|at| !found.contains(at));
+        state.logs = missing.map(|at| (at, Lack::Gone)).collect();
+        let unopened = found.iter().filter(|at| !opened(at));
+        state.logs.extend(unopened.map(|at| (at.clone(), Lack::Unopened)));
+        for at in state.logs.iter().filter(|(_, lack)| **lack == Lack::Gone).map(|(at, _)| at) {
+            tracing::error!(
+                partition = %at,
+                "the log that should be here is gone, and this node does not lead the partition: where no other replica leads, stop \
+                 the node, and restore the directory {at} from a backup"
+            );
+        }
+    }
+
+    /// Whether anything is lacking.
+    pub(crate) fn is_any(&self) -> bool {
+        let state = self.0.lock();
+        state.is_unsure || !state.logs.is_empty()
+    }
+
+    /// Whether the log is gone while `partition`, as the metadata has it, hangs on the replica of `node`. An empty one in its place would be
+    /// taken for what is gone.
+    pub(crate) fn is_missed(&self, at: &TopicPartition, partition: &Partition, node: NodeId) -> bool {
+        self.is_gone(at) && hangs_on(partition, node)
+    }
+
+    /// Whether there is nothing under the log's name.
+    pub(crate) fn is_gone(&self, at: &TopicPartition) -> bool {
+        self.0.lock().logs.get(at) == Some(&Lack::Gone)
+    }
+
+    /// It is here.
+    pub(crate) fn has(&self, at: &TopicPartition) {
+        self.0.lock().logs.remove(at);
+    }
+
+    /// The metadata is known, and has only those for this node.
+    pub(crate) fn retain(&self, known: &BTreeSet<TopicPartition>) {
+        let mut state = self.0.lock();
+        state.is_unsure = false;
+        state.logs.retain(|at, _| known.contains(at));
+    }
+
+    /// All of them.
+    pub(crate) fn names(&self) -> Vec<TopicPartition> {
+        self.0.lock().logs.keys().cloned().collect()
+    }
+}
