@@ -478,6 +478,7 @@ async fn take_part(
     tasks.spawn("standing", Arc::clone(metadata).watch_standing());
     if quorum.is_broker {
         tasks.spawn("lease", Arc::clone(metadata).keep_lease());
+        tasks.spawn("lost replicas", Arc::clone(metadata).tell_of_replicas());
     }
     let registration = quorum.is_broker.then_some(registration);
     tasks.spawn("membership", Arc::clone(metadata).attend(registration, me));

@@ -31,7 +31,7 @@ struct State {
 }
 
 /// Whether `partition` hangs on what the replica of `node` has.
-fn hangs_on(partition: &Partition, node: NodeId) -> bool {
+pub(crate) fn hangs_on(partition: &Partition, node: NodeId) -> bool {
     let sets = [&partition.isr, &partition.elr, &partition.last_known_elr];
     partition.leader == Some(node) || sets.iter().any(|set| set.contains(&node))
 }

@@ -10,7 +10,8 @@ use futures::future::join_all;
 use millstream_env::Pool;
 use millstream_machine::config::{Effective, Static};
 use millstream_machine::metadata::{
-    Committed, ConfigScope, Image, InternalTopic, Partition as Known, Record, Topic,
+    Broker as Registered, Committed, ConfigScope, Image, InternalTopic, LOST_DIRECTORY, Partition as Known,
+    Record, Topic,
 };
 use millstream_protocol::ErrorCode;
 use millstream_record::{LeaderEpoch, Offset, TopicId, TopicPartition, Uuid};
@@ -19,7 +20,7 @@ use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use rustc_hash::FxHashMap;
 
 use crate::coordinator::Snapshot;
-use crate::lacking::Lacking;
+use crate::lacking::{Lacking, hangs_on};
 use crate::partition::{Assigned, Checkpointed, Context, Leadership, Partition};
 use crate::refusal::Refusal;
 use crate::replication::{Limited, Proposals, Side};
@@ -47,6 +48,8 @@ pub(crate) struct Partitions {
     /// Whether logs that the metadata does not know were taken out of sight.
     swept: AtomicBool,
     lacking: Lacking,
+    /// What start-up opened and the metadata has for lost.
+    found_again: Mutex<Vec<(TopicId, i32)>>,
     /// Logs that are noted in the directory and not in the table yet.
     opening: Mutex<BTreeSet<TopicPartition>>,
     /// The image whose partitions the replicas here play.
@@ -96,6 +99,7 @@ impl Partitions {
             opened: Mutex::default(),
             swept: AtomicBool::new(false),
             lacking: Lacking::default(),
+            found_again: Mutex::default(),
             opening: Mutex::default(),
             taken_up: ArcSwap::from_pointee(Image::default()),
             watchers: AtomicU64::new(0),
@@ -221,6 +225,13 @@ impl Partitions {
         self.opened.lock().retain(|at, log| {
             known.contains(at) && image.topic(&at.topic).is_some_and(|topic| topic.id == log.topic_id())
         });
+        let mine = changes(&empty, image).filter(|change| self.is_here(change.partition));
+        let is_back = |change: &Change<'_>| {
+            let directory = change.partition.directory_of(self.context.node);
+            directory == LOST_DIRECTORY && self.opened.lock().contains_key(&change.at())
+        };
+        *self.found_again.lock() =
+            mine.filter(is_back).map(|change| (change.topic.id, change.index)).collect();
         if let Err(error) = self.delete_unknown(image, &known).await {
             tracing::warn!(%error, "logs of deleted topics stay on disk until the next start");
         }
@@ -547,6 +558,31 @@ impl Partitions {
             Slot::Elsewhere | Slot::Here(_) => None,
         };
         self.table.read().values().flatten().filter_map(broken).collect()
+    }
+
+    /// The replicas that are not where `image` has them while others count on them, each with where it is: nowhere, or in the directory of
+    /// this broker, `me`.
+    pub(crate) fn misplaced(&self, image: &Image, me: &Registered) -> Vec<(TopicId, i32, Uuid)> {
+        let counts = |topic_id: TopicId, index: i32| {
+            let topic = image.topic_by_id(topic_id)?;
+            let partition = topic.partitions.get(usize::try_from(index).ok()?)?;
+            hangs_on(partition, me.id).then(|| partition.directory_of(me.id))
+        };
+        let table = self.table.read();
+        let is_broken = |(slot, index): (&Slot, i32)| matches!(slot, Slot::Broken(_)).then_some(index);
+        let broken = table.iter().flat_map(|(topic_id, slots)| {
+            slots.iter().zip(0..).filter_map(is_broken).map(|index| (*topic_id, index))
+        });
+        let lost = broken.filter(|(topic_id, index)| {
+            counts(*topic_id, *index).is_some_and(|directory| directory != LOST_DIRECTORY)
+        });
+        let mut misplaced: Vec<_> = lost.map(|(topic_id, index)| (topic_id, index, LOST_DIRECTORY)).collect();
+        if let [directory] = me.directories[..] {
+            let mut found_again = self.found_again.lock();
+            found_again.retain(|(topic_id, index)| counts(*topic_id, *index) == Some(LOST_DIRECTORY));
+            misplaced.extend(found_again.iter().map(|(topic_id, index)| (*topic_id, *index, directory)));
+        }
+        misplaced
     }
 
     /// Cuts a follower's log at `target`, with its recovery point lowered first. Blocks, and keeps checkpoints out meanwhile: one

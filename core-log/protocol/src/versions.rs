@@ -77,6 +77,7 @@ pub const SERVED_TO_CONTROLLERS: &[(ApiKey, i16, i16)] = &[
     (ApiKey::UnregisterBroker, 0, 0),
     (ApiKey::AllocateProducerIds, 0, 0),
     (ApiKey::ControllerRegistration, 0, 0),
+    (ApiKey::AssignReplicasToDirs, 0, 0),
     (ApiKey::AddRaftVoter, 0, 1),
     (ApiKey::RemoveRaftVoter, 0, 0),
     (ApiKey::RaftAppend, 0, 0),

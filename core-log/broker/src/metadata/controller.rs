@@ -37,6 +37,9 @@ impl Metadata {
                 self.decide(|c, i, _| c.allocate_producer_ids(i, &r)).await?.into()
             }
             Request::AlterPartition(r) => self.decide(|c, i, _| c.alter_partition(i, &r)).await?.into(),
+            Request::AssignReplicasToDirs(r) => {
+                self.decide(|c, i, _| c.assign_directories(i, &r)).await?.into()
+            }
             Request::ElectLeaders(r) => self.decide(|c, i, _| c.elect_leaders(i, &r)).await?.into(),
             Request::AlterPartitionReassignments(r) => {
                 self.decide(|c, i, _| c.alter_reassignments(i, &r)).await?.into()

@@ -11,6 +11,7 @@ mod controller;
 mod joining;
 mod lifecycle;
 mod local_log;
+mod lost_replicas;
 mod members;
 mod noted;
 mod observer;

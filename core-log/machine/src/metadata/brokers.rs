@@ -18,6 +18,7 @@ use super::controller::{Controller, Decision, Refusal, assume};
 use super::image::{Broker, Image};
 use super::liveness::Liveness;
 use super::partition_change::Change;
+use super::replica_dirs::LOST_DIRECTORY;
 use super::{Record, features};
 use crate::transaction::PRODUCER_ID_BLOCK;
 
@@ -123,7 +124,7 @@ impl Controller {
         if request.broker_id < 0
             || dirs.is_empty()
             || is_repeated
-            || dirs.iter().any(|dir| dir.is_zero() || is_taken(dir))
+            || dirs.iter().any(|dir| dir.is_zero() || *dir == LOST_DIRECTORY || is_taken(dir))
         {
             return Err(ErrorCode::InvalidRegistration);
         }

@@ -28,7 +28,8 @@
 //! Only a leader proposes who is in sync ([`Controller::alter_partition`]), and names the broker epoch of whoever joins; the
 //! controller takes out who is fenced, stops or begins again. Below `min.insync.replicas` (see [`Partition::min_isr`]) leaders
 //! acknowledge nothing, so that whoever leaves the in-sync set then stays eligible to lead (KIP-966), until so many are in sync
-//! again. A replica whose log directory is not among those that its broker registered with leads nothing.
+//! again. A replica whose log directory is not among those that its broker registered with leads nothing; and a broker that cannot
+//! find the log of one says so ([`Controller::assign_directories`]).
 //!
 //! An image is immutable and shared: readers hold an `Arc<Image>` and never lock. Its maps are behind `Arc`s, so that an
 //! image that differs in one topic shares the rest.
@@ -50,6 +51,7 @@ mod log;
 mod partition_change;
 mod placement;
 mod reassignment;
+mod replica_dirs;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -65,4 +67,5 @@ pub use internal_topic::InternalTopic;
 pub use liveness::Liveness;
 pub use log::{BoxFuture, Committed, MetadataLog, ProposeError};
 pub use millstream_protocol::messages::MetadataRecord as Record;
+pub use replica_dirs::LOST_DIRECTORY;
 pub use topic_name::{MAX_TOPIC_NAME_LENGTH, validate_topic_name};

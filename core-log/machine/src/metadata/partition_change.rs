@@ -50,6 +50,8 @@ pub(super) struct Change<'a> {
     pub(super) wanted: Partition,
     /// Lost what it had not written to disk, or its disk: not eligible.
     pub(super) unclean_shutdown: Option<NodeId>,
+    /// Says where its copy is.
+    pub(super) assigned: Option<(NodeId, Uuid)>,
     /// Have a new copy, maybe in another log directory than before. A copy that the data hangs on keeps its directory.
     pub(super) moved_in: Vec<NodeId>,
 }
@@ -92,7 +94,10 @@ impl Controller {
 /// Whether `node` may lead a partition: active, and with the directory that its replica lies in. A broker that came back with an
 /// emptied disk has another directory, and so leads nothing that it had.
 pub(super) fn may_lead(image: &Image, partition: &Partition, node: NodeId) -> bool {
-    let directory = partition.directory_of(node);
+    may_lead_from(image, partition.directory_of(node), node)
+}
+
+fn may_lead_from(image: &Image, directory: Uuid, node: NodeId) -> bool {
     image.broker(node).is_some_and(|broker| broker.is_active() && broker.has_directory(directory))
 }
 
@@ -124,6 +129,7 @@ impl<'a> Change<'a> {
             election,
             wanted,
             unclean_shutdown: None,
+            assigned: None,
             moved_in: Vec::new(),
         }
     }
@@ -236,7 +242,11 @@ impl<'a> Change<'a> {
         let is_active = |node: NodeId| self.image.broker(node).is_some_and(|broker| broker.is_active());
         let may_lead = |node: &NodeId| {
             let is_new_copy = isr.contains(node) && self.begins_anew(*node);
-            if is_new_copy { is_active(*node) } else { may_lead(self.image, self.before, *node) }
+            if is_new_copy {
+                is_active(*node)
+            } else {
+                may_lead_from(self.image, self.directory_of(*node), *node)
+            }
         };
         let is_clean =
             |node: &NodeId| (isr.contains(node) || (isr.is_empty() && elr.contains(node))) && may_lead(node);
@@ -275,22 +285,29 @@ impl<'a> Change<'a> {
 
     fn settle_directories(&mut self) {
         let replicas = &self.wanted.replicas;
-        if self.before.directories.is_empty() && *replicas == self.before.replicas {
+        let is_told = self.assigned.is_some();
+        if self.before.directories.is_empty() && *replicas == self.before.replicas && !is_told {
             return;
         }
         let directory = |node: &NodeId| -> Uuid {
             if self.begins_anew(*node) || !self.before.replicas.contains(node) {
                 placement::directory(self.image, *node)
             } else {
-                self.before.directory_of(*node)
+                self.directory_of(*node)
             }
         };
         self.wanted.directories = replicas.iter().map(directory).collect();
     }
 
+    /// Where the copy of `node` is.
+    fn directory_of(&self, node: NodeId) -> Uuid {
+        let told = self.assigned.filter(|(of, _)| *of == node);
+        told.map_or_else(|| self.before.directory_of(node), |(_, directory)| directory)
+    }
+
     /// Whether the copy of `node` is a new one in another directory, on which nothing hung before.
     fn begins_anew(&self, node: NodeId) -> bool {
-        let known = self.before.directory_of(node);
+        let known = self.directory_of(node);
         let has_it = self.image.broker(node).is_none_or(|broker| broker.has_directory(known));
         let hangs_on = |partition: &Partition| {
             [&partition.isr, &partition.elr, &partition.last_known_elr].iter().any(|set| set.contains(&node))

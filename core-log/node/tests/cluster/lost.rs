@@ -88,3 +88,35 @@ fn an_eligible_replica_whose_log_was_deleted_is_eligible_no_more() {
         all_is_read(&cluster).await;
     });
 }
+
+#[test]
+fn the_only_replica_in_sync_does_not_lead_without_its_log_and_does_once_that_is_back() {
+    let (runtime, env) = HostRuntime::start("lost", 2).unwrap();
+    runtime.block_on(async {
+        let mut cluster = Cluster::start(&env, "other", 1).await;
+        let (first, second) = written(&cluster, "1").await;
+        cluster.stop(second);
+        let alone = async || standing(&cluster).await.is_some_and(|(_, in_sync)| in_sync == [first]);
+        cluster.until("who is gone is not in sync", async || alone().await).await;
+        let (log, backup) =
+            (cluster.dir(first).join(format!("{TOPIC}-0")), cluster.dir(first).join("backup"));
+        cluster.crash(first);
+        std::fs::rename(&log, &backup).unwrap();
+        for _ in 0..2 {
+            cluster.restart(first);
+            until_others_serve(&cluster, second).await;
+            let nobody = async || standing(&cluster).await.is_some_and(|(leader, _)| leader.is_none());
+            cluster.until("nobody leads", async || nobody().await).await;
+            assert!(!log.exists(), "no empty log stands in for the one that is gone");
+            cluster.crash(first);
+        }
+        std::fs::rename(&backup, &log).unwrap();
+        cluster.restart(first);
+        let leads = async || standing(&cluster).await.is_some_and(|(leader, _)| leader == Some(first));
+        cluster.until("it leads with what it had", async || leads().await).await;
+        all_is_read(&cluster).await;
+        cluster.restart(second);
+        let both = async || standing(&cluster).await.is_some_and(|(_, in_sync)| in_sync.len() == 2);
+        cluster.until("the other is copied", async || both().await).await;
+    });
+}

@@ -9,6 +9,7 @@ mod heartbeat;
 mod history;
 mod placement;
 mod reassignment;
+mod replica_dirs;
 mod topics;
 
 use bytestring::ByteString;
