@@ -244,13 +244,15 @@ impl Room {
     }
 
     /// Whether no partition has this node alone to go on with: with its disk the partition would be lost for good, and rightly so. (It
-    /// is alone also where a topic is created while the others are away.)
+    /// is alone also where a topic is created while the others are away.) A guest's copy does not count: it may go at any time.
     async fn can_be_spared(&self, machine: &Machine) -> bool {
         let node = NodeId(i32::from(machine.host()));
+        let guest = NodeId(i32::from(GUEST));
         self.looks_so(|image| {
             let mut partitions = image.topics().flat_map(|topic| &topic.partitions);
             partitions.all(|partition| {
-                let mut others = partition.isr.iter().chain(&partition.elr).filter(|one| **one != node);
+                let others = partition.isr.iter().chain(&partition.elr);
+                let mut others = others.filter(|one| **one != node && **one != guest);
                 others.next().is_some() || !partition.isr.iter().chain(&partition.elr).any(|one| *one == node)
             })
         })
