@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_client::{
-    Client, ClientConfig, ConsumerConfig, Links, NewTopic, OffsetReset, ProducerConfig, ProducerRecord,
+    Client, ClientConfig, ClientError, ConsumerConfig, Links, NewTopic, OffsetReset, ProducerConfig,
+    ProducerRecord,
 };
 use millstream_env::testing::{PATIENCE, until};
 use millstream_env::{Env, HostRuntime};
@@ -20,7 +21,7 @@ use millstream_protocol::messages::{
     DescribeClusterRequest, FetchRequest, FetchSnapshotRequest, FetchSnapshotResponse,
     IncrementalAlterConfigsRequest, MetadataRequest,
 };
-use millstream_protocol::{Endpoint, ErrorCode};
+use millstream_protocol::{CallError, Endpoint, ErrorCode};
 use millstream_record::{NodeId, TopicPartition, Uuid};
 
 use crate::lone::{Lone, Lones, with};
@@ -233,8 +234,9 @@ async fn fetch_snapshot(
     }
 }
 
-/// Sets a default of all brokers: a change of metadata that needs no broker.
-async fn change(links: &Links, controller: &Endpoint, value: i64) {
+/// Sets a default of all brokers: a change of metadata that needs no broker. A controller that has only just been elected closes the
+/// connection of whoever asks before it can decide; they ask again.
+async fn change(env: &Env, links: &Links, controller: &Endpoint, value: i64) {
     let config = AlterableConfig {
         name: "log.retention.ms".into(),
         value: Some(value.to_string().into()),
@@ -242,8 +244,15 @@ async fn change(links: &Links, controller: &Endpoint, value: i64) {
     };
     let resource = AlterConfigsResource { resource_type: 4, resource_name: "".into(), configs: vec![config] };
     let request = IncrementalAlterConfigsRequest { resources: vec![resource], validate_only: false };
-    let answer = links.call(controller, request).await.unwrap();
-    assert_eq!(answer.responses[0].error_code, 0, "{answer:?}");
+    until(env, "the controller decides", async || match links.call(controller, request.clone()).await {
+        Ok(answer) => {
+            assert_eq!(answer.responses[0].error_code, 0, "{answer:?}");
+            true
+        }
+        Err(ClientError::Call { source: CallError::Disconnected { .. }, .. }) => false,
+        Err(other) => panic!("{other}"),
+    })
+    .await;
 }
 
 /// KIP-630.
@@ -268,7 +277,7 @@ fn snapshots_are_fetched_in_parts_and_what_is_not_there_is_refused() {
         assert_eq!(cluster.controller_id, 1);
         let end = env.elapsed() + PATIENCE;
         for value in 0.. {
-            change(&links, &active, 1_000_000 + value).await;
+            change(&env, &links, &active, 1_000_000 + value).await;
             if cut_down_to(&links, &active).await > 0 {
                 break;
             }
@@ -327,7 +336,7 @@ fn a_snapshot_is_made_and_takes_the_place_of_the_log_by_time_too() {
             links.call(&active, request).await.is_ok_and(|cluster| cluster.controller_id == 1)
         };
         until(&env, "it leads", leads).await;
-        change(&links, &active, 1_000_000).await;
+        change(&env, &links, &active, 1_000_000).await;
         let end = fetch_all(&links, &active, None).await.unwrap().high_watermark;
         // Nothing more is written: time alone makes it due.
         until(&env, "the log is cut down", async || cut_down_to(&links, &active).await >= end).await;
