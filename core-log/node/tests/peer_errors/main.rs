@@ -38,7 +38,10 @@ const PATIENCE: Duration = Duration::from_secs(30);
 type Difference = (&'static str, &'static [ErrorCode], &'static [ErrorCode]);
 
 /// Where the codes are not Apache Kafka's on purpose. Those of groups send a client to the same place: it joins anew.
-const DELIBERATE: [Difference; 6] = [
+const DELIBERATE: [Difference; 7] = [
+    // Kafka sets min.insync.replicas of all brokers where eligible leader replicas are kept, and refuses to unset it; ours has it in each
+    // broker's file.
+    ("replaces of all brokers", &[ErrorCode::None], &[ErrorCode::InvalidConfig]),
     // Kafka tells versions from 9 on that there is no group (KIP-848), older ones that the generation is over; ours tells all
     // of them the latter.
     (
