@@ -167,6 +167,8 @@ impl World {
             group_id: member.group.as_str().into(),
             generation_id: member.generation,
             member_id: member.id.as_str().into(),
+            protocol_type: joined.protocol_type,
+            protocol_name: joined.protocol_name,
             ..SyncGroupRequest::default()
         };
         let synced = self.links.call(&clients(member.coordinator), request).await;
