@@ -5,11 +5,11 @@ binary=$1 perf=$2 records=${3:-100000} clients=${4:-1}
 for partitions in 1 64 1000; do
   data=$(mktemp -d) port=$((20000 + RANDOM % 9000))
   "$binary" broker --data $data --listen 127.0.0.1:$port >/dev/null 2>&1 & broker=$!
-  sleep 2
+  timeout 30 bash -c "until (: </dev/tcp/127.0.0.1/$port) 2>/dev/null; do sleep 0.05; done"
   "$binary" topics -b 127.0.0.1:$port create t --partitions $partitions >/dev/null
   (cd $perf; ./peer.sh tool producer-perf --bootstrap-server 127.0.0.1:$port --topic t --num-records 20000 --record-size 1024 --throughput -1 --command-property acks=all >/dev/null)
   strace -f -c -e trace=fdatasync,fsync -o $data.strace -p $broker 2>/dev/null & tracer=$!
-  sleep 1
+  timeout 30 bash -c "until grep -q 'TracerPid:.*[1-9]' /proc/$broker/status; do sleep 0.05; done"
   for c in $(seq $clients); do (cd $perf; ./peer.sh tool producer-perf --bootstrap-server 127.0.0.1:$port --topic t --num-records $((records/clients)) --record-size 1024 --throughput -1 --print-metrics --command-property acks=all linger.ms=0) >$data.perf.$c & pids[$c]=$!; done
   for c in $(seq $clients); do wait ${pids[$c]}; done
   kill -INT $tracer; wait $tracer || true

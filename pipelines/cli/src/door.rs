@@ -29,9 +29,9 @@ const EMBEDDED: [(&str, &str); 3] = [
     ("transaction.state.log.num.partitions", "4"),
 ];
 
-/// Which log a command is about.
+/// The cluster that a command is about.
 #[derive(clap::Args, Clone, Debug)]
-pub(crate) struct DoorArgs {
+pub(crate) struct ClusterArgs {
     /// Where the log is: a Millstream or Kafka cluster
     #[arg(
         long,
@@ -42,6 +42,13 @@ pub(crate) struct DoorArgs {
         global = true
     )]
     bootstrap: String,
+}
+
+/// Which log a command is about.
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct DoorArgs {
+    #[command(flatten)]
+    cluster: ClusterArgs,
 
     /// The data of a pipeline that is not running, instead of a cluster
     #[arg(long, value_name = "DIR", global = true)]
@@ -59,13 +66,20 @@ pub(crate) struct Door {
     embedded: Option<Embedded>,
 }
 
+impl ClusterArgs {
+    /// Opens it.
+    pub(crate) fn open(&self, env: Env) -> Result<Door> {
+        Door::remote(env, &self.bootstrap)
+    }
+}
+
 impl DoorArgs {
     /// Opens it.
     pub(crate) async fn open(&self, env: Env) -> Result<Door> {
         match &self.data {
             Some(data) if !data.join(LOG).is_dir() => bail!("{} holds no pipeline's data", data.display()),
             Some(data) => Door::embedded(env, data).await,
-            None => Door::remote(env, &self.bootstrap),
+            None => self.cluster.open(env),
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Generated scripts through our topologies and through Kafka's own `TopologyTestDriver`: the outputs must be equal.
-//! Needs the peer (`PEER_DIR`, see ../shared/peers/kafka); without it each test says that it did not run.
+//! Needs the peer (`PEER_DIR`, as in `./verify`); without it each test says that it did not run.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

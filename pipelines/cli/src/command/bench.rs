@@ -13,7 +13,7 @@ use millstream_client::{Acks, Client, NewTopic, ProducerConfig};
 use millstream_env::Env;
 use millstream_record::{Codec, Compression};
 
-use crate::door::Door;
+use crate::door::ClusterArgs;
 use measure::Measured;
 
 /// Arguments of `bench`.
@@ -22,16 +22,8 @@ pub(crate) struct Args {
     #[command(subcommand)]
     what: What,
 
-    /// The broker
-    #[arg(
-        long,
-        short = 'b',
-        value_name = "HOST:PORT",
-        env = "MILLSTREAM_BOOTSTRAP",
-        default_value = "localhost:9092",
-        global = true
-    )]
-    bootstrap: String,
+    #[command(flatten)]
+    cluster: ClusterArgs,
 
     /// The topic; made when missing
     #[arg(long, default_value = "millstream-bench", global = true)]
@@ -99,7 +91,7 @@ enum CompressionArg {
 }
 
 pub(crate) async fn execute(args: Args, env: Env) -> Result<ExitCode> {
-    let door = Door::remote(env.clone(), &args.bootstrap)?;
+    let door = args.cluster.open(env.clone())?;
     let client = door.client("millstream-bench");
     let measured = match &args.what {
         What::Produce(own) => {
