@@ -15,7 +15,7 @@ use millstream_env::Env;
 use millstream_record::{Header, Offset, TopicPartition};
 
 use crate::log::{
-    Fetched, KeyFilter, Log, LogReader, LogWriter, NewRecord, Placement, TopicFacts, TopicSpec,
+    Fetched, Kept, KeyFilter, Log, LogReader, LogWriter, NewRecord, Placement, TopicFacts, TopicSpec,
 };
 use crate::{Result, RuntimeError};
 
@@ -179,10 +179,12 @@ impl Log for ClientLog {
     fn ensure_topic(&self, spec: TopicSpec) -> BoxFuture<'_, Result<TopicFacts>> {
         async move {
             let name = spec.name.clone();
-            let mut topic = NewTopic { partitions: spec.partitions, ..NewTopic::new(spec.name, 1) };
-            if spec.compacted {
-                topic = topic.with_config("cleanup.policy", "compact");
-            }
+            let topic = NewTopic { partitions: spec.partitions, ..NewTopic::new(spec.name, 1) };
+            let topic = match spec.kept {
+                Kept::LastOfKey => topic.with_config("cleanup.policy", "compact"),
+                Kept::Default => topic.with_any_time(),
+                Kept::All => topic.with_any_time().with_config("retention.ms", "-1"),
+            };
             let made = self.client.admin().ensure_topic(topic).await;
             let made = made.map_err(error(format!("creating topic {name}")))?;
             Ok(TopicFacts { id: made.id, partitions: count(made.partitions.len()) })

@@ -21,7 +21,7 @@ use millstream_env::TaskGroup;
 use tokio::sync::watch;
 
 use crate::host::task_context;
-use crate::log::TopicSpec;
+use crate::log::{Kept, TopicSpec};
 use crate::{
     Ends, OnError, Outcome, Result, RetryPolicy, RuntimeError, SinkSpec, SourceSpec, Status, Stop,
     TableTopic, WorkerEnv, ends_channel, known_schemas, run_sink, run_source, stop_signal,
@@ -219,7 +219,7 @@ impl Plan {
         }
         for (spec, ..) in &self.sinks {
             if let OnError::DeadLetters(topic) = &spec.on_error {
-                let spec = TopicSpec { name: topic.clone(), partitions: Some(1), compacted: false };
+                let spec = TopicSpec { name: topic.clone(), partitions: Some(1), kept: Kept::Default };
                 worker.log.ensure_topic(spec).await?;
             }
         }

@@ -38,7 +38,9 @@ pub use client_log::ClientLog;
 pub use daemon::{Daemon, Lookup};
 pub use error::{Result, RuntimeError};
 pub use host::{Stop, Stopper, stop_signal};
-pub use log::{Fetched, KeyFilter, Log, LogReader, LogWriter, NewRecord, Placement, TopicFacts, TopicSpec};
+pub use log::{
+    Fetched, Kept, KeyFilter, Log, LogReader, LogWriter, NewRecord, Placement, TopicFacts, TopicSpec,
+};
 pub use offsets::OFFSETS_TOPIC;
 pub use schemas::{SCHEMAS_TOPIC, known_schemas};
 pub use sink::run_sink;

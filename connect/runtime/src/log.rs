@@ -41,8 +41,20 @@ pub struct TopicSpec {
     pub name: String,
     /// Partitions; the cluster's default when `None`.
     pub partitions: Option<i32>,
-    /// Whether only the last value of each key is kept.
-    pub compacted: bool,
+    /// What of it is kept.
+    pub kept: Kept,
+}
+
+/// What is kept of a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// What the cluster keeps of any topic.
+    Default,
+    /// The last value of each key.
+    LastOfKey,
+    /// All of it. Retention goes by the time of the records, which is that of the rows: a topic between two steps would lose rows of last
+    /// month before anybody had read them.
+    All,
 }
 
 /// A topic that exists.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use millstream_connect_api::Positions;
 use serde_json::{Value, json};
 
-use crate::log::{Log, NewRecord, Placement, TopicSpec};
+use crate::log::{Kept, Log, NewRecord, Placement, TopicSpec};
 use crate::{Ends, Result, RuntimeError};
 
 /// The topic.
@@ -17,7 +17,7 @@ pub const OFFSETS_TOPIC: &str = "__connect_offsets";
 const PARTITIONS: i32 = 1;
 
 pub(crate) fn topic_spec() -> TopicSpec {
-    TopicSpec { name: OFFSETS_TOPIC.into(), partitions: Some(PARTITIONS), compacted: true }
+    TopicSpec { name: OFFSETS_TOPIC.into(), partitions: Some(PARTITIONS), kept: Kept::LastOfKey }
 }
 
 /// The stored positions of a source.

@@ -4,14 +4,14 @@ use bytes::Bytes;
 use millstream_connect_api::TableSchema;
 use millstream_connect_api::types::type_name;
 
-use crate::log::{KeyFilter, Log, NewRecord, Placement, TopicSpec};
+use crate::log::{Kept, KeyFilter, Log, NewRecord, Placement, TopicSpec};
 use crate::{Result, RuntimeError, TableTopic};
 
 /// The topic.
 pub const SCHEMAS_TOPIC: &str = "__schemas";
 
 pub(crate) fn topic_spec() -> TopicSpec {
-    TopicSpec { name: SCHEMAS_TOPIC.into(), partitions: Some(1), compacted: true }
+    TopicSpec { name: SCHEMAS_TOPIC.into(), partitions: Some(1), kept: Kept::LastOfKey }
 }
 
 /// The stored schema of each topic, as (topic, table). A source that infers is handed those of its own topics, so that what it

@@ -15,7 +15,7 @@ use millstream_record::{Offset, TopicPartition};
 
 use crate::backoff::{After, Backoff};
 use crate::host::task_context;
-use crate::log::{Fetched, LogReader, LogWriter, TopicSpec};
+use crate::log::{Fetched, Kept, LogReader, LogWriter, TopicSpec};
 use crate::{OnError, Outcome, Result, RuntimeError, SinkSpec, Status, Stop, WorkerEnv, dead_letters, rows};
 
 /// Longest wait for records in one poll; bounds how late the end of the input is noticed.
@@ -111,7 +111,7 @@ impl Attempt<'_> {
         })?;
         let dead_letters = match &self.spec.on_error {
             OnError::DeadLetters(topic) => {
-                log.ensure_topic(TopicSpec { name: topic.clone(), partitions: Some(1), compacted: false })
+                log.ensure_topic(TopicSpec { name: topic.clone(), partitions: Some(1), kept: Kept::Default })
                     .await?;
                 Some(log.writer(format!("{group}-dead-letters")).await?)
             }

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use crate::backoff::{After, Backoff};
 use crate::host::task_context;
-use crate::log::{Log, LogWriter, TopicSpec};
+use crate::log::{Kept, Log, LogWriter, TopicSpec};
 use crate::{
     Ends, OnError, Outcome, Result, RuntimeError, SourceSpec, Status, Stop, TableTopic, WorkerEnv,
     dead_letters, offsets, rows, schemas,
@@ -62,11 +62,11 @@ pub(crate) async fn ensure_topics(log: &dyn Log, spec: &SourceSpec) -> Result<()
     log.ensure_topic(offsets::topic_spec()).await?;
     log.ensure_topic(schemas::topic_spec()).await?;
     for TableTopic { topic, partitions, .. } in &spec.tables {
-        log.ensure_topic(TopicSpec { name: topic.clone(), partitions: *partitions, compacted: false })
+        log.ensure_topic(TopicSpec { name: topic.clone(), partitions: *partitions, kept: Kept::Default })
             .await?;
     }
     if let OnError::DeadLetters(topic) = &spec.on_error {
-        log.ensure_topic(TopicSpec { name: topic.clone(), partitions: Some(1), compacted: false }).await?;
+        log.ensure_topic(TopicSpec { name: topic.clone(), partitions: Some(1), kept: Kept::Default }).await?;
     }
     Ok(())
 }

@@ -315,7 +315,17 @@ impl NewTopic {
         self.configs.insert(name.into(), value.into());
         self
     }
+
+    /// The same topic, which takes records of any time, also of one that lies far ahead of the clock (KIP-937). A cluster older than
+    /// that rule has no such bound, and [`crate::Admin::ensure_topic`] makes the topic there without the setting.
+    #[must_use]
+    pub fn with_any_time(self) -> Self {
+        self.with_config(AFTER_MAX, i64::MAX.to_string())
+    }
 }
+
+/// How far a record's time may lie ahead of the broker's clock.
+pub(crate) const AFTER_MAX: &str = "message.timestamp.after.max.ms";
 
 /// What has settings.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -29,6 +29,12 @@ pub struct Formatted {
 /// # Errors
 /// [`NodeError::Config`] when the directory is somebody's already; it stays so. Those of the disk.
 pub fn format(env: &Env, directory: &Path, node: NodeId, cluster_id: Option<&str>) -> Result<Formatted> {
+    if let Some(wrong) = cluster_id.filter(|text| Uuid::parse(text).is_none()) {
+        return Err(NodeError::Config(vec![format!(
+            "'{wrong}' is no id of a cluster: 22 characters of base64 (A-Z, a-z, 0-9, - and _), as another of its nodes has it in \
+             meta.properties; without one, a new id is made"
+        )]));
+    }
     let disk = |error: millstream_storage::StorageError| NodeError::Broker(error.into());
     let dir = LogDir::open(Arc::new(RealDisk), directory, OPEN_FILES).map_err(disk)?;
     if let Some(known) = dir.identity().map_err(disk)? {
@@ -63,5 +69,8 @@ mod tests {
         let named = format(&env, other.path(), NodeId(4), Some(&made.cluster_id)).unwrap();
         assert_eq!(named.cluster_id, made.cluster_id);
         assert_ne!(named.directory, made.directory);
+        let third = tempfile::tempdir().unwrap();
+        let wrong = format(&env, third.path(), NodeId(5), Some("bad id")).unwrap_err().to_string();
+        assert!(wrong.contains("'bad id' is no id of a cluster: 22 characters"), "{wrong}");
     }
 }

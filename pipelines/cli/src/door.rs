@@ -117,7 +117,7 @@ impl Door {
         self.client_with(ClientConfig { client_id: name.into(), api_timeout_ms, ..config })
     }
 
-    fn client_with(&self, config: ClientConfig) -> Client {
+    pub(crate) fn client_with(&self, config: ClientConfig) -> Client {
         Client::new(self.env.clone(), Arc::clone(&self.dial), config)
     }
 

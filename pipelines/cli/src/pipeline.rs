@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use millstream_connect_api::config::Reference;
 use millstream_connect_api::{Registry, TableSchema, TaskContext, bad_record_schema};
 use millstream_connect_runtime::{Daemon, RuntimeError};
@@ -23,6 +23,30 @@ pub(crate) struct FileArgs {
     secrets: Option<PathBuf>,
 }
 
+/// What a file is meant for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Meant {
+    /// Sources, steps and sinks.
+    Pipeline,
+    /// Sources and sinks alone, as `connect run` takes them.
+    Daemon,
+    /// Whoever reads it says what is wrong with it.
+    Unclear,
+}
+
+impl Meant {
+    fn of(text: &str) -> Self {
+        let Ok(table) = text.parse::<toml::Table>() else { return Self::Unclear };
+        let is_daemon = table.contains_key("worker");
+        let is_pipeline = table.contains_key("version") || table.contains_key("step");
+        match (is_pipeline, is_daemon) {
+            (true, false) => Self::Pipeline,
+            (false, true) => Self::Daemon,
+            _ => Self::Unclear,
+        }
+    }
+}
+
 /// The connectors of this program.
 pub(crate) fn registry() -> Registry {
     Registry::new().with_source(FileSource).with_sink(FileSink).with_sink(PostgresSink)
@@ -32,6 +56,12 @@ impl FileArgs {
     /// Checks the file and makes a plan of it. `known` are the tables that earlier runs fixed, by source.
     pub(crate) async fn plan(&self, env: &Env, known: &BTreeMap<String, Vec<TableSchema>>) -> Result<Plan> {
         let (shown, text, place) = self.read()?;
+        if Meant::of(&text) == Meant::Daemon {
+            bail!(
+                "{shown} is a file of the connect daemon, since it has [worker]: run it with `millstream connect run {shown}`; \
+                 a pipeline has version = 1 and name = \"...\" instead"
+            );
+        }
         let registry = registry();
         let secrets = self.secrets.clone();
         let lookup = move |reference: &Reference| look_up(reference, secrets.as_deref());
@@ -49,9 +79,20 @@ impl FileArgs {
 
     /// Checks the file as one of `[worker]`, sources and sinks.
     pub(crate) fn daemon(&self) -> Result<Daemon> {
-        let (_, text, place) = self.read()?;
+        let (shown, text, place) = self.read()?;
+        if Meant::of(&text) == Meant::Pipeline {
+            bail!(
+                "{shown} is a pipeline, since it has `version` or steps: run it with `millstream run {shown}`; a file of the connect \
+                 daemon has [worker] instead"
+            );
+        }
         let lookup = |reference: &Reference| look_up(reference, self.secrets.as_deref());
         Daemon::parse(&place, &text, &registry(), &lookup).map_err(|error| drawable(error, self))
+    }
+
+    /// What the file is meant for.
+    pub(crate) fn meant(&self) -> Result<Meant> {
+        Ok(Meant::of(&self.read()?.1))
     }
 
     /// Its name to show, its text, and where it is.

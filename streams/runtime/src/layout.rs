@@ -269,7 +269,8 @@ fn check_copartitioned(topology: &Topology, partitions: &BTreeMap<TopicName, i32
 fn internal(name: Arc<str>, partitions: i32, config: &StreamsConfig) -> NewTopic {
     let mut topic = NewTopic::new(name, partitions)
         .with_config("segment.bytes", SEGMENT_BYTES)
-        .with_config("message.timestamp.type", "CreateTime");
+        .with_config("message.timestamp.type", "CreateTime")
+        .with_any_time();
     topic.replication_factor = (config.replication_factor > 0).then_some(config.replication_factor);
     topic
 }

@@ -2,11 +2,12 @@
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use millstream_protocol::ErrorCode;
 use millstream_protocol::messages::describe_configs::{
     DescribeConfigsRequest, DescribeConfigsResource, DescribeConfigsResourceResult,
 };
 use millstream_protocol::messages::incremental_alter_configs::{
-    AlterConfigsResource, AlterableConfig, IncrementalAlterConfigsRequest,
+    AlterConfigsResource, AlterConfigsResourceResponse, AlterableConfig, IncrementalAlterConfigsRequest,
 };
 
 use super::{Admin, outcome};
@@ -64,13 +65,17 @@ impl Admin {
                 configs: changes.iter().map(alterable).collect(),
             };
             let request = IncrementalAlterConfigsRequest { resources: vec![altered], validate_only: false };
-            self.retry("changing configs", || async {
-                let answer = self.cluster.ask_controller(request.clone()).await?;
-                answer.responses.into_iter().try_for_each(|done| {
-                    outcome(done.error_code, "IncrementalAlterConfigs", name, done.error_message)
-                })
-            })
-            .await
+            let read = |done: &AlterConfigsResourceResponse| {
+                outcome(done.error_code, "IncrementalAlterConfigs", name, done.error_message.clone())
+            };
+            let answer = self.retry("changing configs", || async {
+                let done = self.cluster.ask_controller(request.clone()).await?.responses;
+                // The controller knows every topic there is: asking it again brings none about.
+                let unknown = ErrorCode::UnknownTopicOrPartition.code();
+                done.iter().filter(|done| done.error_code != unknown).try_for_each(read)?;
+                Ok(done)
+            });
+            answer.await?.iter().try_for_each(read)
         }
         .boxed()
     }

@@ -23,6 +23,7 @@ use millstream_record::{NodeId, TopicId, TopicPartition};
 use crate::cluster::Cluster;
 use crate::metadata::Topic;
 use crate::retry::retry;
+use crate::types::AFTER_MAX;
 use crate::{
     BrokerInfo, ClientError, ClusterDescription, IsolationLevel, NewTopic, OffsetAndTimestamp, OffsetSpec,
     Result, TopicDescription, offsets,
@@ -91,13 +92,19 @@ impl Admin {
     ///
     /// # Errors
     /// When it cannot be created.
-    pub fn ensure_topic(&self, topic: NewTopic) -> BoxFuture<'_, Result<TopicDescription>> {
+    pub fn ensure_topic(&self, mut topic: NewTopic) -> BoxFuture<'_, Result<TopicDescription>> {
         async move {
             let name = Arc::clone(&topic.name);
-            for (_, done) in self.create_topics(&[topic]).await? {
-                match done {
-                    Err(error) if error.code() != Some(ErrorCode::TopicAlreadyExists) => return Err(error),
-                    _ => {}
+            loop {
+                let mut done = self.create_topics(std::slice::from_ref(&topic)).await?;
+                match done.remove(&name).unwrap_or(Ok(TopicId::ZERO)) {
+                    Err(error) if error.code() == Some(ErrorCode::TopicAlreadyExists) => break,
+                    // Before Kafka 3.6 there was neither this setting nor its bound.
+                    Err(error)
+                        if error.code() == Some(ErrorCode::InvalidConfig)
+                            && topic.configs.remove(AFTER_MAX).is_some() => {}
+                    Err(error) => return Err(error),
+                    Ok(_) => break,
                 }
             }
             let described = self.retry("finding the new topic's leaders", || async {

@@ -16,11 +16,11 @@ const CONTROLLER: &str = "CONTROLLER";
 /// Arguments of `broker`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Where everything is kept
+    /// Where everything is kept [default: log.dirs of --config, else millstream-data]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
 
-    /// The address where clients are served; port 0 picks a free one
+    /// The address where clients are served; port 0 picks a free one [default: listeners of --config, else localhost:9092]
     #[arg(long, value_name = "HOST:PORT")]
     listen: Option<String>,
 

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use millstream_client::{Consumer, ConsumerConfig, ConsumerRecord, IsolationLevel, OffsetReset};
+use millstream_client::{
+    ClientConfig, Consumer, ConsumerConfig, ConsumerRecord, IsolationLevel, OffsetReset,
+};
 use millstream_env::Env;
 use millstream_record::{Offset, TopicPartition};
 
@@ -45,7 +47,12 @@ pub(crate) struct Args {
 /// Runs the command.
 pub(crate) async fn execute(args: Args, env: Env) -> anyhow::Result<ExitCode> {
     let door = args.door.open(env).await?;
-    let client = door.client("millstream-consume");
+    // A name that is mistyped is no wish for a topic.
+    let client = door.client_with(ClientConfig {
+        client_id: "millstream-consume".into(),
+        allow_auto_create_topics: false,
+        ..ClientConfig::new(door.bootstrap.clone())
+    });
     let mut consumer = client.consumer(ConsumerConfig {
         group_id: args.group.as_deref().map(Into::into),
         auto_offset_reset: if args.from_beginning { OffsetReset::Earliest } else { OffsetReset::Latest },
@@ -91,14 +98,14 @@ async fn begin(
     consumer: &mut Consumer,
     args: &Args,
 ) -> anyhow::Result<Option<BTreeMap<TopicPartition, Offset>>> {
-    if args.group.is_some() {
-        consumer.subscribe([args.topic.as_str()], None)?;
-        return Ok(None);
-    }
     let described = client.admin().describe_topics(&[args.topic.as_str()]).await?;
     let mut partitions = Vec::new();
     for (name, topic) in described {
         partitions.extend(topic?.partitions.iter().map(|p| TopicPartition::new(name.clone(), p.partition)));
+    }
+    if args.group.is_some() {
+        consumer.subscribe([args.topic.as_str()], None)?;
+        return Ok(None);
     }
     consumer.assign(partitions.clone())?;
     if !args.exit {

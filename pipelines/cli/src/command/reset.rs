@@ -11,7 +11,7 @@ use millstream_env::Env;
 use millstream_plan::plan::{Sink, SinkKind};
 
 use crate::door::LOG;
-use crate::pipeline::FileArgs;
+use crate::pipeline::{FileArgs, Meant};
 use crate::run::DATA;
 use crate::screen;
 
@@ -74,13 +74,32 @@ fn hold(log: &Path) -> Result<Option<File>> {
     }
 }
 
-/// Removes the data of a pipeline on the embedded log. What its sinks wrote elsewhere stays.
-pub(crate) async fn execute(args: Args, env: Env) -> Result<ExitCode> {
-    let plan = args.file.plan(&env, &BTreeMap::new()).await?;
-    if plan.bootstrap.is_some() {
-        bail!("this pipeline runs on a cluster; remove its topics there (millstream topics delete)");
+/// Whose data is removed.
+struct Owner {
+    name: String,
+    on_cluster: bool,
+    sinks: Vec<Sink>,
+}
+
+impl Owner {
+    async fn of(file: &FileArgs, env: &Env) -> Result<Self> {
+        if file.meant()? == Meant::Daemon {
+            let daemon = file.daemon()?;
+            let on_cluster = daemon.bootstrap().is_some();
+            return Ok(Self { name: daemon.name().to_owned(), on_cluster, sinks: Vec::new() });
+        }
+        let plan = file.plan(env, &BTreeMap::new()).await?;
+        Ok(Self { on_cluster: plan.bootstrap.is_some(), name: plan.name, sinks: plan.sinks })
     }
-    let data = args.data.unwrap_or_else(|| super::run::default_data(&plan.name));
+}
+
+/// Removes the data of a pipeline, or of a daemon, on the embedded log. What its sinks wrote elsewhere stays.
+pub(crate) async fn execute(args: Args, env: Env) -> Result<ExitCode> {
+    let owner = Owner::of(&args.file, &env).await?;
+    if owner.on_cluster {
+        bail!("this file runs on a cluster; remove its topics there (millstream topics delete)");
+    }
+    let data = args.data.unwrap_or_else(|| super::run::default_data(&owner.name));
     let ours = DATA.iter().any(|part| data.join(part).is_dir());
     if !data.exists() || !ours {
         screen::line(format_args!("{}: there is nothing to remove", data.display()));
@@ -96,8 +115,8 @@ pub(crate) async fn execute(args: Args, env: Env) -> Result<ExitCode> {
     }
     let _ = std::fs::remove_dir(&data); // something of another's is in it: that stays
     screen::line(format_args!("{}: removed; what sinks wrote stays", data.display()));
-    for sink in &plan.sinks {
-        if let Some(text) = in_the_way(&plan.name, sink) {
+    for sink in &owner.sinks {
+        if let Some(text) = in_the_way(&owner.name, sink) {
             screen::line(format_args!("sink '{}': {text}", sink.name));
         }
     }

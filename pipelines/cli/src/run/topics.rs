@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
-use millstream_connect_runtime::{Ends, Log, TopicSpec};
+use millstream_connect_runtime::{Ends, Kept, Log, TopicSpec};
 use millstream_plan::Plan;
 use millstream_plan::plan::{BadInput, SinkKind, SourceKind};
 use millstream_plan::sql::Stage;
@@ -21,7 +21,7 @@ impl Topics {
         for source in &plan.sources {
             match source.kind {
                 SourceKind::Connector { .. } => {
-                    topics.make(log, &source.topic, Some(source.partitions)).await?
+                    topics.make(log, &source.topic, Some(source.partitions), Kept::All).await?
                 }
                 SourceKind::Topic { .. } => topics.find(log, &source.topic).await?,
             }
@@ -40,17 +40,17 @@ impl Topics {
             // Rows come out where they went in; what a sink reads needs no more partitions than its source has.
             let width = plan.sources.iter().map(|source| source.partitions).max();
             if let Some(topic) = &step.topic {
-                topics.make(log, topic, width).await?;
+                topics.make(log, topic, width, Kept::All).await?;
             }
             let windowed =
                 |stage: &Stage| matches!(stage, Stage::Aggregate(aggregate) if aggregate.windows.is_some());
             if step.query.stages.iter().any(windowed) {
-                topics.make(log, &plan.late_topic(&step.name), Some(1)).await?;
+                topics.make(log, &plan.late_topic(&step.name), Some(1), Kept::All).await?;
             }
         }
         for sink in &plan.sinks {
             if let SinkKind::Topic { topic, .. } = &sink.kind {
-                topics.make(log, topic, None).await?;
+                topics.make(log, topic, None, Kept::Default).await?;
             }
             topics.bad(log, &sink.on_error).await?;
         }
@@ -67,8 +67,8 @@ impl Topics {
         self.ends.get(topic).cloned().unwrap_or_default()
     }
 
-    async fn make(&mut self, log: &dyn Log, topic: &str, partitions: Option<i32>) -> Result<()> {
-        let spec = TopicSpec { name: topic.to_owned(), partitions, compacted: false };
+    async fn make(&mut self, log: &dyn Log, topic: &str, partitions: Option<i32>, kept: Kept) -> Result<()> {
+        let spec = TopicSpec { name: topic.to_owned(), partitions, kept };
         let facts = log.ensure_topic(spec).await.with_context(|| format!("making topic {topic}"))?;
         self.partitions.insert(topic.to_owned(), facts.partitions);
         Ok(())
@@ -87,7 +87,7 @@ impl Topics {
 
     async fn bad(&mut self, log: &dyn Log, on_error: &BadInput) -> Result<()> {
         match on_error {
-            BadInput::Topic(topic) => self.make(log, topic, Some(1)).await,
+            BadInput::Topic(topic) => self.make(log, topic, Some(1), Kept::Default).await,
             BadInput::Fail | BadInput::Skip => Ok(()),
         }
     }

@@ -134,6 +134,20 @@ fn mistakes_in_the_file_are_told_with_their_places() {
 }
 
 #[test]
+fn a_file_of_the_daemon_is_checked_and_reset_and_no_pipeline() {
+    let folder = daemon();
+    assert_eq!(folder.succeed(&["check", "daemon.toml"]), "daemon.toml: good (1 sources, 2 sinks)\n");
+    let said = folder.fail(&["run", "daemon.toml"]);
+    assert!(said.contains("run it with `millstream connect run daemon.toml`"), "{said}");
+    folder.write("p.toml", "version = 1\nname = 'p'\n");
+    let said = folder.fail(&["connect", "run", "p.toml"]);
+    assert!(said.contains("p.toml is a pipeline") && said.contains("`millstream run p.toml`"), "{said}");
+    folder.succeed(&["connect", "run", "daemon.toml"]);
+    assert!(folder.succeed(&["reset", "daemon.toml"]).starts_with(".millstream/people: removed"));
+    assert!(!folder.path().join(".millstream/people").exists());
+}
+
+#[test]
 fn two_sinks_that_write_the_same_files_are_refused() {
     let folder = daemon();
     folder.write("daemon.toml", &DAEMON.replace("path = 'bad/{seq}.ndjson'", "path = 'out/{seq}.ndjson'"));

@@ -79,6 +79,18 @@ fn topics_are_made_described_changed_and_deleted() {
 }
 
 #[test]
+fn a_topic_that_is_not_there_is_not_waited_for_nor_made() {
+    let world = World::new();
+    let said = world.fail(&["topics", "alter", "typo", "--set", "retention.ms=1"]);
+    assert!(said.contains("UNKNOWN_TOPIC_OR_PARTITION") && !said.contains("took longer"), "{said}");
+    let said = world.fail(&["consume", "typo", "-g", "g", "-n", "1"]);
+    assert!(said.contains("UNKNOWN_TOPIC_OR_PARTITION"), "{said}");
+    assert!(!world.succeed(&["topics", "list"]).contains("typo"));
+    let groups = world.succeed(&["groups", "list"]);
+    assert!(groups.lines().all(|line| line.split_whitespace().next() != Some("g")), "{groups}");
+}
+
+#[test]
 fn an_unknown_setting_is_named() {
     let world = World::new();
     let said = world.fail(&["topics", "create", "a", "--set", "retentoin.ms=1"]);

@@ -7,3 +7,4 @@ mod log_commands;
 mod sinks;
 mod states;
 mod support;
+mod times;
