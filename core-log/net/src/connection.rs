@@ -163,11 +163,12 @@ async fn answer(
         let response = (&mut first.receipt).await;
         append(&mut out, &first, response)?;
         let mut answered = vec![first];
-        while out.len() < WRITE_TOGETHER_BYTES {
+        let mut goes_on = Ok(());
+        while out.len() < WRITE_TOGETHER_BYTES && goes_on.is_ok() {
             let Ok(mut more) = queued.try_recv() else { break };
             match (&mut more.receipt).now_or_never() {
                 Some(response) => {
-                    append(&mut out, &more, response)?;
+                    goes_on = append(&mut out, &more, response);
                     answered.push(more);
                 }
                 None => {
@@ -176,7 +177,9 @@ async fn answer(
                 }
             }
         }
+        // Also where the connection ends for an answer that cannot be given: those before it are due all the same.
         send(&mut write, out, progress).await?;
+        goes_on?;
         progress.answered(answered.len());
         drop(answered); // only now is what they hold free for others
         if next.is_none() {

@@ -91,6 +91,25 @@ fn a_produce_without_acks_has_no_answer_and_the_next_one_has() {
 }
 
 #[test]
+fn answers_before_one_that_cannot_be_given_still_leave() {
+    world(NetConfig::default(), async |world| {
+        let mut stream = world.connect().await;
+        let produce = ProduceRequest { acks: -1, ..Default::default() };
+        let requests = [metadata("wait"), produce.into(), metadata("fail"), metadata("behind")];
+        let frames: Vec<u8> =
+            requests.into_iter().zip(1..).flat_map(|(request, id)| frame(id, request, 9)).collect();
+        stream.write_all(&frames).await.unwrap();
+        // All four are called before the first is answered, so that they leave together.
+        world.wait_until("all are called", || world.service.calls.lock().len() == 4).await;
+        world.service.release();
+        for id in [1, 2] {
+            assert_eq!(correlation_id(&read_frame(&world, &mut stream).await), Ok(id));
+        }
+        assert_eq!(world.until_closed(&mut stream).await, []);
+    });
+}
+
+#[test]
 fn large_records_cross_unchanged() {
     world(NetConfig::default(), async |world| {
         let records = Bytes::from((0..20_000_000u32).map(|at| (at % 251) as u8).collect::<Vec<_>>());
