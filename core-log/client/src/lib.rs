@@ -31,6 +31,8 @@ mod cluster;
 mod config;
 mod consumer;
 mod error;
+#[cfg(test)]
+mod fake;
 mod links;
 mod metadata;
 mod offsets;

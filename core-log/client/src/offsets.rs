@@ -14,9 +14,10 @@ use millstream_protocol::messages::offset_commit::{
 };
 use millstream_protocol::messages::offset_fetch::{
     OffsetFetchRequest, OffsetFetchRequestGroup, OffsetFetchRequestTopics, OffsetFetchResponse,
+    OffsetFetchResponsePartitions, OffsetFetchResponseTopics,
 };
 use millstream_protocol::{Endpoint, ErrorCode};
-use millstream_record::{LeaderEpoch, Millis, Offset, TopicPartition, Uuid};
+use millstream_record::{LeaderEpoch, Millis, Offset, TopicId, TopicPartition};
 use parking_lot::Mutex;
 
 use crate::cluster::{Cluster, CoordinatorKind, coordinator_moved};
@@ -52,9 +53,7 @@ pub(crate) fn list<'a>(
             let missing = |partition: &TopicPartition| !found.lock().contains_key(partition);
             let missing = wanted.iter().filter(|(partition, _)| missing(partition));
             let missing = missing.map(|(partition, spec)| (partition.clone(), *spec)).collect();
-            let (answers, last) = list_once(cluster, links, missing, isolation).await;
-            found.lock().extend(answers);
-            last.map_or(Ok(()), Err)
+            list_once(cluster, links, missing, isolation, &found).await
         })
         .await;
         let mut found = found.into_inner();
@@ -71,15 +70,17 @@ pub(crate) fn list<'a>(
     .boxed()
 }
 
-/// One round; gives what is final, and one of the errors that may go away.
+/// One round. Notes what is final as each leader tells it, since another one may be silent until the time is over; fails with one of
+/// the errors that may go away.
 async fn list_once(
     cluster: &Cluster,
     links: &Links,
     wanted: Vec<(TopicPartition, OffsetSpec)>,
     isolation: IsolationLevel,
-) -> (Found, Option<ClientError>) {
+    found: &Mutex<Found>,
+) -> Result<()> {
     let metadata = cluster.metadata();
-    let (mut found, mut last) = (Found::new(), None);
+    let mut leaderless = None;
     let mut by_leader: BTreeMap<Endpoint, Vec<(TopicPartition, LeaderEpoch, OffsetSpec)>> = BTreeMap::new();
     for (partition, spec) in wanted {
         match metadata.leader(&partition.topic, partition.partition) {
@@ -87,31 +88,26 @@ async fn list_once(
                 by_leader.entry(leader.endpoint).or_default().push((partition, leader.epoch, spec));
             }
             None => {
-                last = Some(ClientError::broker("ListOffsets", &partition, ErrorCode::LeaderNotAvailable))
+                let error = ClientError::broker("ListOffsets", &partition, ErrorCode::LeaderNotAvailable);
+                leaderless = Some(error);
             }
         }
     }
     let asked = by_leader.into_iter().map(|(endpoint, partitions)| async move {
-        ask_leader(cluster, links, &endpoint, partitions, isolation).await
-    });
-    for answer in join_all(asked).await {
-        match answer {
-            Err(error) => last = Some(error),
-            Ok(answer) => {
-                for (partition, outcome) in answer {
-                    match outcome {
-                        Err(error) if error.is_retriable() => last = Some(error),
-                        outcome => _ = found.insert(partition, outcome),
-                    }
-                }
+        let mut last = None;
+        for (partition, outcome) in ask_leader(cluster, links, &endpoint, partitions, isolation).await? {
+            match outcome {
+                Err(error) if error.is_retriable() => last = Some(error),
+                outcome => _ = found.lock().insert(partition, outcome),
             }
         }
-    }
-    if last.is_some() {
-        // The retry asks the new leaders. Should the refresh fail, the old ones are asked again.
-        let _ = cluster.refresh(metadata.version).await;
-    }
-    (found, last)
+        last.map_or(Ok(()), Err)
+    });
+    let failed = join_all(asked).await.into_iter().filter_map(Result::err).last();
+    let Some(error) = failed.or(leaderless) else { return Ok(()) };
+    // The retry asks the new leaders. Should the refresh fail, the old ones are asked again.
+    let _ = cluster.refresh(metadata.version).await;
+    Err(error)
 }
 
 /// Asks one leader, once.
@@ -171,22 +167,6 @@ fn read_listed(
     }
 }
 
-/// Makes sure that the ids of these topics are known: the newest versions name topics by id only.
-async fn know(
-    cluster: &Cluster,
-    partitions: impl Iterator<Item = &TopicPartition>,
-) -> Result<BTreeMap<Uuid, Arc<str>>> {
-    let deadline = Deadline::after(&cluster.env, cluster.config.api_timeout_ms);
-    let topics: BTreeSet<&Arc<str>> = partitions.map(|partition| &partition.topic).collect();
-    let mut names = BTreeMap::new();
-    for topic in topics {
-        let metadata =
-            if cluster.want(topic) { cluster.metadata() } else { cluster.topic(topic, deadline).await? };
-        names.insert(metadata.topic_id(topic), Arc::clone(topic));
-    }
-    Ok(names)
-}
-
 /// What a group has committed: for these partitions, or all. Waits for transactions that are about to end (KIP-447).
 pub(crate) fn fetch_committed<'a>(
     cluster: &'a Cluster,
@@ -195,88 +175,148 @@ pub(crate) fn fetch_committed<'a>(
     partitions: Option<&'a [TopicPartition]>,
 ) -> BoxFuture<'a, Result<Offsets>> {
     async move {
-        let names = match partitions {
-            Some(partitions) => know(cluster, partitions.iter()).await?,
-            None => {
-                cluster.describe(None).await?.1.into_iter().map(|(name, topic)| (topic.id, name)).collect()
-            }
-        };
+        let inquiry = Mutex::new(Inquiry::new(partitions, &cluster.metadata()));
         let what = format!("fetching the offsets of group {group}");
         retry(&cluster.env, &cluster.config, &what, cluster.config.api_timeout_ms, || async {
-            let endpoint = cluster.coordinator(CoordinatorKind::Group, group).await?;
-            let request = fetch_request(cluster, group, partitions);
-            let answer = links.call(&endpoint, request).await;
-            answer.and_then(|answer| read_committed(&names, group, answer)).inspect_err(|error| {
+            fetch_left(cluster, links, group, &inquiry).await.inspect_err(|error| {
                 if coordinator_moved(error) {
                     cluster.forget_coordinator(CoordinatorKind::Group, group);
                 }
             })
         })
-        .await
+        .await?;
+        Ok(inquiry.into_inner().offsets)
     }
     .boxed()
 }
 
-fn fetch_request(
+/// Asks for what was not told yet.
+async fn fetch_left(
     cluster: &Cluster,
+    links: &Links,
     group: &ByteString,
-    partitions: Option<&[TopicPartition]>,
-) -> OffsetFetchRequest {
-    let metadata = cluster.metadata();
-    let topics = partitions.map(by_topic);
-    let topic = |(name, partition_indexes): (Arc<str>, _)| OffsetFetchRequestTopics {
-        name: (&*name).into(),
-        topic_id: metadata.topic_id(&name),
-        partition_indexes,
-    };
-    let wanted = OffsetFetchRequestGroup {
-        group_id: group.clone(),
-        topics: topics.map(|topics| topics.into_iter().map(topic).collect()),
-        ..OffsetFetchRequestGroup::default()
-    };
-    OffsetFetchRequest { groups: vec![wanted], require_stable: true, ..OffsetFetchRequest::default() }
+    inquiry: &Mutex<Inquiry>,
+) -> Result<()> {
+    let strange = inquiry.lock().strange();
+    if !strange.is_empty() {
+        let names: Vec<&str> = strange.iter().map(|topic| &**topic).collect();
+        let (described, _) = cluster.describe(Some(&names)).await?;
+        inquiry.lock().learn(&strange, &described);
+    }
+    let endpoint = cluster.coordinator(CoordinatorKind::Group, group).await?;
+    let request = inquiry.lock().request(group);
+    let answer = links.call(&endpoint, request).await?;
+    let taken = inquiry.lock().take(group, answer);
+    taken.inspect_err(|error| {
+        if error.code() == Some(ErrorCode::UnknownTopicId) {
+            cluster.mark_stale();
+        }
+    })
 }
 
-fn by_topic(partitions: &[TopicPartition]) -> BTreeMap<Arc<str>, Vec<i32>> {
+/// A question for committed offsets: what was told so far, and what is left of it.
+struct Inquiry {
+    offsets: Offsets,
+    /// Partitions that nobody told of yet; none stands for all that there are.
+    left: Option<BTreeSet<TopicPartition>>,
+    /// The ids of topics: the newest versions name topics by id only, in the question and in the answer. One that does not exist
+    /// has the id zero, and is asked for by its name, which brokers answer: the group has nothing there.
+    ids: BTreeMap<Arc<str>, TopicId>,
+}
+
+impl Inquiry {
+    fn new(partitions: Option<&[TopicPartition]>, known: &Metadata) -> Self {
+        let left: Option<BTreeSet<_>> = partitions.map(|partitions| partitions.iter().cloned().collect());
+        let mut inquiry = Self { offsets: Offsets::new(), left, ids: BTreeMap::new() };
+        let topics = inquiry.strange();
+        inquiry.learn(topics.iter().filter(|topic| known.partition_count(topic).is_some()), known);
+        inquiry
+    }
+
+    /// Topics whose ids have to be asked for.
+    fn strange(&self) -> BTreeSet<Arc<str>> {
+        let topics = self.left.iter().flatten().map(|partition| &partition.topic);
+        topics.filter(|topic| !self.ids.contains_key(*topic)).cloned().collect()
+    }
+
+    fn learn<'a>(&mut self, topics: impl IntoIterator<Item = &'a Arc<str>>, from: &Metadata) {
+        self.ids.extend(topics.into_iter().map(|topic| (Arc::clone(topic), from.topic_id(topic))));
+    }
+
+    fn request(&self, group: &ByteString) -> OffsetFetchRequest {
+        let topic = |(name, partition_indexes): (Arc<str>, _)| OffsetFetchRequestTopics {
+            name: (&*name).into(),
+            topic_id: self.ids.get(&name).copied().unwrap_or_default(),
+            partition_indexes,
+        };
+        let wanted = OffsetFetchRequestGroup {
+            group_id: group.clone(),
+            topics: self.left.as_ref().map(|left| by_topic(left).into_iter().map(topic).collect()),
+            ..OffsetFetchRequestGroup::default()
+        };
+        OffsetFetchRequest { groups: vec![wanted], require_stable: true, ..OffsetFetchRequest::default() }
+    }
+
+    /// Takes up an answer; fails while something is left.
+    fn take(&mut self, group: &ByteString, answer: OffsetFetchResponse) -> Result<()> {
+        let error = |code| ClientError::broker("OffsetFetch", format!("group {group}"), code);
+        let mut errors = Vec::new();
+        for told in answer.groups {
+            match ErrorCode::from_code(told.error_code) {
+                ErrorCode::None => {}
+                code => errors.push(error(code)),
+            }
+            for mut topic in told.topics {
+                let partitions = std::mem::take(&mut topic.partitions);
+                let Some(name) = self.name(&topic) else { continue };
+                for told in partitions {
+                    let partition = TopicPartition::new(Arc::clone(&name), told.partition_index);
+                    match ErrorCode::from_code(told.error_code) {
+                        ErrorCode::None => self.told(partition, told),
+                        ErrorCode::UnknownTopicId => _ = self.ids.remove(&name),
+                        code => errors.push(error(code)),
+                    }
+                }
+            }
+        }
+        if let Some(error) = errors.into_iter().min_by_key(ClientError::is_retriable) {
+            return Err(error);
+        }
+        // What is left is of topics that have other ids by now, or none.
+        let left: BTreeSet<_> = self.left.iter().flatten().map(|left| Arc::clone(&left.topic)).collect();
+        left.iter().for_each(|topic| _ = self.ids.remove(topic));
+        if left.is_empty() { Ok(()) } else { Err(error(ErrorCode::UnknownTopicId)) }
+    }
+
+    fn name(&self, topic: &OffsetFetchResponseTopics) -> Option<Arc<str>> {
+        if !topic.name.is_empty() {
+            return Some(Arc::from(&*topic.name));
+        }
+        let mut ids = self.ids.iter().filter(|(_, id)| !id.is_zero());
+        ids.find(|(_, id)| **id == topic.topic_id).map(|(name, _)| Arc::clone(name))
+    }
+
+    fn told(&mut self, partition: TopicPartition, told: OffsetFetchResponsePartitions) {
+        if let Some(left) = &mut self.left {
+            left.remove(&partition);
+        }
+        if told.committed_offset >= 0 {
+            let committed = OffsetAndMetadata {
+                offset: Offset(told.committed_offset),
+                leader_epoch: LeaderEpoch(told.committed_leader_epoch),
+                metadata: told.metadata.unwrap_or_default(),
+            };
+            self.offsets.insert(partition, committed);
+        }
+    }
+}
+
+fn by_topic(partitions: &BTreeSet<TopicPartition>) -> BTreeMap<Arc<str>, Vec<i32>> {
     let mut topics: BTreeMap<Arc<str>, Vec<i32>> = BTreeMap::new();
     for partition in partitions {
         topics.entry(Arc::clone(&partition.topic)).or_default().push(partition.partition);
     }
     topics
-}
-
-fn read_committed(
-    names: &BTreeMap<Uuid, Arc<str>>,
-    group: &ByteString,
-    answer: OffsetFetchResponse,
-) -> Result<Offsets> {
-    let fail = |code: i16| match ErrorCode::from_code(code) {
-        ErrorCode::None => Ok(()),
-        code => Err(ClientError::broker("OffsetFetch", format!("group {group}"), code)),
-    };
-    let mut offsets = Offsets::new();
-    let mut add = |topic: &Arc<str>, partition, offset, epoch, metadata: Option<ByteString>| {
-        if offset >= 0 {
-            let committed = OffsetAndMetadata {
-                offset: Offset(offset),
-                leader_epoch: LeaderEpoch(epoch),
-                metadata: metadata.unwrap_or_default(),
-            };
-            offsets.insert(TopicPartition::new(Arc::clone(topic), partition), committed);
-        }
-    };
-    for told in answer.groups {
-        fail(told.error_code)?;
-        for topic in told.topics {
-            let by_id = names.get(&topic.topic_id).filter(|_| topic.name.is_empty());
-            let name = by_id.cloned().unwrap_or_else(|| Arc::from(&*topic.name));
-            for p in topic.partitions {
-                fail(p.error_code)?;
-                add(&name, p.partition_index, p.committed_offset, p.committed_leader_epoch, p.metadata);
-            }
-        }
-    }
-    Ok(offsets)
 }
 
 /// What to do about topics that are not there.
@@ -394,5 +434,107 @@ fn commit_request(metadata: &Metadata, group: &GroupMetadata, offsets: &Offsets)
         group_instance_id: group.group_instance_id.clone(),
         topics: topics.into_iter().map(topic).collect(),
         ..OffsetCommitRequest::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use millstream_env::HostRuntime;
+    use millstream_protocol::messages::list_offsets::{ListOffsetsResponse, ListOffsetsTopicResponse};
+    use millstream_protocol::messages::offset_fetch::OffsetFetchResponseGroup;
+    use millstream_protocol::messages::{FindCoordinatorResponse, find_coordinator};
+    use millstream_protocol::{Receipt, Request, Response};
+
+    use super::*;
+    use crate::fake;
+
+    fn answer(response: impl Into<Response>) -> Receipt {
+        Receipt::from(response.into())
+    }
+
+    #[test]
+    fn offsets_of_other_leaders_are_told_where_one_is_silent() {
+        let (runtime, env) = HostRuntime::start("test", 1).unwrap();
+        let silent = Mutex::new(Vec::new());
+        let client = fake::client(&env, 300, move |broker, request| match request {
+            Request::Metadata(_) => fake::metadata(&[("t", 1, &[1, 2])]),
+            Request::ListOffsets(_) if *broker == fake::broker(2) => {
+                let (completer, receipt) = Receipt::pending();
+                silent.lock().push(completer);
+                receipt
+            }
+            Request::ListOffsets(_) => {
+                let partition = ListOffsetsPartitionResponse { offset: 7, ..Default::default() };
+                let topic = ListOffsetsTopicResponse { name: "t".into(), partitions: vec![partition] };
+                answer(ListOffsetsResponse { topics: vec![topic], ..Default::default() })
+            }
+            other => panic!("{other:?}"),
+        });
+        let partitions = [0, 1].map(|p| TopicPartition::new("t", p));
+        let wanted = partitions.iter().map(|p| (p.clone(), OffsetSpec::Latest)).collect();
+        let cluster = &client.cluster;
+        let listed = list(cluster, &cluster.links, &wanted, IsolationLevel::ReadUncommitted);
+        let found = runtime.block_on(listed).unwrap();
+        assert_eq!(found[&partitions[0]].as_ref().unwrap().as_ref().unwrap().offset, Offset(7));
+        assert!(matches!(found[&partitions[1]], Err(ClientError::TimedOut { .. })));
+    }
+
+    /// Committed are 3 in `kept` and 5 in `anew`, which was made anew, with the id 3; `missing` does not exist.
+    fn committed_by_id(request: OffsetFetchRequest) -> OffsetFetchResponse {
+        let topic = |asked: OffsetFetchRequestTopics| {
+            let id = asked.topic_id;
+            let (offset, code) = match (id.0[0], &*asked.name) {
+                (1, "kept") => (3, ErrorCode::None),
+                (3, "anew") => (5, ErrorCode::None),
+                (0, "missing") => (-1, ErrorCode::None),
+                _ => (-1, ErrorCode::UnknownTopicId),
+            };
+            let told = OffsetFetchResponsePartitions {
+                committed_offset: offset,
+                error_code: code.code(),
+                ..Default::default()
+            };
+            let name = if id.is_zero() { asked.name } else { ByteString::new() };
+            OffsetFetchResponseTopics { name, topic_id: id, partitions: vec![told] }
+        };
+        let topics = request.groups[0].topics.clone().unwrap().into_iter().map(topic).collect();
+        let group = OffsetFetchResponseGroup { topics, ..Default::default() };
+        OffsetFetchResponse { groups: vec![group], ..Default::default() }
+    }
+
+    #[test]
+    fn a_topic_with_another_id_is_asked_for_again_and_one_that_is_gone_has_nothing() {
+        let (runtime, env) = HostRuntime::start("test", 1).unwrap();
+        let (is_anew, asked) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+        let (anew, questions) = (Arc::clone(&is_anew), Arc::clone(&asked));
+        let client = fake::client(&env, 20_000, move |_, request| match request {
+            Request::Metadata(_) => {
+                let id = if anew.load(Ordering::SeqCst) { 3 } else { 2 };
+                fake::metadata(&[("kept", 1, &[1]), ("anew", id, &[1]), ("missing", 0, &[])])
+            }
+            Request::FindCoordinator(_) => {
+                let found = find_coordinator::Coordinator { host: "c".into(), port: 1, ..Default::default() };
+                answer(FindCoordinatorResponse { coordinators: vec![found], ..Default::default() })
+            }
+            Request::OffsetFetch(request) => {
+                let topics = request.groups[0].topics.iter().flatten();
+                questions.lock().push(topics.map(|topic| topic.name.to_string()).collect::<Vec<_>>());
+                answer(committed_by_id(request))
+            }
+            other => panic!("{other:?}"),
+        });
+        let partitions = ["kept", "anew", "missing"].map(|topic| TopicPartition::new(topic, 0));
+        let cluster = &client.cluster;
+        let group = ByteString::from("g");
+        let found = runtime.block_on(async {
+            cluster.refresh(0).await.unwrap(); // it knows the id that the topic had
+            is_anew.store(true, Ordering::SeqCst);
+            fetch_committed(cluster, &cluster.links, &group, Some(&partitions)).await.unwrap()
+        });
+        let found: Vec<_> = found.into_iter().map(|(at, committed)| (at, committed.offset.0)).collect();
+        assert_eq!(found, [(partitions[1].clone(), 5), (partitions[0].clone(), 3)]);
+        assert_eq!(*asked.lock(), [vec!["anew", "kept", "missing"], vec!["anew"]]);
     }
 }
