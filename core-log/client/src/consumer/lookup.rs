@@ -135,15 +135,20 @@ async fn ask(shared: &Shared, question: &Question, asked: &[Asked]) -> Result<()
         Question::Offsets(leader) => reset(shared, leader, asked).await,
         Question::Epochs(leader) => validate(shared, leader, asked).await,
     };
-    outcome.inspect_err(|_| {
-        // Those that were found in spite of it do not wait.
-        let subscription = shared.subscription.lock();
-        let left =
-            asked.iter().filter(|asked| subscription.stands(&asked.partition, asked.version, asked.standing));
-        let left: Vec<_> = left.collect();
-        drop(subscription);
-        left.iter().for_each(|asked| shared.try_later(&asked.partition, asked.version));
-    })
+    let Err(error) = outcome else { return Ok(()) };
+    // Those that were found in spite of it do not wait, nor those that stand elsewhere by now, or are not read any more.
+    let left: Vec<_> = asked.iter().filter(|asked| stands(shared, asked)).collect();
+    left.iter().for_each(|asked| shared.try_later(&asked.partition, asked.version));
+    if left.is_empty() {
+        tracing::debug!(%error, "a question failed that is not asked any more");
+        return Ok(());
+    }
+    Err(error)
+}
+
+/// Whether it is still to be known what was asked about a partition.
+fn stands(shared: &Shared, asked: &Asked) -> bool {
+    shared.subscription.lock().stands(&asked.partition, asked.version, asked.standing)
 }
 
 async fn committed(shared: &Shared, asked: &[Asked]) -> Result<()> {
@@ -154,7 +159,7 @@ async fn committed(shared: &Shared, asked: &[Asked]) -> Result<()> {
         }
         None => BTreeMap::new(),
     };
-    each(asked, |asked| {
+    each(shared, asked, |asked| {
         let standing = match (offsets.get(&asked.partition), shared.config.auto_offset_reset) {
             (Some(at), _) => {
                 Standing::Unvalidated(Position { offset: at.offset, offset_epoch: at.leader_epoch })
@@ -178,7 +183,7 @@ async fn reset(shared: &Shared, leader: &Endpoint, asked: &[Asked]) -> Result<()
     let isolation = shared.config.isolation_level;
     let mut answers =
         offsets::ask_leader(&shared.cluster, &shared.links, leader, wanted.collect(), isolation).await?;
-    each(asked, |asked| {
+    each(shared, asked, |asked| {
         let missing = || Err(unanswered("ListOffsets", leader, &asked.partition));
         let offset = answers.remove(&asked.partition).unwrap_or_else(missing)?;
         let offset = offset.map_or(Offset(0), |found| found.offset);
@@ -208,7 +213,7 @@ async fn validate(shared: &Shared, leader: &Endpoint, asked: &[Asked]) -> Result
         topic.partitions.into_iter().map(partition)
     });
     let told: BTreeMap<_, _> = told.collect();
-    each(asked, |asked| match told.get(&asked.partition) {
+    each(shared, asked, |asked| match told.get(&asked.partition) {
         Some(told) => judge(shared, asked, told),
         None => Err(unanswered("OffsetForLeaderEpoch", leader, &asked.partition)),
     })
@@ -218,10 +223,10 @@ fn unanswered(api: &'static str, broker: &Endpoint, partition: &TopicPartition) 
     ClientError::Answer { api, broker: broker.to_string(), what: format!("{partition} is missing") }
 }
 
-/// Takes the answer for each partition, whatever became of the others; tells the gravest error.
-fn each(asked: &[Asked], mut take: impl FnMut(&Asked) -> Result<()>) -> Result<()> {
-    let errors: Vec<_> = asked.iter().filter_map(|asked| take(asked).err()).collect();
-    let gravest = errors.into_iter().min_by_key(ClientError::is_retriable);
+/// Takes the answer for each partition, whatever became of the others; tells the gravest error, of those that concern anybody still.
+fn each(shared: &Shared, asked: &[Asked], mut take: impl FnMut(&Asked) -> Result<()>) -> Result<()> {
+    let errors = asked.iter().filter_map(|asked| take(asked).err().filter(|_| stands(shared, asked)));
+    let gravest = errors.min_by_key(ClientError::is_retriable);
     gravest.map_or(Ok(()), Err)
 }
 
@@ -269,4 +274,72 @@ fn judge(shared: &Shared, asked: &Asked, told: &EpochEndOffset) -> Result<()> {
     };
     found(shared, asked, standing);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use millstream_env::HostRuntime;
+    use millstream_protocol::messages::offset_fetch::{
+        OffsetFetchResponseGroup, OffsetFetchResponsePartitions, OffsetFetchResponseTopics,
+    };
+    use millstream_protocol::messages::{FindCoordinatorResponse, OffsetFetchResponse, find_coordinator};
+    use millstream_protocol::{Completer, Receipt, Request, Response};
+    use millstream_record::Uuid;
+    use parking_lot::Mutex;
+
+    use super::*;
+    use crate::{ConsumerConfig, fake};
+
+    /// That the group committed nothing.
+    fn nothing_committed() -> Response {
+        let none = OffsetFetchResponsePartitions { committed_offset: -1, ..Default::default() };
+        let topic = OffsetFetchResponseTopics {
+            topic_id: Uuid([1; 16]),
+            partitions: vec![none],
+            ..Default::default()
+        };
+        let group = OffsetFetchResponseGroup { topics: vec![topic], ..Default::default() };
+        OffsetFetchResponse { groups: vec![group], ..Default::default() }.into()
+    }
+
+    #[test]
+    fn a_question_that_is_not_asked_any_more_fails_no_poll() {
+        let (runtime, env) = HostRuntime::start("test", 1).unwrap();
+        let waiting = Arc::new(Mutex::new(Vec::<(bool, Completer)>::new()));
+        let called = Arc::clone(&waiting);
+        let client = fake::client(&env, 60_000, move |_, request| match request {
+            Request::Metadata(_) => fake::metadata(&[("t", 1, &[1])]),
+            Request::FindCoordinator(_) => {
+                let found = find_coordinator::Coordinator { host: "c".into(), port: 1, ..Default::default() };
+                let found = FindCoordinatorResponse { coordinators: vec![found], ..Default::default() };
+                Receipt::from(Response::from(found))
+            }
+            other => {
+                let (completer, receipt) = Receipt::pending();
+                called.lock().push((matches!(other, Request::OffsetFetch(_)), completer));
+                receipt
+            }
+        });
+        let config = ConsumerConfig {
+            auto_offset_reset: OffsetReset::None,
+            enable_auto_commit: false,
+            ..ConsumerConfig::group("g")
+        };
+        let mut consumer = client.consumer(config).unwrap();
+        let partition = TopicPartition::new("t", 0);
+        consumer.assign([partition.clone()]).unwrap();
+        let poll = Duration::from_millis(20);
+        runtime.block_on(async {
+            let is_asked = || waiting.lock().iter().any(|(is_asked, _)| *is_asked);
+            while !is_asked() {
+                assert_eq!(consumer.poll(poll).await.unwrap(), []);
+            }
+            consumer.seek(&partition, Offset(4)).unwrap();
+            let (_, completer) = waiting.lock().remove(0);
+            completer.complete(Ok(nothing_committed()));
+            assert_eq!(consumer.poll(poll).await.unwrap(), [], "the position is known");
+        });
+    }
 }
