@@ -33,6 +33,8 @@ pub(super) struct Group {
     pub(super) expected: BTreeSet<ByteString>,
     /// Members of this generation that have not synchronised yet.
     pub(super) unsynced: BTreeSet<ByteString>,
+    /// The assignment of this generation is on its way to the log: what is stored is handed out, and no other.
+    pub(super) is_assigning: bool,
     /// Somebody joined while the first rebalance was being delayed.
     pub(super) joined_during_delay: bool,
     /// How much longer the first rebalance may be delayed.
@@ -54,6 +56,7 @@ impl Group {
             statics: BTreeMap::new(),
             expected: BTreeSet::new(),
             unsynced: BTreeSet::new(),
+            is_assigning: false,
             joined_during_delay: false,
             delay_left_ms: 0,
         }
@@ -234,6 +237,7 @@ impl Group {
     pub(super) fn begin_generation(&mut self, now: Millis) {
         self.generation = self.generation.wrapping_add(1).max(1);
         self.joined_during_delay = false;
+        self.is_assigning = false;
         self.unsynced.clear();
         if self.members.is_empty() {
             self.protocol = None;

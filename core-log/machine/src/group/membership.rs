@@ -137,7 +137,11 @@ impl Coordinator {
 impl Rebalance<'_> {
     fn sync(&mut self, waiter: Waiter, request: &SyncGroupRequest) {
         let id = own(&request.member_id);
-        let is_to_be_stored = self.group.state() == State::CompletingRebalance && self.group.is_leader(&id);
+        // Once for each generation: the leader may ask again while that is on its way, and then waits for it as the others do. Of two
+        // assignments the members would be given one, and a coordinator that reads the log the other.
+        let is_to_be_stored = self.group.state() == State::CompletingRebalance
+            && self.group.is_leader(&id)
+            && !self.group.is_assigning;
         if let (true, Err(error)) = (is_to_be_stored, self.core.check_log()) {
             // It comes again. That the log takes nothing is not the members' fault, so nobody is late meanwhile.
             self.prolong(&id);
@@ -156,7 +160,7 @@ impl Rebalance<'_> {
         if let Some(older) = member.awaiting_sync.replace(waiter) {
             self.core.answer(older, Answer::Sync(refusal::sync(ErrorCode::RebalanceInProgress)));
         }
-        if self.group.is_leader(&id) {
+        if is_to_be_stored {
             self.store_assignment(request);
         }
     }
@@ -170,6 +174,7 @@ impl Rebalance<'_> {
             .collect();
         let record = self.group.to_record(&assignments);
         self.core.append(Batch::Records(vec![group_record(&self.group.id, Some(&record))]));
+        self.group.is_assigning = true;
         let generation = self.group.generation;
         let held = self.core.hold(After::Assigned { group: self.group.id.clone(), generation, assignments });
         debug_assert!(held.is_none(), "an append is not durable before it is reported");

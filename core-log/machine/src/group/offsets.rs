@@ -41,6 +41,15 @@ struct Committer<'a> {
     is_transactional: bool,
 }
 
+/// An offset that somebody commits.
+struct Offered<'a> {
+    topic: &'a ByteString,
+    partition: i32,
+    offset: i64,
+    leader_epoch: i32,
+    metadata: Option<&'a ByteString>,
+}
+
 impl Coordinator {
     pub(super) fn commit(&mut self, waiter: Waiter, request: &OffsetCommitRequest) {
         let committer = Committer {
@@ -55,34 +64,22 @@ impl Coordinator {
             return;
         }
         let mut answer = refusal::commit(request, ErrorCode::None);
-        let now = self.core.now;
         let expire_timestamp = match request.retention_time_ms {
             DEFAULT_RETENTION => -1,
-            ms => now.plus_ms(ms).0,
+            ms => self.core.now.plus_ms(ms).0,
         };
-        let mut records = Vec::new();
-        for (topic, told) in request.topics.iter().zip(&mut answer.topics) {
-            for (partition, told) in topic.partitions.iter().zip(&mut told.partitions) {
-                let metadata = partition.committed_metadata.clone().unwrap_or_default();
-                if metadata.len() > self.core.config.offset_metadata_max_bytes {
-                    told.error_code = ErrorCode::OffsetMetadataTooLarge.code();
-                    continue;
-                }
-                let value = OffsetCommitValue {
-                    offset: partition.committed_offset,
-                    leader_epoch: partition.committed_leader_epoch,
-                    metadata: own(&metadata),
-                    commit_timestamp: now.0,
-                    expire_timestamp,
-                    ..OffsetCommitValue::default()
-                };
-                let place = (own(&topic.name), partition.partition_index);
-                records.push(commit_record(&request.group_id, &place, Some(&value)));
-            }
-        }
-        if !records.is_empty() {
-            self.core.append(Batch::Records(records));
-        }
+        let partitions = request.topics.iter().flat_map(|t| t.partitions.iter().map(move |p| (&t.name, p)));
+        let offered = partitions.map(|(topic, partition)| Offered {
+            topic,
+            partition: partition.partition_index,
+            offset: partition.committed_offset,
+            leader_epoch: partition.committed_leader_epoch,
+            metadata: partition.committed_metadata.as_ref(),
+        });
+        let told = answer.topics.iter_mut().flat_map(|topic| &mut topic.partitions);
+        let offered = offered.zip(told.map(|told| &mut told.error_code));
+        let records = self.commit_records(&request.group_id, expire_timestamp, offered);
+        self.write_commit(&request.group_id, records, Batch::Records);
         self.core.answer_when_durable(waiter, Answer::OffsetCommit(answer));
     }
 
@@ -99,54 +96,83 @@ impl Coordinator {
             return;
         }
         let mut answer = refusal::txn_commit(request, ErrorCode::None);
-        let mut records = Vec::new();
-        for (topic, told) in request.topics.iter().zip(&mut answer.topics) {
-            for (partition, told) in topic.partitions.iter().zip(&mut told.partitions) {
-                let metadata = partition.committed_metadata.clone().unwrap_or_default();
-                if metadata.len() > self.core.config.offset_metadata_max_bytes {
-                    told.error_code = ErrorCode::OffsetMetadataTooLarge.code();
-                    continue;
-                }
-                let value = OffsetCommitValue {
-                    offset: partition.committed_offset,
-                    leader_epoch: partition.committed_leader_epoch,
-                    metadata: own(&metadata),
-                    commit_timestamp: self.core.now.0,
-                    expire_timestamp: -1,
-                    ..OffsetCommitValue::default()
-                };
-                let place = (own(&topic.name), partition.partition_index);
-                records.push(commit_record(&request.group_id, &place, Some(&value)));
-            }
-        }
-        if !records.is_empty() {
-            self.core.append(Batch::Transactional {
-                producer_id: ProducerId(request.producer_id),
-                producer_epoch: ProducerEpoch(request.producer_epoch),
-                records,
-            });
-        }
+        let partitions = request.topics.iter().flat_map(|t| t.partitions.iter().map(move |p| (&t.name, p)));
+        let offered = partitions.map(|(topic, partition)| Offered {
+            topic,
+            partition: partition.partition_index,
+            offset: partition.committed_offset,
+            leader_epoch: partition.committed_leader_epoch,
+            metadata: partition.committed_metadata.as_ref(),
+        });
+        let told = answer.topics.iter_mut().flat_map(|topic| &mut topic.partitions);
+        let offered = offered.zip(told.map(|told| &mut told.error_code));
+        let records = self.commit_records(&request.group_id, -1, offered);
+        self.write_commit(&request.group_id, records, |records| Batch::Transactional {
+            producer_id: ProducerId(request.producer_id),
+            producer_epoch: ProducerEpoch(request.producer_epoch),
+            records,
+        });
         self.core.answer_when_durable(waiter, Answer::TxnOffsetCommit(answer));
     }
 
-    /// Judges who commits, and makes sure that there is a group to hold the offsets.
+    /// Judges who commits. A group that nobody knows yet comes to be with its first offset.
     fn admit_commit(&mut self, committer: &Committer<'_>) -> Result<(), ErrorCode> {
         if committer.is_transactional && committer.group_id.is_empty() {
             return Err(ErrorCode::InvalidGroupId); // plain commits may use the empty name, as they always could
         }
         let Some(group) = self.groups.get(committer.group_id) else {
-            if committer.generation >= 0 {
-                return Err(ErrorCode::IllegalGeneration);
-            }
-            let id = own(committer.group_id);
-            self.groups.insert(id.clone(), Group::new(&id));
-            return Ok(());
+            return if committer.generation >= 0 { Err(ErrorCode::IllegalGeneration) } else { Ok(()) };
         };
         judge_commit(group, committer)?;
         if matches!(group.state(), State::Stable | State::PreparingRebalance) {
             self.rebalance(committer.group_id, |work| work.prolong(committer.member_id));
         }
         Ok(())
+    }
+
+    /// What is to be written of the offsets; those that are refused are told so.
+    fn commit_records<'a>(
+        &self,
+        group_id: &ByteString,
+        expire_timestamp: i64,
+        offered: impl Iterator<Item = (Offered<'a>, &'a mut i16)>,
+    ) -> Vec<KeyValue> {
+        let mut records = Vec::new();
+        for (offered, error_code) in offered {
+            let metadata = offered.metadata.cloned().unwrap_or_default();
+            if metadata.len() > self.core.config.offset_metadata_max_bytes {
+                *error_code = ErrorCode::OffsetMetadataTooLarge.code();
+                continue;
+            }
+            let value = OffsetCommitValue {
+                offset: offered.offset,
+                leader_epoch: offered.leader_epoch,
+                metadata: own(&metadata),
+                commit_timestamp: self.core.now.0,
+                expire_timestamp,
+                ..OffsetCommitValue::default()
+            };
+            let place = (own(offered.topic), offered.partition);
+            records.push(commit_record(group_id, &place, Some(&value)));
+        }
+        records
+    }
+
+    /// Writes them, if there are any, and makes sure that there is a group to hold them.
+    fn write_commit(
+        &mut self,
+        group_id: &ByteString,
+        records: Vec<KeyValue>,
+        batch: impl FnOnce(Vec<KeyValue>) -> Batch,
+    ) {
+        if records.is_empty() {
+            return;
+        }
+        if !self.groups.contains_key(group_id) {
+            let id = own(group_id);
+            self.groups.insert(id.clone(), Group::new(&id));
+        }
+        self.core.append(batch(records));
     }
 
     pub(super) fn fetch(&mut self, waiter: Waiter, request: &OffsetFetchRequestGroup, require_stable: bool) {

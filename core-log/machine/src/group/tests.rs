@@ -283,6 +283,31 @@ fn syncs_and_commits_are_answered_only_once_durable() {
 }
 
 #[test]
+fn of_a_leaders_assignments_the_first_is_stored_and_no_other() {
+    for is_late in [false, true] {
+        let mut world = World::new(config());
+        let member = world.join("");
+        world.pass(DELAY_MS);
+        let member = world.joined(member).clone();
+        world.is_durable = false;
+        let first = world.sync(&member, &[(&member.member_id, "one")]);
+        let appends = world.log.len();
+        if is_late {
+            let ticket = *world.waiting.last().unwrap();
+            world.give(Input::Late { ticket });
+            assert_eq!(world.synced(first).error_code, ErrorCode::CoordinatorNotAvailable.code());
+        }
+        let second = world.sync(&member, &[(&member.member_id, "two")]);
+        assert_eq!((world.answers.get(&second), world.log.len()), (None, appends), "late: {is_late}");
+        world.flush();
+        assert_eq!(&world.synced(second).assignment[..], b"one", "late: {is_late}");
+        let mut reloaded = world.reload();
+        let again = reloaded.sync(&member, &[]);
+        assert_eq!(&reloaded.synced(again).assignment[..], b"one", "late: {is_late}");
+    }
+}
+
+#[test]
 fn commits_are_judged_by_member_and_generation() {
     use ErrorCode as E;
     let mut world = World::new(config());

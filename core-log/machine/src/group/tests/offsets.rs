@@ -32,6 +32,31 @@ fn offsets_of_a_transaction_show_when_it_commits_unless_overtaken() {
 }
 
 #[test]
+fn commits_that_are_refused_leave_no_group_behind() {
+    type Ask = fn(&mut World) -> crate::Waiter;
+    let too_large: Ask = |world| {
+        let request = commit_request("", -1, 6, &"x".repeat(4_097));
+        world.ask(|waiter| Input::OffsetCommit { waiter, request })
+    };
+    let cases: [(Ask, bool, ErrorCode); 4] = [
+        (|world| world.commit("", -1, 1), false, ErrorCode::CoordinatorNotAvailable),
+        (|world| world.commit_in_transaction(9, 1), false, ErrorCode::CoordinatorNotAvailable),
+        (|world| world.commit("m", 3, 1), true, ErrorCode::IllegalGeneration),
+        (too_large, true, ErrorCode::OffsetMetadataTooLarge),
+    ];
+    for (at, (ask, log_accepts, expected)) in cases.into_iter().enumerate() {
+        let mut world = World::new(config());
+        world.machine.log_accepts(log_accepts);
+        let waiter = ask(&mut world);
+        assert_eq!(world.commit_code(waiter), Some(expected), "{at}");
+        assert_eq!(world.state(), "Dead", "{at}: there is no such group");
+        world.machine.log_accepts(true);
+        let waiter = world.commit("", -1, 1);
+        assert_eq!((world.commit_code(waiter), &*world.state()), (Some(ErrorCode::None), "Empty"), "{at}");
+    }
+}
+
+#[test]
 fn offsets_are_deleted_where_nobody_reads_the_topic() {
     use ErrorCode as E;
     let done = || (E::None, vec![E::None, E::None]);
