@@ -214,9 +214,9 @@ impl LogDir {
         config: LogConfig,
         now: Millis,
     ) -> Result<(Log, RecoveryReport)> {
-        let recovery_point = self.recovery_points.get(partition).copied().unwrap_or_default();
-        let shutdown = if self.clean { Shutdown::Clean } else { Shutdown::Crash { recovery_point } };
+        let shutdown = if self.clean { Shutdown::Clean } else { Shutdown::Crash };
         let noted = Noted {
+            recovery_point: self.recovery_points.get(partition).copied(),
             log_start: self.log_starts.get(partition).copied(),
             high_watermark: Some(self.checkpointed_high_watermark(partition).unwrap_or_default()),
         };

@@ -30,15 +30,14 @@ pub enum Shutdown {
     /// [`Log::close`] succeeded, and the directory says so: nothing needs to be scanned.
     Clean,
     /// In any other way.
-    Crash {
-        /// All records below this offset were durable, by the last checkpoint; 0 when there is none.
-        recovery_point: Offset,
-    },
+    Crash,
 }
 
-/// What the directory's checkpoints say of a log, besides its recovery point.
+/// What the directory's checkpoints say of a log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Noted {
+    /// The log was here, and all records below this offset were durable. `None` where nothing is noted of it.
+    pub recovery_point: Option<Offset>,
     /// First offset that can be read.
     pub log_start: Option<Offset>,
     /// All below was replicated. `None` for a log that is not replicated.
@@ -113,6 +112,7 @@ impl Log {
             names,
             now,
             shutdown,
+            durable: noted.recovery_point,
             report: RecoveryReport::default(),
             scan_at_latest: usize::MAX,
             epochs_on_disk: LeaderEpochs::default(),
@@ -181,6 +181,8 @@ struct Recovery {
     names: Names,
     now: Millis,
     shutdown: Shutdown,
+    /// As [`Noted::recovery_point`].
+    durable: Option<Offset>,
     report: RecoveryReport,
     /// The number of the first segment that must be read because its indexes, or the epoch file, are missing.
     scan_at_latest: usize,
@@ -190,6 +192,7 @@ struct Recovery {
 impl Recovery {
     fn run(mut self) -> Result<(Log, RecoveryReport)> {
         if self.names.segments.is_empty() {
+            self.expect_new()?;
             self.create_first(self.log.start)?;
             return self.finish();
         }
@@ -211,6 +214,18 @@ impl Recovery {
             }
         }
         self.finish()
+    }
+
+    /// Where the point of a crash is compared: from here on what lies in the log may never have been durable.
+    fn unsure_from(&self) -> Option<Offset> {
+        (self.shutdown == Shutdown::Crash).then(|| self.durable.unwrap_or_default())
+    }
+
+    /// A log has a segment from before it is noted. So one that is noted and has none was emptied by somebody, or by a mended file system.
+    fn expect_new(&self) -> Result<()> {
+        let Some(durable) = self.durable else { return Ok(()) };
+        let what = format!("its segments are gone, and all below offset {durable} was durable");
+        Err(StorageError::corrupt(&self.log.dir, 0, what))
     }
 
     fn create_first(&mut self, base: Offset) -> Result<()> {
@@ -266,11 +281,11 @@ impl Recovery {
     /// The number of the first segment whose bytes are checked.
     fn first_to_scan(&self) -> usize {
         let segments = &self.log.segments;
-        let unsure = match self.shutdown {
-            Shutdown::Clean => segments.len(),
+        let unsure = match self.unsure_from() {
+            None => segments.len(),
             // The segment that ends at the recovery point is read too: its indexes were written when it was rolled, which may have
             // been after the sync that set the point.
-            Shutdown::Crash { recovery_point } => {
+            Some(recovery_point) => {
                 segments.partition_point(|segment| segment.base < recovery_point).saturating_sub(1)
             }
         };
@@ -371,10 +386,10 @@ impl Recovery {
 
     /// Checks every batch of a segment and makes its indexes anew; cuts a torn tail.
     fn scan(&mut self, at: usize, replay_from: Offset) -> Result<()> {
+        let unsure_from = self.unsure_from();
         let log = &mut self.log;
         let base = log.segments[at].base;
-        let never_durable =
-            matches!(self.shutdown, Shutdown::Crash { recovery_point } if base > recovery_point);
+        let never_durable = unsure_from.is_some_and(|recovery_point| base > recovery_point);
         if at > 0 && base > log.end && never_durable {
             // A roll begins the new segment at the log end, so what lies between was lost. (Below the recovery point a gap may be
             // what compaction left.)
@@ -386,8 +401,8 @@ impl Recovery {
         let (size, io) = (old.bytes, old.io());
         let mut segment = Segment::empty(&log.files, &log.dir, base, self.now);
         // A jump in offsets that was never durable is more likely a flipped bit than what compaction left: the CRC does not cover them.
-        let dense_from = match self.shutdown {
-            Shutdown::Crash { recovery_point } if !log.config.cleanup_compact => recovery_point,
+        let dense_from = match unsure_from {
+            Some(recovery_point) if !log.config.cleanup_compact => recovery_point,
             _ => Offset(i64::MAX),
         };
         old.open()?.forget_clean().map_err(old.io())?;
@@ -415,8 +430,7 @@ impl Recovery {
         self.report.rebuilt_indexes += 1;
         // What was read may only be in the page cache yet; from here on it counts as durable. Below the recovery point it is, but
         // a cut is to be synced, too.
-        let was_durable =
-            matches!(self.shutdown, Shutdown::Crash { recovery_point } if log.end <= recovery_point);
+        let was_durable = unsure_from.is_some_and(|recovery_point| log.end <= recovery_point);
         if bad.is_some() || !was_durable {
             let handle = segment.open()?;
             log.flush.mark(&segment.log, handle);
@@ -451,14 +465,11 @@ impl Recovery {
 
     /// Ends the log behind the last good batch of segment `at`, unless that would take what was durable.
     fn cut(&mut self, at: usize, torn: Option<(u64, bool)>, what: &str) -> Result<()> {
+        let unsure_from = self.unsure_from();
         let log = &mut self.log;
         let segment = &log.segments[at];
         let (path, position) = (segment.log.path(), segment.bytes);
-        let durable = match self.shutdown {
-            Shutdown::Clean => true,
-            Shutdown::Crash { recovery_point } => log.end < recovery_point,
-        };
-        if durable {
+        if unsure_from.is_none_or(|recovery_point| log.end < recovery_point) {
             return Err(StorageError::corrupt(&path, position, format!("{what}, below the recovery point")));
         }
         let (size, good_batch_behind) = torn.unwrap_or((position, false));
@@ -478,22 +489,21 @@ impl Recovery {
         let log = &mut self.log;
         let oldest = log.segments.front().map_or(log.end, |segment| segment.base);
         log.start = log.start.max(oldest);
-        if let Shutdown::Crash { recovery_point } = self.shutdown
-            && log.end.max(log.start) < recovery_point
-            && !self.names.segments.is_empty()
-        {
+        if let Some(durable) = self.durable.filter(|durable| log.end.max(log.start) < *durable) {
             let (path, position) = (log.active().log.path(), log.active().bytes);
-            let what =
-                format!("the log ends at offset {}, but all below {recovery_point} was durable", log.end);
+            let what = format!("the log ends at offset {}, but all below {durable} was durable", log.end);
             return Err(StorageError::corrupt(&path, position, what));
         }
         if log.start > log.end {
-            // All that was left was deleted before: the log goes on where the checkpoint says.
+            // All that was left was deleted before: the log goes on where the checkpoint says. The new segment is there first, since a
+            // log without any is taken for one that somebody emptied.
             let bases = log.segment_bases();
             log.segments.clear();
-            bases.into_iter().try_for_each(|base| log.remove_files(base))?;
             let start = log.start;
             self.create_first(start)?;
+            let log = &mut self.log;
+            log.files.disk().sync_dir(&log.dir).map_err(StorageError::io(&log.dir))?;
+            bases.into_iter().try_for_each(|base| log.remove_files(base))?;
         }
         let log = &mut self.log;
         log.epochs.truncate_from_end(log.end);
@@ -507,9 +517,7 @@ impl Recovery {
         // Whoever died may have made the newest segment, or removed files, and not come to sync the names.
         let snapshots_fit = self.names.snapshots.iter().all(|&offset| offset <= log.end);
         let settled = |point: Offset| log.end <= point && log.active().base < point && snapshots_fit;
-        if let Shutdown::Crash { recovery_point } = self.shutdown
-            && !settled(recovery_point)
-        {
+        if self.shutdown == Shutdown::Crash && !settled(self.durable.unwrap_or_default()) {
             log.flush.names = true;
         }
         if let Some(from) = log.epochs.differs_from(&self.epochs_on_disk) {

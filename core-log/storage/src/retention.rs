@@ -170,8 +170,10 @@ impl Log {
             .map_err(|error| self.files.fail(&dir, &std::io::Error::other(error.to_string())))
     }
 
+    /// A log has a segment at any time, also after a power loss, since one without any is taken for one that somebody emptied.
     fn begin_anew(&mut self, start: Offset, now: Millis) -> Result<()> {
-        while let Some(gone) = self.segments.pop_back() {
+        while self.segments.len() > 1 {
+            let Some(gone) = self.segments.pop_back() else { break };
             gone.cuts.fetch_add(1, Ordering::AcqRel);
             self.forget(&gone);
             self.remove_files(gone.base)?;
@@ -185,9 +187,24 @@ impl Log {
             self.remove_deleted(base)?;
         }
         self.flush.snapshots.clear();
-        let segment = Segment::empty(&self.files, &self.dir, start, now);
-        let handle = segment.log.handle(OpenMode::Replace).map_err(segment.io())?;
-        self.flush.mark(&segment.log, handle);
+        let segment = match self.segments.pop_back() {
+            Some(mut oldest) if oldest.base == start => {
+                oldest.cut(0, start)?;
+                oldest
+            }
+            oldest => {
+                let segment = Segment::empty(&self.files, &self.dir, start, now);
+                let handle = segment.log.handle(OpenMode::Replace).map_err(segment.io())?;
+                self.flush.mark(&segment.log, handle);
+                if let Some(gone) = oldest {
+                    self.sync_cut()?; // the new name first
+                    gone.cuts.fetch_add(1, Ordering::AcqRel);
+                    self.forget(&gone);
+                    self.remove_files(gone.base)?;
+                }
+                segment
+            }
+        };
         self.segments.push_back(segment);
         (self.start, self.end) = (start, start);
         self.epochs = LeaderEpochs::default();

@@ -121,7 +121,10 @@ fn records_in(batch: &Bytes) -> i64 {
 
 /// Runs the steps that `seed` decides until the power is cut; gives what was done.
 fn run(disk: &CrashDisk, seed: u64, steps: usize) -> History {
-    let Ok((dir, log, _)) = open_dir(Arc::new(disk.clone()), config()) else { return History::default() };
+    let Ok((mut dir, log, _)) = open_dir(Arc::new(disk.clone()), config()) else { return History::default() };
+    if dir.note(&[TopicPartition::new("topic", 0)]).is_err() {
+        return History::default();
+    }
     let mut run = Run { dir, log, dice: Dice(seed), history: History::default() };
     for step in 0..steps {
         if run.step(step as i32 / 10).is_err() {
@@ -207,6 +210,45 @@ fn whatever_was_flushed_is_there_after_a_power_cut_at_any_change() {
             for survivor in 0..3 {
                 let what = format!("seed {seed}, cut at change {cut}, survivor {survivor}");
                 check(disk.after_power_loss(seed * 1000 + survivor), &history, &what);
+            }
+        }
+    }
+}
+
+/// Three segments, that then begin anew at `start`; false where the power was cut before that was done.
+fn begin_anew(disk: &CrashDisk, start: i64) -> Result<()> {
+    let at = [TopicPartition::new("topic", 0)];
+    let (mut dir, mut log, _) = open_dir(Arc::new(disk.clone()), config())?;
+    dir.note(&at)?;
+    for _ in 0..3 {
+        log.append(&plain(1, 10), LEADER, NOW)?;
+        log.roll_now(NOW)?;
+    }
+    log.flush_blocking()?;
+    dir.checkpoint(
+        at.iter().map(|at| (at.clone(), Offset(3))).collect(),
+        Offsets::new(),
+        Offsets::new(),
+        &[],
+    )?;
+    dir.begin_anew(&at)?;
+    log.truncate_fully_and_start_at(Offset(start), NOW)
+}
+
+#[test]
+fn a_log_that_begins_anew_opens_after_a_power_cut_at_any_change() {
+    for start in [0, 1, 3, 50] {
+        let whole = CrashDisk::default();
+        begin_anew(&whole, start).unwrap();
+        for cut in 0..=whole.changes() {
+            let disk = CrashDisk::default();
+            disk.cut_after(cut);
+            let begun = begin_anew(&disk, start).is_ok();
+            for survivor in 0..60 {
+                let what = format!("start {start}, cut at change {cut}, survivor {survivor}");
+                let opened = open_dir(Arc::new(disk.after_power_loss(survivor)), config());
+                let (_, log, _) = opened.unwrap_or_else(|error| panic!("{what}: {error}"));
+                assert!(!begun || log.end_offset() == Offset(start), "{what}");
             }
         }
     }

@@ -6,9 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use millstream_record::{Offset, TopicPartition};
 use millstream_storage::disk::{Fault, Op};
-use millstream_storage::{
-    Disk, FaultyDisk, LogConfig, LogDir, MemoryDisk, Offsets, OpenMode, Shutdown, StorageError,
-};
+use millstream_storage::{Disk, FaultyDisk, LogConfig, LogDir, MemoryDisk, Offsets, OpenMode, StorageError};
 
 use proptest::prelude::*;
 
@@ -62,7 +60,7 @@ fn a_write_that_fails_takes_the_directory_offline_and_leaves_no_trace() {
         let smaller = bench.log.append(&produced(2, 0, 7, 1, false), LEADER, NOW);
         assert!(smaller.unwrap_err().is_fatal(), "{fault:?} {name}");
         assert_eq!(*told.lock().unwrap(), [failed.to_string()], "once");
-        let bench = bench.reopen(Shutdown::Crash { recovery_point: Offset(0) }).unwrap();
+        let bench = bench.reopen(Ended::Crash { recovery_point: Offset(0) }).unwrap();
         assert_eq!(bench.report.cut, None, "{fault:?} {name}: no stale bytes behind the log's end");
         assert_eq!(bench.log.end_offset(), end);
     }
@@ -101,7 +99,7 @@ fn a_flipped_bit_is_an_error_with_its_place_and_never_data() {
         bench.log.close().unwrap();
         flip(&**bench.files.disk(), &file(LOG), 2 * size + 90);
         if reopen {
-            bench = Bench::open(Arc::clone(bench.files.disk()), small(), Shutdown::Clean).unwrap();
+            bench = Bench::open(Arc::clone(bench.files.disk()), small(), Ended::Clean).unwrap();
         }
         assert_eq!(
             bench.spans(millstream_storage::ReadRequest { max_bytes: 2 * size as usize, ..at(0) }).len(),
@@ -138,7 +136,7 @@ fn a_torn_tail_is_cut_and_a_corrupt_middle_is_reported() {
     // Below the recovery point.
     let bench = fill();
     flip(&**bench.files.disk(), &file(LOG), 3 * size + 70);
-    match bench.reopen(Shutdown::Crash { recovery_point: Offset(4) }).map(|bench| bench.report) {
+    match bench.reopen(Ended::Crash { recovery_point: Offset(4) }).map(|bench| bench.report) {
         Err(StorageError::Corrupt { path, position, .. }) => {
             assert_eq!((path, position), (file(LOG), 3 * size))
         }
@@ -147,7 +145,7 @@ fn a_torn_tail_is_cut_and_a_corrupt_middle_is_reported() {
     // The same place, never durable: all behind goes, and the report says that something good was there.
     let bench = fill();
     flip(&**bench.files.disk(), &file(LOG), 3 * size + 70);
-    let mut bench = bench.reopen(Shutdown::Crash { recovery_point: Offset(3) }).unwrap();
+    let mut bench = bench.reopen(Ended::Crash { recovery_point: Offset(3) }).unwrap();
     let cut = bench.report.cut.clone().unwrap();
     assert_eq!((cut.path, cut.position, cut.bytes), (file(LOG), 3 * size, 27 * size));
     assert!(cut.good_batch_behind);
@@ -158,7 +156,7 @@ fn a_torn_tail_is_cut_and_a_corrupt_middle_is_reported() {
     let log = disk.open(&file(LOG), OpenMode::Write).unwrap();
     let end = log.len().unwrap();
     log.write_at(&[IoSlice::new(&plain(1, 50)[..80])], end).unwrap();
-    let bench = bench.reopen(Shutdown::Crash { recovery_point: Offset(4) }).unwrap();
+    let bench = bench.reopen(Ended::Crash { recovery_point: Offset(4) }).unwrap();
     let cut = bench.report.cut.clone().unwrap();
     assert_eq!((cut.position, cut.bytes, cut.good_batch_behind), (end, 80, false));
     assert_eq!(log.len().unwrap(), end);
@@ -173,7 +171,7 @@ fn a_stale_batch_behind_a_torn_tail_is_not_taken_for_a_new_one() {
     let disk = Arc::clone(bench.files.disk());
     let log = disk.open(&file(LOG), OpenMode::Write).unwrap();
     log.write_at(&[IoSlice::new(&stale)], stale.len() as u64).unwrap();
-    let bench = bench.reopen(Shutdown::Crash { recovery_point: Offset(2) }).unwrap();
+    let bench = bench.reopen(Ended::Crash { recovery_point: Offset(2) }).unwrap();
     assert_eq!(bench.log.end_offset(), Offset(2));
     assert_eq!(bench.report.cut.unwrap().position, stale.len() as u64);
 }
@@ -192,10 +190,10 @@ fn a_segment_that_was_lost_in_the_middle_is_noticed() {
         (bench, second)
     };
     let (bench, second) = fill();
-    let bench = bench.reopen(Shutdown::Crash { recovery_point: Offset(1) }).unwrap();
+    let bench = bench.reopen(Ended::Crash { recovery_point: Offset(1) }).unwrap();
     assert_eq!(bench.log.end_offset(), second);
     let (bench, second) = fill();
-    let durable = bench.reopen(Shutdown::Crash { recovery_point: second.plus(1) });
+    let durable = bench.reopen(Ended::Crash { recovery_point: second.plus(1) });
     assert!(matches!(durable, Err(StorageError::Corrupt { .. })), "{:?}", durable.map(|bench| bench.report));
 }
 
@@ -230,7 +228,7 @@ fn indexes_are_hints_and_are_made_anew_where_they_are_wrong() {
         for kind in ["index", "timeindex"] {
             let bench = fill();
             hurt(&**bench.files.disk(), &file(&format!("00000000000000000000.{kind}")));
-            let bench = bench.reopen(Shutdown::Clean).unwrap();
+            let bench = bench.reopen(Ended::Clean).unwrap();
             let found: Vec<i64> = expected.iter().map(|&offset| bench.spans(at(offset))[0].0).collect();
             assert_eq!(found, expected, "{kind} {name}");
             let by_time = bench.log.offset_for_timestamp(NOW).unwrap().run_blocking().unwrap().unwrap();
@@ -256,7 +254,7 @@ fn a_snapshot_that_is_broken_or_ahead_of_the_log_is_not_believed() {
     };
     copy("00000000000000000099.snapshot");
     flip(&*disk, &path, 20);
-    let bench = Bench::open(disk.clone(), small(), Shutdown::Clean).unwrap();
+    let bench = Bench::open(disk.clone(), small(), Ended::Clean).unwrap();
     assert_eq!(bench.report.replayed_batches, 10);
     assert_eq!(bench.log.producers()[0].1.last_sequence(), 9);
     let names = disk.list(Path::new(DIR)).unwrap();
@@ -301,7 +299,7 @@ proptest! {
             Some(bytes) => file.write_at(&[IoSlice::new(bytes)], position).unwrap(),
             None => file.truncate(position).unwrap(),
         }
-        let shutdown = recovery_point.map_or(Shutdown::Clean, |point| Shutdown::Crash { recovery_point: Offset(point) });
+        let shutdown = recovery_point.map_or(Ended::Clean, |point| Ended::Crash { recovery_point: Offset(point) });
         let Ok(bench) = Bench::open(disk, small(), shutdown) else { return Ok(()) };
         for batch in &written {
             let offset = batch.header().base_offset;

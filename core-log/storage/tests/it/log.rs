@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use millstream_record::{
     BatchOptions, Batches, Compression, LeaderEpoch, Millis, Offset, ProducerId, TimestampType,
+    TopicPartition,
 };
 use millstream_storage::{
-    AppendOrigin, Durability, Log, LogConfig, LogDir, MemoryDisk, Noted, ReadRequest, Shutdown, StorageError,
-    validate_for_append,
+    AppendOrigin, Disk, Durability, Log, LogConfig, LogDir, MemoryDisk, Noted, Offsets, ReadRequest,
+    Shutdown, StorageError, validate_for_append,
 };
 
 use crate::support::*;
@@ -78,7 +79,7 @@ fn reads_give_whole_batches_within_their_bounds() {
 
 #[test]
 fn duplicates_give_the_originals_offsets_even_after_a_restart() {
-    for shutdown in [Shutdown::Clean, Shutdown::Crash { recovery_point: Offset(0) }] {
+    for shutdown in [Ended::Clean, Ended::Crash { recovery_point: Offset(0) }] {
         let mut bench = Bench::new(small());
         bench.append(&plain(2, 10));
         for n in 0..6 {
@@ -123,11 +124,11 @@ fn sequences_that_an_ended_transaction_used_are_refused_even_after_a_restart_or_
     };
     for (what, mut bench) in [
         ("as written", written()),
-        ("stop", written().reopen(Shutdown::Clean).unwrap()),
-        ("crash", written().reopen(Shutdown::Crash { recovery_point: Offset(7) }).unwrap()),
+        ("stop", written().reopen(Ended::Clean).unwrap()),
+        ("crash", written().reopen(Ended::Crash { recovery_point: Offset(7) }).unwrap()),
         (
             "crash without a recovery point",
-            written().reopen(Shutdown::Crash { recovery_point: Offset(0) }).unwrap(),
+            written().reopen(Ended::Crash { recovery_point: Offset(0) }).unwrap(),
         ),
         ("cut", cut(written())),
     ] {
@@ -161,8 +162,8 @@ fn a_transaction_stays_open_when_retention_takes_its_begin() {
     };
     for (what, mut bench) in [
         ("as it is", shortened()),
-        ("stop", shortened().reopen(Shutdown::Clean).unwrap()),
-        ("crash", shortened().reopen(Shutdown::Crash { recovery_point: Offset(2) }).unwrap()),
+        ("stop", shortened().reopen(Ended::Clean).unwrap()),
+        ("crash", shortened().reopen(Ended::Crash { recovery_point: Offset(2) }).unwrap()),
     ] {
         assert_eq!(bench.log.start_offset(), Offset(2), "{what}");
         assert_eq!(bench.log.last_stable_offset(Offset(5)), Offset(2), "{what}");
@@ -187,7 +188,7 @@ fn duplicates_are_known_behind_a_roll_too() {
     bench.log.roll_now(NOW).unwrap();
     bench.append(&plain(1, 10));
     bench.log.flush_blocking().unwrap();
-    let mut bench = bench.reopen(Shutdown::Crash { recovery_point: Offset(5) }).unwrap();
+    let mut bench = bench.reopen(Ended::Crash { recovery_point: Offset(5) }).unwrap();
     for n in 0..5 {
         assert_eq!(bench.append(&produced(9, 0, n, 1, false)), i64::from(n));
     }
@@ -195,7 +196,7 @@ fn duplicates_are_known_behind_a_roll_too() {
 
 #[test]
 fn aborted_transactions_and_the_last_stable_offset() {
-    for restart in [None, Some(Shutdown::Clean), Some(Shutdown::Crash { recovery_point: Offset(0) })] {
+    for restart in [None, Some(Ended::Clean), Some(Ended::Crash { recovery_point: Offset(0) })] {
         let mut bench = Bench::new(small());
         bench.append(&produced(1, 0, 0, 2, true)); // 0..2
         bench.append(&produced(2, 0, 0, 2, true)); // 2..4
@@ -264,7 +265,7 @@ fn timestamps_are_found_in_every_segment_and_within_compressed_batches() {
         }
         let newest = bench.log.offset_of_max_timestamp().unwrap().run_blocking().unwrap().unwrap();
         assert_eq!((newest.timestamp.0, newest.offset.0), (3920, 89));
-        bench = bench.reopen(Shutdown::Clean).unwrap();
+        bench = bench.reopen(Ended::Clean).unwrap();
     }
     bench.log.advance_log_start(Offset(10)).unwrap();
     let first = bench.log.offset_for_timestamp(Millis(0)).unwrap().run_blocking().unwrap().unwrap();
@@ -317,7 +318,7 @@ fn retention_deletes_whole_segments_below_the_high_watermark() {
     assert!(deleted(&bench) > 5);
     bench.log.retention(Millis(NOW.0 + 70_001), Offset(0)).unwrap();
     assert_eq!(deleted(&bench), 0);
-    let bench = bench.reopen(Shutdown::Clean).unwrap();
+    let bench = bench.reopen(Ended::Clean).unwrap();
     assert_eq!((bench.log.start_offset(), bench.log.end_offset()), (Offset(10), Offset(11)));
     // By size, and not at all where cleanup.policy is compact.
     let mut bench = filled(LogConfig { retention_bytes: 5000, retention_ms: -1, ..small() });
@@ -385,7 +386,7 @@ fn decided_transactions_behind_the_mark_are_known_however_the_log_was_opened() {
             bench.log.unstable().into_iter().map(|(a, b)| (a.0, b.map(|b| b.0))).collect::<Vec<_>>()
         };
         let recovery_point = Offset(7);
-        for shutdown in [Shutdown::Clean, Shutdown::Crash { recovery_point }] {
+        for shutdown in [Ended::Clean, Ended::Crash { recovery_point }] {
             let mut bench = filled().reopen_with_mark(shutdown, Some(mark)).unwrap();
             assert_eq!(unstable(&mut bench), expected, "mark {mark}, {shutdown:?}");
         }
@@ -400,7 +401,7 @@ fn decided_transactions_behind_the_mark_are_known_however_the_log_was_opened() {
 fn a_producer_outlives_the_segment_of_its_batches() {
     let crash = |bench: Bench| {
         let recovery_point = bench.log.recovery_point();
-        bench.reopen(Shutdown::Crash { recovery_point }).unwrap()
+        bench.reopen(Ended::Crash { recovery_point }).unwrap()
     };
     let cut = |mut bench: Bench| {
         let start = bench.log.start_offset();
@@ -442,7 +443,7 @@ fn retention_waits_for_a_flush_that_is_to_write_what_producers_had() {
     bench.log.truncate_to(Offset(3), NOW).unwrap();
     bench.log.flush_done(job.run()).unwrap();
     assert_eq!(bench.log.retention(NOW, Offset(2)).unwrap(), 1);
-    let mut bench = bench.reopen(Shutdown::Crash { recovery_point: Offset(2) }).unwrap();
+    let mut bench = bench.reopen(Ended::Crash { recovery_point: Offset(2) }).unwrap();
     assert_eq!(
         bench.append(&produced(1, 0, 0, 2, false)),
         0,
@@ -472,9 +473,8 @@ fn what_a_restart_or_a_cut_makes_a_producers_state_forget_the_log_still_knows() 
         bench.log.truncate_to(Offset(20), NOW).unwrap();
         bench
     };
-    let crash = Shutdown::Crash { recovery_point: Offset(21) };
-    for (what, mut bench) in
-        [("stop", restarted(Shutdown::Clean)), ("crash", restarted(crash)), ("cut", cut())]
+    let crash = Ended::Crash { recovery_point: Offset(21) };
+    for (what, mut bench) in [("stop", restarted(Ended::Clean)), ("crash", restarted(crash)), ("cut", cut())]
     {
         for at in [0, 4, 2, 1, 3] {
             let again = bench.log.append(&produced(1, 0, 7 + 2 * at, 2, false), LEADER, NOW).unwrap();
@@ -497,9 +497,9 @@ fn what_recovery_replayed_is_kept_when_its_segment_goes() {
     bench.append(&produced(1, 0, 0, 2, false));
     bench.log.roll_now(NOW).unwrap();
     bench.append(&plain(1, 10));
-    let mut bench = bench.reopen(Shutdown::Crash { recovery_point: Offset(0) }).unwrap();
+    let mut bench = bench.reopen(Ended::Crash { recovery_point: Offset(0) }).unwrap();
     assert_eq!(bench.log.retention(NOW, Offset(2)).unwrap(), 1);
-    let mut bench = bench.reopen(Shutdown::Crash { recovery_point: Offset(2) }).unwrap();
+    let mut bench = bench.reopen(Ended::Crash { recovery_point: Offset(2) }).unwrap();
     assert_eq!(bench.append(&produced(1, 0, 0, 2, false)), 0);
 }
 
@@ -774,7 +774,7 @@ fn a_power_loss_that_undoes_some_of_retention_costs_nothing_behind_it() {
         }
         // The checkpoints are those of before.
         drop(bench);
-        let shutdown = Shutdown::Crash { recovery_point: Offset(5) };
+        let shutdown = Ended::Crash { recovery_point: Offset(5) };
         let bench = Bench::open(disk, small(), shutdown).unwrap();
         assert_eq!(bench.log.end_offset(), Offset(42), "{undone:?}");
         assert_eq!(read_all(&bench.log, Offset(30)).unwrap().len(), 2, "{undone:?}");
@@ -800,8 +800,58 @@ fn recovery_in_the_middle_of_an_epoch_knows_where_it_began() {
     bench.log.flush_blocking().unwrap();
     for recovery_point in 0..=10 {
         let point = Offset(recovery_point);
-        bench = bench.reopen(Shutdown::Crash { recovery_point: point }).unwrap();
+        bench = bench.reopen(Ended::Crash { recovery_point: point }).unwrap();
         let starts = [(LeaderEpoch(0), Offset(0)), (LeaderEpoch(1), Offset(2)), (LeaderEpoch(2), Offset(8))];
         assert_eq!(bench.log.leader_epochs().starts(), starts, "read anew from {point}");
     }
+}
+
+/// Writes three segments to a log of a directory, has what `take` names taken away, and opens it again.
+fn open_without(
+    ended_in_order: bool,
+    noted: bool,
+    take: impl Fn(&str) -> bool,
+) -> Result<Offset, StorageError> {
+    let disk = Arc::new(MemoryDisk::new());
+    let (mut dir, mut log, _) = open_dir(disk.clone(), small()).unwrap();
+    let at = TopicPartition::new("topic", 0);
+    if noted {
+        dir.note(std::slice::from_ref(&at)).unwrap();
+    }
+    for _ in 0..3 {
+        log.append(&plain(1, 10), LEADER, NOW).unwrap();
+        log.roll_now(NOW).unwrap();
+    }
+    log.append(&plain(1, 10), LEADER, NOW).unwrap();
+    log.flush_blocking().unwrap();
+    if ended_in_order {
+        log.close().unwrap();
+        let points = Offsets::from([(at, log.recovery_point())]);
+        dir.checkpoint(points, Offsets::new(), Offsets::new(), &[]).unwrap();
+        dir.mark_clean().unwrap();
+    }
+    drop(dir);
+    let path = std::path::Path::new("/logs/topic-0");
+    for entry in disk.list(path).unwrap().into_iter().filter(|entry| take(&entry.name)) {
+        disk.remove(&path.join(entry.name)).unwrap();
+    }
+    open_dir(disk, small()).map(|(_, log, _)| log.end_offset())
+}
+
+#[test]
+fn a_log_that_somebody_emptied_or_shortened_is_no_log() {
+    let all = |name: &str| name.starts_with('0');
+    let last = |name: &str| name.starts_with("00000000000000000003.");
+    let corrupt = |opened| matches!(opened, Err(StorageError::Corrupt { .. }));
+    for ended_in_order in [true, false] {
+        assert!(corrupt(open_without(ended_in_order, true, all)), "in order: {ended_in_order}");
+    }
+    assert!(corrupt(open_without(true, true, last)));
+    assert_eq!(open_without(true, true, |_| false).unwrap(), Offset(4));
+    assert_eq!(open_without(false, true, |_| false).unwrap(), Offset(4));
+    assert_eq!(
+        open_without(false, false, all).unwrap(),
+        Offset(0),
+        "a start that was interrupted before it was noted"
+    );
 }

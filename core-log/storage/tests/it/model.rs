@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use millstream_record::{Millis, Offset, ProducerId};
-use millstream_storage::{LogConfig, MemoryDisk, ReadRequest, Shutdown};
+use millstream_storage::{LogConfig, MemoryDisk, ReadRequest};
 use proptest::prelude::*;
 
 use crate::support::*;
@@ -147,7 +147,7 @@ impl World {
 
     fn reopen(&mut self, clean: bool) {
         let recovery_point = self.bench.log.recovery_point();
-        let shutdown = if clean { Shutdown::Clean } else { Shutdown::Crash { recovery_point } };
+        let shutdown = if clean { Ended::Clean } else { Ended::Crash { recovery_point } };
         let World { bench, batches, written, start } = std::mem::replace(self, World::new());
         let bench = bench.reopen(shutdown).unwrap();
         assert_eq!(bench.report.cut, None);

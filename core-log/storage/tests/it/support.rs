@@ -72,6 +72,13 @@ pub(crate) fn at(offset: i64) -> ReadRequest {
     }
 }
 
+/// How a log's last life ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Clean,
+    Crash { recovery_point: Offset },
+}
+
 /// One log on a disk, without a log directory around it.
 pub(crate) struct Bench {
     pub(crate) files: Arc<OpenFiles>,
@@ -87,35 +94,39 @@ impl Bench {
     }
 
     pub(crate) fn on(disk: Arc<dyn Disk>, config: LogConfig) -> Self {
-        Self::open(disk, config, Shutdown::Clean).unwrap()
+        Self::open(disk, config, Ended::Clean).unwrap()
     }
 
-    pub(crate) fn open(disk: Arc<dyn Disk>, config: LogConfig, shutdown: Shutdown) -> Result<Self> {
-        Self::open_at(disk, config, shutdown, Noted::default())
+    /// The log as a directory opens it that notes no more of it than where it was durable when it crashed.
+    pub(crate) fn open(disk: Arc<dyn Disk>, config: LogConfig, ended: Ended) -> Result<Self> {
+        Self::open_at(disk, config, ended, Noted::default())
     }
 
-    fn open_at(disk: Arc<dyn Disk>, config: LogConfig, shutdown: Shutdown, noted: Noted) -> Result<Self> {
+    fn open_at(disk: Arc<dyn Disk>, config: LogConfig, ended: Ended, noted: Noted) -> Result<Self> {
+        let (shutdown, noted) = match ended {
+            Ended::Clean => (Shutdown::Clean, noted),
+            Ended::Crash { recovery_point } => {
+                (Shutdown::Crash, Noted { recovery_point: Some(recovery_point), ..noted })
+            }
+        };
         let files = OpenFiles::new(disk, 16);
         let (log, report) = Log::open(&files, Path::new(DIR), TOPIC, config, NOW, shutdown, noted)?;
         Ok(Self { files, log, report })
     }
 
     /// The same log opened again, after a clean close if `shutdown` says so.
-    pub(crate) fn reopen(self, shutdown: Shutdown) -> Result<Self> {
-        self.reopen_with_mark(shutdown, None)
+    pub(crate) fn reopen(self, ended: Ended) -> Result<Self> {
+        self.reopen_with_mark(ended, None)
     }
 
     /// The same log opened again, where a checkpoint says that all below `high_watermark` is replicated.
-    pub(crate) fn reopen_with_mark(
-        mut self,
-        shutdown: Shutdown,
-        high_watermark: Option<Offset>,
-    ) -> Result<Self> {
-        if shutdown == Shutdown::Clean {
+    pub(crate) fn reopen_with_mark(mut self, ended: Ended, high_watermark: Option<Offset>) -> Result<Self> {
+        if ended == Ended::Clean {
             self.log.close().unwrap();
         }
-        let noted = Noted { log_start: Some(self.log.start_offset()), high_watermark };
-        Self::open_at(Arc::clone(self.files.disk()), self.log.config().clone(), shutdown, noted)
+        let recovery_point = Some(self.log.recovery_point());
+        let noted = Noted { recovery_point, log_start: Some(self.log.start_offset()), high_watermark };
+        Self::open_at(Arc::clone(self.files.disk()), self.log.config().clone(), ended, noted)
     }
 
     pub(crate) fn append(&mut self, batch: &[u8]) -> i64 {
