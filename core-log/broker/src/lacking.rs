@@ -7,16 +7,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use millstream_machine::metadata::Partition;
-use millstream_record::{NodeId, TopicPartition};
+use millstream_record::{NodeId, TopicId, TopicPartition};
+use millstream_storage::FoundLog;
 use parking_lot::Mutex;
 
 /// What became of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lack {
-    /// There is nothing under its name.
+    /// There is nothing under its name, so nothing says of which topic of that name it was.
     Gone,
-    /// It is there, and cannot be opened.
-    Unopened,
+    /// It is there, of this topic, and cannot be opened.
+    Unopened(TopicId),
 }
 
 /// Logs that this node should have and does not.
@@ -37,26 +38,19 @@ pub(crate) fn hangs_on(partition: &Partition, node: NodeId) -> bool {
 }
 
 impl Lacking {
-    /// At start: `noted` should be here, where anything is noted at all; `found` is, and `opened` of it could be opened.
-    pub(crate) fn begin(
-        &self,
-        noted: Option<Vec<TopicPartition>>,
-        found: &BTreeSet<TopicPartition>,
-        opened: impl Fn(&TopicPartition) -> bool,
-    ) {
+    /// At start: `noted` should be here, where anything is noted at all, and `found` is.
+    pub(crate) fn begin(&self, noted: Option<Vec<TopicPartition>>, found: &[FoundLog]) {
+        let found: BTreeSet<&TopicPartition> = found.iter().map(|log| &log.partition).collect();
         let mut state = self.0.lock();
         state.is_unsure = noted.is_none();
         let missing = noted.into_iter().flatten().filter(|at| !found.contains(at));
         state.logs = missing.map(|at| (at, Lack::Gone)).collect();
-        let unopened = found.iter().filter(|at| !opened(at));
-        state.logs.extend(unopened.map(|at| (at.clone(), Lack::Unopened)));
-        for at in state.logs.iter().filter(|(_, lack)| **lack == Lack::Gone).map(|(at, _)| at) {
-            tracing::error!(
-                partition = %at,
-                "the log that should be here is gone, and this node does not lead the partition: where no other replica leads, stop \
-                 the node, and restore the directory {at} from a backup"
-            );
-        }
+    }
+
+    /// Of what was found, `unopened` could not be opened.
+    pub(crate) fn lacks(&self, unopened: impl Iterator<Item = FoundLog>) {
+        let lack = |log: FoundLog| Some((log.partition, Lack::Unopened(log.topic_id?)));
+        self.0.lock().logs.extend(unopened.filter_map(lack));
     }
 
     /// Whether anything is lacking.
@@ -76,16 +70,29 @@ impl Lacking {
         self.0.lock().logs.get(at) == Some(&Lack::Gone)
     }
 
-    /// It is here.
-    pub(crate) fn has(&self, at: &TopicPartition) {
+    /// It is here, or nobody wants it here any more.
+    pub(crate) fn forget(&self, at: &TopicPartition) {
         self.0.lock().logs.remove(at);
     }
 
-    /// The metadata is known, and has only those for this node.
-    pub(crate) fn retain(&self, known: &BTreeSet<TopicPartition>) {
+    /// The metadata is known, and of what lacks it has only what `knows` says for this node, given the topic where that is known too.
+    pub(crate) fn retain(&self, knows: impl Fn(&TopicPartition, Option<TopicId>) -> bool) {
         let mut state = self.0.lock();
         state.is_unsure = false;
-        state.logs.retain(|at, _| known.contains(at));
+        state.logs.retain(|at, lack| {
+            let topic_id = match lack {
+                Lack::Gone => None,
+                Lack::Unopened(topic_id) => Some(*topic_id),
+            };
+            knows(at, topic_id)
+        });
+        for at in state.logs.iter().filter(|(_, lack)| **lack == Lack::Gone).map(|(at, _)| at) {
+            tracing::error!(
+                partition = %at,
+                "the log that should be here is gone, and this node does not lead the partition: where another replica leads, it is \
+                 copied again; else stop the node and restore the directory {at} from a backup, or delete the topic"
+            );
+        }
     }
 
     /// All of them.

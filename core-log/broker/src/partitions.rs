@@ -15,7 +15,9 @@ use millstream_machine::metadata::{
 };
 use millstream_protocol::ErrorCode;
 use millstream_record::{LeaderEpoch, Offset, TopicId, TopicPartition, Uuid};
-use millstream_storage::{DeletedLog, Log, LogConfig, LogDir, Offsets, OpenFiles, Room, StorageError};
+use millstream_storage::{
+    DeletedLog, FoundLog, Log, LogConfig, LogDir, Offsets, OpenFiles, Room, StorageError,
+};
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use rustc_hash::FxHashMap;
 
@@ -172,7 +174,11 @@ impl Partitions {
         let known: BTreeSet<TopicPartition> = wanted.iter().map(|wanted| wanted.at.clone()).collect();
         self.delete_unknown(image, &known).await?;
         self.swept.store(true, Ordering::SeqCst);
-        self.open_before_use(wanted).await
+        let found = self.dir.read().partitions()?;
+        let found = found.into_iter().filter(|log| known.contains(&log.partition)).collect();
+        self.open_before_use(found, wanted).await?;
+        self.lacking.retain(|at, _| known.contains(at));
+        Ok(())
     }
 
     /// At the start of a member of a cluster: opens every log that is here. The metadata that this node has so far may be older than
@@ -182,27 +188,28 @@ impl Partitions {
     /// As for [`Partitions::open_all`].
     pub(crate) async fn open_found(&self) -> Result<(), StorageError> {
         let image = Image::default();
-        let (found, noted) = {
-            let dir = self.dir.read();
-            let is_a_topics = |at: &&TopicPartition| &*at.topic != CLUSTER_METADATA;
-            (dir.partitions()?, dir.noted().map(|noted| noted.filter(is_a_topics).cloned().collect()))
-        };
-        let found = found.into_iter().filter(|log| &*log.partition.topic != CLUSTER_METADATA);
-        let wanted = found.filter_map(|log| {
+        let found = self.dir.read().partitions()?;
+        let is_a_topics =
+            |log: &FoundLog| &*log.partition.topic != CLUSTER_METADATA && log.topic_id.is_some();
+        let found: Vec<FoundLog> = found.into_iter().filter(is_a_topics).collect();
+        let wanted = found.iter().filter_map(|log| {
             let config = self.settings(&image, &log.partition.topic).log;
-            Some(Wanted { topic_id: log.topic_id?, at: log.partition, config })
+            Some(Wanted { topic_id: log.topic_id?, at: log.partition.clone(), config })
         });
-        let wanted: Vec<Wanted> = wanted.collect();
-        let found = wanted.iter().map(|wanted| wanted.at.clone()).collect();
-        self.open_before_use(wanted).await?;
-        let opened = self.opened.lock();
-        self.lacking.begin(noted, &found, |at| opened.contains_key(at));
-        Ok(())
+        let wanted = wanted.collect();
+        self.open_before_use(found, wanted).await
     }
 
-    async fn open_before_use(&self, wanted: Vec<Wanted>) -> Result<(), StorageError> {
+    /// Opens those of `wanted` that are not gone; `found` lie in the directory.
+    async fn open_before_use(&self, found: Vec<FoundLog>, wanted: Vec<Wanted>) -> Result<(), StorageError> {
+        let is_a_topics = |at: &&TopicPartition| &*at.topic != CLUSTER_METADATA;
+        let noted = self.dir.read().noted().map(|noted| noted.filter(is_a_topics).cloned().collect());
+        self.lacking.begin(noted, &found);
+        let wanted = wanted.into_iter().filter(|wanted| !self.lacking.is_gone(&wanted.at)).collect();
         let logs = self.open_logs(wanted).await?;
-        *self.opened.lock() = logs.into_iter().filter_map(|(at, log)| Some((at, log?))).collect();
+        let opened: BTreeMap<_, _> = logs.into_iter().filter_map(|(at, log)| Some((at, log?))).collect();
+        self.lacking.lacks(found.into_iter().filter(|log| !opened.contains_key(&log.partition)));
+        *self.opened.lock() = opened;
         self.dir.write().begin_use()
     }
 
@@ -221,7 +228,10 @@ impl Partitions {
         let empty = Image::default();
         let mine = changes(&empty, image).filter(|change| self.is_here(change.partition));
         let known: BTreeSet<TopicPartition> = mine.map(|change| change.at()).collect();
-        self.lacking.retain(&known);
+        self.lacking.retain(|at, id| {
+            let of_that_name = image.topic(&at.topic).filter(|_| known.contains(at));
+            of_that_name.is_some_and(|topic| id.is_none_or(|id| id == topic.id))
+        });
         self.opened.lock().retain(|at, log| {
             known.contains(at) && image.topic(&at.topic).is_some_and(|topic| topic.id == log.topic_id())
         });
@@ -298,7 +308,7 @@ impl Partitions {
                 let settings = self.settings(next, &change.topic.name);
                 let was_clean = self.was_clean || log.end_offset() == Offset(0);
                 let mark = self.dir.read().checkpointed_high_watermark(&at).unwrap_or_default();
-                self.lacking.has(&at);
+                self.lacking.forget(&at);
                 Slot::Here(Partition::new(&self.context, at, log, settings, mark, was_clean))
             }
             _ if self.is_here(change.partition) => Slot::Broken(at),
@@ -364,7 +374,10 @@ impl Partitions {
                     partition.retire();
                     Some(partition)
                 }
-                Some(Slot::Broken(_)) => None,
+                Some(Slot::Broken(at)) => {
+                    self.lacking.forget(&at);
+                    None
+                }
                 Some(Slot::Elsewhere) | None => continue,
             };
             gone.push((change.at(), partition));
@@ -455,7 +468,10 @@ impl Partitions {
                     partition.retire();
                     Some(partition)
                 }
-                Slot::Broken(_) => None,
+                Slot::Broken(at) => {
+                    self.lacking.forget(&at);
+                    None
+                }
                 Slot::Elsewhere => continue,
             };
             gone.push((TopicPartition::new(Arc::clone(&topic.name), index), partition));
@@ -726,8 +742,9 @@ fn report(
         Err(error) => {
             tracing::error!(
                 partition = %at, %error,
-                "the log cannot be opened, and this node does not serve the partition: stop the node, then restore the directory \
-                 {at} from a backup; or, where another replica leads, delete it, and it is copied again"
+                "the log cannot be opened, and this node does not serve the partition: where another replica leads, stop the node and \
+                 delete the directory {at}, and it is copied again; else stop the node and restore the directory from a backup, or \
+                 delete the topic"
             );
             None
         }

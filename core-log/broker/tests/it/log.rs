@@ -11,8 +11,8 @@ use millstream_protocol::messages::offset_for_leader_epoch::{
     OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
 use millstream_protocol::messages::{
-    AlterReplicaLogDirsRequest, DescribeLogDirsRequest, FetchRequest, ListOffsetsRequest,
-    OffsetForLeaderEpochRequest, ProduceRequest,
+    AlterReplicaLogDirsRequest, DeleteTopicsRequest, DescribeLogDirsRequest, FetchRequest,
+    ListOffsetsRequest, OffsetForLeaderEpochRequest, ProduceRequest,
 };
 use millstream_protocol::{CallError, ErrorCode};
 use millstream_record::{BatchOptions, Compression};
@@ -478,4 +478,47 @@ fn a_log_that_did_not_open_after_a_crash_is_recovered_when_it_does() {
     });
     assert_eq!(node.values("t", 0, 0), ["a"]);
     assert_eq!(node.put("t", 0, &["b"]), 1);
+}
+
+#[test]
+fn a_log_that_somebody_took_away_is_missed_until_it_is_back_or_its_topic_is_gone() {
+    let code = |node: &Harness| ErrorCode::from_code(node.produce("t", 0, batch(&["new"])).error_code);
+    let is_broken = |code: ErrorCode| code == ErrorCode::KafkaStorageError;
+    for keeps_the_directory in [false, true] {
+        let mut node = Harness::start();
+        node.create("t", 1, &[]);
+        node.put("t", 0, &["a", "b"]);
+        let (log, backup) = (node.dir().join("t-0"), node.dir().join("backup"));
+        let take = |_: &Path| {
+            std::fs::rename(&log, &backup).unwrap();
+            if keeps_the_directory {
+                std::fs::create_dir(&log).unwrap();
+                std::fs::copy(backup.join("partition.metadata"), log.join("partition.metadata")).unwrap();
+            }
+        };
+        node.restart_after(take);
+        assert!(is_broken(code(&node)), "no empty log stands in for it");
+        node.crash();
+        assert!(is_broken(code(&node)), "nor after a crash");
+
+        node.restart_after(|_| {
+            let _remains = std::fs::remove_dir_all(&log);
+            std::fs::rename(&backup, &log).unwrap();
+        });
+        assert_eq!(node.values("t", 0, 0), ["a", "b"]);
+        node.restart_after(take);
+        let topic_names = vec!["t".into()];
+        let deleted = node.call(DeleteTopicsRequest { topic_names, ..DeleteTopicsRequest::default() });
+        assert_eq!(deleted.responses[0].error_code, 0);
+        node.create("t", 1, &[]);
+        assert_eq!(node.put("t", 0, &["c"]), 0);
+        node.crash();
+        assert_eq!(node.values("t", 0, 0), ["c"]);
+
+        node.restart_after(|dir| {
+            std::fs::remove_dir_all(&log).unwrap();
+            std::fs::remove_file(dir.join("recovery-point-offset-checkpoint")).unwrap();
+        });
+        assert_eq!(node.put("t", 0, &["d"]), 0, "nothing says any more that a log was here");
+    }
 }

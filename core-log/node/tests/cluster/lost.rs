@@ -1,5 +1,6 @@
 //! Logs that somebody takes away from a node that others count on.
 
+use std::path::Path;
 use std::time::Duration;
 
 use millstream_client::{ConsumerConfig, NewTopic, OffsetReset, ProducerConfig, ProducerRecord};
@@ -64,8 +65,27 @@ async fn all_is_read(cluster: &Cluster) {
     }
 }
 
+/// As who mends a file system does: the directory stays, with the topic's id, and what was in it is elsewhere.
+fn empty(log: &Path) {
+    for entry in std::fs::read_dir(log).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_name() != "partition.metadata" {
+            std::fs::remove_file(entry.path()).unwrap();
+        }
+    }
+}
+
 #[test]
 fn an_eligible_replica_whose_log_was_deleted_is_eligible_no_more() {
+    is_eligible_no_more_without(|log| std::fs::remove_dir_all(log).unwrap());
+}
+
+#[test]
+fn an_eligible_replica_whose_log_was_emptied_is_eligible_no_more() {
+    is_eligible_no_more_without(empty);
+}
+
+fn is_eligible_no_more_without(take: impl Fn(&Path)) {
     let (runtime, env) = HostRuntime::start("lost", 2).unwrap();
     runtime.block_on(async {
         let mut cluster = Cluster::start(&env, "other", 1).await;
@@ -74,7 +94,8 @@ fn an_eligible_replica_whose_log_was_deleted_is_eligible_no_more() {
         let alone = async || standing(&cluster).await.is_some_and(|(_, in_sync)| in_sync == [first]);
         cluster.until("who is gone is not in sync", async || alone().await).await;
         cluster.crash(first);
-        std::fs::remove_dir_all(cluster.dir(second).join(format!("{TOPIC}-0"))).unwrap();
+        let log = cluster.dir(second).join(format!("{TOPIC}-0"));
+        take(&log);
         cluster.restart(second);
         until_others_serve(&cluster, first).await;
         assert_eq!(
@@ -83,6 +104,13 @@ fn an_eligible_replica_whose_log_was_deleted_is_eligible_no_more() {
             "nobody leads who misses what was acknowledged"
         );
         cluster.restart(first);
+        if log.exists() {
+            let leads = async || standing(&cluster).await.is_some_and(|(leader, _)| leader == Some(first));
+            cluster.until("who has it leads", async || leads().await).await;
+            cluster.crash(second);
+            std::fs::remove_dir_all(&log).unwrap();
+            cluster.restart(second);
+        }
         let both = async || standing(&cluster).await.is_some_and(|(_, in_sync)| in_sync.len() == 2);
         cluster.until("it is copied again", async || both().await).await;
         all_is_read(&cluster).await;
@@ -118,5 +146,42 @@ fn the_only_replica_in_sync_does_not_lead_without_its_log_and_does_once_that_is_
         cluster.restart(second);
         let both = async || standing(&cluster).await.is_some_and(|(_, in_sync)| in_sync.len() == 2);
         cluster.until("the other is copied", async || both().await).await;
+    });
+}
+
+#[test]
+fn a_topic_that_is_created_again_under_the_name_of_a_lost_log_is_led() {
+    let (runtime, env) = HostRuntime::start("lost", 2).unwrap();
+    runtime.block_on(async {
+        for take in [(|log| std::fs::remove_dir_all(log).unwrap()) as fn(&Path), empty] {
+            let mut cluster = Cluster::start(&env, "other", 1).await;
+            let (first, second) = written(&cluster, "1").await;
+            cluster.stop(second);
+            let alone = async || standing(&cluster).await.is_some_and(|(_, in_sync)| in_sync == [first]);
+            cluster.until("who is gone is not in sync", async || alone().await).await;
+            cluster.crash(first);
+            take(&cluster.dir(first).join(format!("{TOPIC}-0")));
+            cluster.restart(first);
+            until_others_serve(&cluster, second).await;
+            let nobody = async || standing(&cluster).await.is_some_and(|(leader, _)| leader.is_none());
+            cluster.until("nobody leads", async || nobody().await).await;
+            cluster.restart(second);
+
+            cluster.client.admin().delete_topics(&[TOPIC]).await.unwrap();
+            let is_gone = async || standing(&cluster).await.is_none();
+            cluster.until("the topic is gone", async || is_gone().await).await;
+            for round in ["as it was left", "after another start"] {
+                let topic = NewTopic { replication_factor: Some(3), ..NewTopic::new(TOPIC, 1) };
+                cluster.client.admin().ensure_topic(topic).await.unwrap();
+                let all = async || {
+                    standing(&cluster)
+                        .await
+                        .is_some_and(|(leader, in_sync)| leader.is_some() && in_sync.len() == 3)
+                };
+                cluster.until(round, async || all().await).await;
+                cluster.stop(first);
+                cluster.restart(first);
+            }
+        }
     });
 }
