@@ -1,6 +1,7 @@
 //! Three nodes on real sockets and disks: they form a cluster, lose one of them, are operated on, and lose nothing.
 
 mod disks;
+mod doors;
 mod groups;
 mod growth;
 mod identity;
@@ -12,6 +13,8 @@ mod nodes;
 mod racks;
 mod roles;
 mod snapshots;
+#[path = "../../../client/tests/suite/mod.rs"]
+mod suite;
 mod transactions;
 mod unclean;
 mod unknown;
