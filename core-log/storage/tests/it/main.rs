@@ -2,9 +2,11 @@
 
 mod crash;
 mod crash_disk;
+mod directory;
 mod faults;
 mod golden;
 mod interop;
 mod log;
 mod model;
+mod producers;
 mod support;
