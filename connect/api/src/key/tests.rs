@@ -131,8 +131,35 @@ proptest! {
     }
 
     #[test]
-    fn hostile_keys_are_errors_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
-        let fields = Fields::from(vec![Field::new("a", DataType::Timestamp(TimeUnit::Nanosecond, None), true), Field::new("b", DataType::Utf8, true)]);
-        let _ = decode(&fields, &[Bytes::from(bytes)]);
+    fn hostile_keys_are_errors_never_panics(
+        random in prop::collection::vec(any::<u8>(), 0..40),
+        (nanos, text) in (any::<i64>(), ".{0,6}"),
+        (at, changed, cut) in (any::<prop::sample::Index>(), any::<u8>(), any::<prop::sample::Index>()),
+    ) {
+        let fields = Fields::from(vec![
+            Field::new("a", DataType::Timestamp(TimeUnit::Nanosecond, None), true),
+            Field::new("b", DataType::Utf8, true),
+        ]);
+        let columns = [array(TimestampNanosecondArray::from(vec![nanos])), array(StringArray::from(vec![text]))];
+        let good = encode(&columns).unwrap().remove(0);
+        prop_assert_eq!(&decode(&fields, std::slice::from_ref(&good)).unwrap()[..], &columns[..]);
+        let short = good.slice(..cut.index(good.len()));
+        let told = decode(&fields, std::slice::from_ref(&short)).unwrap_err().to_string();
+        prop_assert!(told.contains("decoding a key"), "{}", told);
+        let mut other = good.to_vec();
+        let at = at.index(other.len());
+        other[at] = changed;
+        for hostile in [Bytes::from(random), other.into(), [good, Bytes::from_static(&[0])].concat().into()] {
+            match decode(&fields, &[hostile]) {
+                Err(error) => prop_assert!(error.to_string().contains("decoding a key"), "{}", error),
+                // It happens to be the key of something: then of something that has the right types, and stays what it is.
+                Ok(found) => {
+                    let is_as_asked = |(column, field): (&ArrayRef, &Arc<Field>)| column.len() == 1 && column.data_type() == field.data_type();
+                    prop_assert!(found.len() == 2 && found.iter().zip(&fields).all(is_as_asked), "{:?}", found);
+                    let again = decode(&fields, &encode(&found).unwrap()).unwrap();
+                    prop_assert_eq!(again, found);
+                }
+            }
+        }
     }
 }
