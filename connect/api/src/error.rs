@@ -5,6 +5,15 @@ use crate::config::Problem;
 /// Result of a connector's calls.
 pub type Result<T, E = ConnectError> = std::result::Result<T, E>;
 
+/// A row that a sink cannot take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedRow {
+    /// Its index in the batch that was put.
+    pub row: usize,
+    /// Why the sink cannot take it.
+    pub reason: String,
+}
+
 /// An error of a connector. The variant is the class: it decides what the worker does.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -28,14 +37,9 @@ pub enum ConnectError {
     /// The configuration is wrong; each problem points into the text it came from.
     #[error("{}", .0.iter().map(|p| p.message.as_str()).collect::<Vec<_>>().join("; "))]
     Config(Vec<Problem>),
-    /// A sink refuses one row. The worker sends it to the dead letters and goes on without it, when the connector tolerates errors.
-    #[error("row {row}: {reason}")]
-    BadRow {
-        /// Index of the row in the batch that was put.
-        row: usize,
-        /// Why the sink cannot take it.
-        reason: String,
-    },
+    /// A sink refuses these rows of the batch that was put, for what is in them; there is at least one. See [`crate::SinkTask::put`].
+    #[error("{}", refused_text(.0))]
+    BadRows(Vec<RefusedRow>),
 }
 
 impl ConnectError {
@@ -53,5 +57,13 @@ impl ConnectError {
     #[must_use]
     pub fn is_retriable(&self) -> bool {
         matches!(self, Self::Retriable { .. })
+    }
+}
+
+fn refused_text(rows: &[RefusedRow]) -> String {
+    let first = rows.first().map(|first| format!("row {}: {}", first.row, first.reason)).unwrap_or_default();
+    match rows.len() {
+        0 | 1 => first,
+        count => format!("{count} rows are refused, first {first}"),
     }
 }

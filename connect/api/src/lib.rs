@@ -14,6 +14,9 @@
 //!    and positions in one transaction. Only [`SourceTask::committed`] allows a source to forget what it read.
 //! 3. A sink task says at [`SinkTask::open`] where what it durably holds ends; that wins over the committed offset, and is what
 //!    makes a sink exactly-once. It tells in [`SinkTask::flush`] which offsets are safe to commit.
+//! 4. A sink that cannot take some rows for what is in them answers [`SinkTask::put`] with all of these at once
+//!    ([`ConnectError::BadRows`]) and takes none of the batch. The worker deals with them durably, and puts the others: so neither
+//!    a dead letter nor a row is lost when it is killed in between.
 //!
 //! Invariants:
 //! - No tokio type, socket or clock is in this API, nor anything that could not cross the wall of a WASM component: futures
@@ -38,7 +41,7 @@ pub mod types;
 
 pub use config::{Config, ConfigDef, Key, Problem};
 pub use context::{TaskContext, TaskHost};
-pub use error::{ConnectError, Result};
+pub use error::{ConnectError, RefusedRow, Result};
 pub use registry::Registry;
 pub use schema::TableSchema;
 pub use sink::{SinkBatch, SinkConnector, SinkInput, SinkOpen, SinkPartition, SinkTask};

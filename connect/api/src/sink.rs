@@ -58,6 +58,11 @@ pub trait SinkTask: Send {
     fn open(&mut self, open: SinkOpen) -> BoxFuture<'_, Result<BTreeMap<TopicPartition, Offset>>>;
 
     /// Takes rows. They need not be durable when this returns.
+    ///
+    /// # Errors
+    /// [`crate::ConnectError::BadRows`] names all rows that the sink cannot take for what is in them; then it has taken none of the
+    /// batch, nor moved its progress, and stays open. The worker deals with those rows and puts the batch again without them: once
+    /// for each batch, however many they are. So a sink finds them all, and not each by a search of its own.
     fn put(&mut self, batch: SinkBatch) -> BoxFuture<'_, Result<()>>;
 
     /// All records below these offsets were read: their rows were put, and those that are none, or that the sink has refused, are

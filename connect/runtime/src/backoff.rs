@@ -4,20 +4,13 @@ use std::time::Duration;
 
 use millstream_env::Env;
 
-use crate::{RetryPolicy, RuntimeError, Stop};
+use crate::{Result, RetryPolicy, RuntimeError, Stop};
 
 /// Counts failures since the last success and waits longer after each.
 pub(crate) struct Backoff {
     policy: RetryPolicy,
     failures: u32,
     failing_since: Option<Duration>,
-}
-
-/// What to do after a failure.
-pub(crate) enum After {
-    TryAgain,
-    GiveUp(RuntimeError),
-    Stop,
 }
 
 impl Backoff {
@@ -31,18 +24,21 @@ impl Backoff {
         self.failing_since = None;
     }
 
-    /// Waits if `error` may go away by itself and the policy's time is not over.
-    pub(crate) async fn after(&mut self, error: RuntimeError, env: &Env, stop: &Stop) -> After {
+    /// Waits until it is time to try again, if `error` may go away by itself and the policy's time is not over.
+    ///
+    /// # Errors
+    /// `error`, also when a stop is asked for meanwhile: what was to be done is not done then, and whoever asked should know why.
+    pub(crate) async fn after(&mut self, error: RuntimeError, env: &Env, stop: &Stop) -> Result<()> {
         let since = *self.failing_since.get_or_insert(env.elapsed());
         if !error.is_retriable() || env.elapsed().saturating_sub(since) >= self.policy.timeout {
-            return After::GiveUp(error);
+            return Err(error);
         }
         let delay = self.delay(env.random_below(1000));
         self.failures += 1;
         tracing::warn!(%error, delay_ms = delay.as_millis() as u64, "trying again");
         match futures::future::select(env.sleep(delay), stop.wait()).await {
-            futures::future::Either::Left(_) => After::TryAgain,
-            futures::future::Either::Right(_) => After::Stop,
+            futures::future::Either::Left(_) => Ok(()),
+            futures::future::Either::Right(_) => Err(error),
         }
     }
 

@@ -11,6 +11,9 @@
 //!   visible together or not at all, and only afterwards is the source told.
 //! - A sink says itself where what it holds ends; reading starts there. Offsets are committed after the sink has made rows durable,
 //!   so a committed offset is never ahead of the sink.
+//! - A sink's dead letters are written in one transaction with a mark of which records they are of, in `__connect_offsets`. Records that
+//!   are read again, because the sink had not made durable what stood around them, are not buried twice. Marks that are behind
+//!   the sink's progress are removed.
 //!
 //! Input ends by offsets, never by idleness: a drained source publishes the end offset of each partition that it wrote
 //! ([`Ends`]), also durably in `__connect_offsets`; a sink that has read up to the ends of its input finishes.
@@ -30,6 +33,7 @@ mod offsets;
 mod rows;
 mod schemas;
 mod sink;
+mod sink_letters;
 mod source;
 mod spec;
 mod status;

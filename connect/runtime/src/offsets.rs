@@ -1,7 +1,7 @@
 //! The compacted topic of positions: written in the transaction of the rows that they are behind.
 //!
 //! A key is `[namespace, source, partition]` as JSON, a value the position as the connector gave it. The key
-//! `[namespace, source]` holds where the output of a drained source ends.
+//! `[namespace, source]` holds where the output of a drained source ends, keys of five parts what a sink has buried.
 
 use bytes::Bytes;
 use millstream_connect_api::Positions;
@@ -63,11 +63,16 @@ pub(crate) fn ends_record(namespace: &str, source: &str, ends: &Ends) -> NewReco
 }
 
 fn record(key: Value, value: &Value) -> NewRecord {
+    bytes_record(Bytes::from(key.to_string()), (!value.is_null()).then(|| Bytes::from(value.to_string())))
+}
+
+/// A record of the topic; without a value it removes its key.
+pub(crate) fn bytes_record(key: Bytes, value: Option<Bytes>) -> NewRecord {
     NewRecord {
         topic: OFFSETS_TOPIC.into(),
         placement: Placement::ByKey,
-        key: Some(Bytes::from(key.to_string())),
-        value: (!value.is_null()).then(|| Bytes::from(value.to_string())),
+        key: Some(key),
+        value,
         timestamp: None,
         headers: Vec::new(),
     }

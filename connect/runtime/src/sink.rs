@@ -1,7 +1,7 @@
 //! Runs one sink: it says where what it holds ends, reading starts there, offsets are committed after.
 
 use futures::FutureExt;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, Either, select};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -9,17 +9,20 @@ use arrow::array::{Array, BooleanArray, Int8Array, RecordBatch};
 use arrow::compute::{filter, filter_record_batch};
 use millstream_connect_api::convert::{Converter, converter};
 use millstream_connect_api::{
-    BadRecord, ConnectError, SinkBatch, SinkInput, SinkOpen, SinkPartition, SinkTask,
+    BadRecord, ConnectError, RefusedRow, SinkBatch, SinkInput, SinkOpen, SinkPartition, SinkTask,
 };
 use millstream_record::{Offset, TopicPartition};
 
-use crate::backoff::{After, Backoff};
+use crate::backoff::Backoff;
 use crate::host::task_context;
-use crate::log::{Fetched, Kept, LogReader, LogWriter, TopicSpec};
-use crate::{OnError, Outcome, Result, RuntimeError, SinkSpec, Status, Stop, WorkerEnv, dead_letters, rows};
+use crate::log::{Fetched, Kept, LogReader, TopicSpec};
+use crate::sink_letters::{Own, SinkLetters};
+use crate::{OnError, Outcome, Result, RuntimeError, SinkSpec, Status, Stop, WorkerEnv, rows};
 
 /// Longest wait for records in one poll; bounds how late the end of the input is noticed.
 const POLL_WAIT: Duration = Duration::from_millis(200);
+/// How long a sink that is asked to stop may go on with what it does, such as waiting for a database that does not answer.
+const STOP_GRACE: Duration = Duration::from_secs(8);
 
 /// Runs a sink until its input has ended, it is asked to stop, or it fails for good. Failures that may go away are retried by
 /// the spec's policy, each time from what the sink holds.
@@ -32,19 +35,33 @@ pub fn run_sink(
     stop: Stop,
     status: Status,
 ) -> BoxFuture<'static, Result<Outcome>> {
+    run_sink_within(spec, worker, stop, status, STOP_GRACE)
+}
+
+pub(crate) fn run_sink_within(
+    spec: SinkSpec,
+    worker: WorkerEnv,
+    stop: Stop,
+    status: Status,
+    grace: Duration,
+) -> BoxFuture<'static, Result<Outcome>> {
     async move {
         let mut backoff = Backoff::new(spec.retry);
         loop {
             let attempt = Attempt { spec: &spec, worker: &worker, stop: &stop, status: &status };
-            match attempt.run(&mut backoff).await {
+            let life = Box::pin(attempt.run(&mut backoff));
+            let too_late = Box::pin(stop.wait().then(|()| worker.env.sleep(grace)));
+            // What is dropped here is not lost: what the sink holds durably is where the next life begins, and what it has not finished
+            // (a transaction, a temporary file) is undone.
+            let Either::Left((result, _)) = select(life, too_late).await else {
+                tracing::warn!(sink = %spec.name, "it did not end in time and is left; what it has not made durable is written by the next run");
+                return Ok(Outcome::Stopped);
+            };
+            match result {
                 Ok(outcome) => return Ok(outcome),
                 Err(error) => {
                     status.failed(&error);
-                    match backoff.after(error, &worker.env, &stop).await {
-                        After::TryAgain => {}
-                        After::Stop => return Ok(Outcome::Stopped),
-                        After::GiveUp(error) => return Err(error),
-                    }
+                    backoff.after(error, &worker.env, &stop).await?;
                 }
             }
         }
@@ -65,7 +82,7 @@ struct Hands {
     task: Box<dyn SinkTask>,
     reader: Box<dyn LogReader>,
     converter: Box<dyn Converter>,
-    dead_letters: Option<Box<dyn LogWriter>>,
+    letters: Option<SinkLetters>,
     /// Rows, bytes and bad records since the last commit.
     since_commit: (u64, u64, u64),
 }
@@ -90,6 +107,7 @@ impl Attempt<'_> {
             let topic_id = facts.map(|facts| facts.id).unwrap_or_default();
             partitions.push(SinkPartition { partition, topic_id, committed });
         }
+        let ids = partitions.iter().map(|at| (at.partition.clone(), at.topic_id)).collect();
         let input = SinkInput {
             // Progress in an outside system is kept under this name, and other pipelines may write there too.
             name: format!("{}.{name}", self.worker.namespace),
@@ -104,20 +122,22 @@ impl Attempt<'_> {
         let state_dir = self.worker.state_dir.join(name);
         let held = task.open(SinkOpen { partitions, state_dir, context }).await.map_err(&failed)?;
         from.extend(held.into_iter().map(|(partition, offset)| (partition, Some(offset))));
-        reader.seek(from).await?;
+        reader.seek(from.clone()).await?;
         let converter = converter(&self.spec.converter).ok_or_else(|| {
             let reason = format!("there is no converter '{}'", self.spec.converter);
             failed(ConnectError::fatal("opening", reason))
         })?;
-        let dead_letters = match &self.spec.on_error {
+        let letters = match &self.spec.on_error {
             OnError::DeadLetters(topic) => {
                 log.ensure_topic(TopicSpec { name: topic.clone(), partitions: Some(1), kept: Kept::Default })
                     .await?;
-                Some(log.writer(format!("{group}-dead-letters")).await?)
+                let writer = format!("{group}-dead-letters");
+                let own = Own { namespace: self.worker.namespace.clone(), sink: name.clone(), ids };
+                Some(SinkLetters::open(log, writer, topic, own, &from).await?)
             }
             _ => None,
         };
-        Ok(Hands { task, reader, converter, dead_letters, since_commit: (0, 0, 0) })
+        Ok(Hands { task, reader, converter, letters, since_commit: (0, 0, 0) })
     }
 
     async fn pump(&self, hands: &mut Hands, backoff: &mut Backoff) -> Result<Outcome> {
@@ -160,17 +180,17 @@ impl Attempt<'_> {
         let bytes: usize = fetched.values.iter().flatten().map(bytes::Bytes::len).sum();
         let (mut batch, bad) =
             rows::from_records(fetched, &self.spec.table, &*hands.converter).map_err(&failed)?;
-        self.bury(hands, bad).await?;
+        self.bury(hands, &batch.partition, bad).await?;
         hands.since_commit.0 += batch.offsets.len() as u64;
         hands.since_commit.1 += bytes as u64;
         while !batch.offsets.is_empty() {
             match hands.task.put(batch.clone()).await {
                 Ok(()) => return Ok(()),
-                Err(ConnectError::BadRow { row, reason }) if row < batch.offsets.len() => {
-                    let letter = refused_row(&batch, row, reason);
-                    self.bury(hands, vec![letter]).await?;
-                    hands.since_commit.0 -= 1;
-                    batch = without(&batch, row).map_err(&failed)?;
+                Err(ConnectError::BadRows(refused)) if are_of(&refused, &batch) => {
+                    let letters = refused.iter().map(|refused| letter_of(&batch, refused)).collect();
+                    self.bury(hands, &batch.partition, letters).await?;
+                    hands.since_commit.0 -= refused.len() as u64;
+                    batch = without(&batch, &refused).map_err(&failed)?;
                 }
                 Err(error) => return Err(failed(error)),
             }
@@ -178,18 +198,14 @@ impl Attempt<'_> {
         Ok(())
     }
 
-    /// Deals with records that are no rows, as `on_error` says. They are durable before the offsets behind them are committed; after
-    /// a failure in between they may be kept twice.
-    async fn bury(&self, hands: &mut Hands, bad: Vec<BadRecord>) -> Result<()> {
+    /// Deals with records of a partition that are no rows, as `on_error` says. They are durable before the offsets behind them are
+    /// committed.
+    async fn bury(&self, hands: &mut Hands, from: &TopicPartition, bad: Vec<BadRecord>) -> Result<()> {
         let name = &self.spec.name;
         let Some(first) = bad.first() else { return Ok(()) };
         hands.since_commit.2 += bad.len() as u64;
-        match (&self.spec.on_error, &mut hands.dead_letters) {
-            (OnError::DeadLetters(topic), Some(writer)) => {
-                let records = dead_letters::records(topic, name, &bad, self.worker.env.now());
-                writer.append(records.map_err(RuntimeError::connector(name))?).await?;
-                writer.commit().await
-            }
+        match (&self.spec.on_error, &mut hands.letters) {
+            (OnError::DeadLetters(_), Some(letters)) => letters.bury(from, bad, self.worker.env.now()).await,
             (OnError::Skip, _) => {
                 for bad in &bad {
                     tracing::warn!(sink = %name, origin = %bad.origin, offset = bad.line, reason = %bad.reason, "skipped");
@@ -229,7 +245,10 @@ impl Attempt<'_> {
         backoff: &mut Backoff,
     ) -> Result<()> {
         if !safe.is_empty() {
-            hands.reader.commit(safe).await?;
+            hands.reader.commit(safe.clone()).await?;
+        }
+        if let Some(letters) = &mut hands.letters {
+            letters.forget(&safe).await?;
         }
         backoff.reset();
         let (rows, bytes, bad) = std::mem::take(&mut hands.since_commit);
@@ -248,22 +267,33 @@ fn reached<'a>(
     ends.all(|(partition, end)| positions.get(partition).is_some_and(|at| at >= end))
 }
 
+/// Whether a sink has named rows of this batch, and some.
+fn are_of(refused: &[RefusedRow], batch: &SinkBatch) -> bool {
+    !refused.is_empty() && refused.iter().all(|refused| refused.row < batch.offsets.len())
+}
+
 /// The dead letter of a row that the sink refuses: the row as JSON.
-fn refused_row(batch: &SinkBatch, row: usize, reason: String) -> BadRecord {
+fn letter_of(batch: &SinkBatch, refused: &RefusedRow) -> BadRecord {
     use millstream_connect_api::convert::JsonConverter;
-    let raw = JsonConverter.encode(&batch.rows.slice(row, 1)).unwrap_or_default();
+    let raw = JsonConverter.encode(&batch.rows.slice(refused.row, 1)).unwrap_or_default();
     BadRecord {
         origin: batch.partition.to_string(),
-        line: batch.offsets.get(row).and_then(|offset| u64::try_from(offset.0).ok()),
-        reason,
+        line: batch.offsets.get(refused.row).and_then(|offset| u64::try_from(offset.0).ok()),
+        reason: refused.reason.clone(),
         raw: raw.first().map(|json| json.to_vec()).unwrap_or_default(),
     }
 }
 
-/// The batch without one row.
-fn without(batch: &SinkBatch, row: usize) -> Result<SinkBatch, ConnectError> {
-    let failed = |error| ConnectError::fatal("leaving out a row", error);
-    let keep: BooleanArray = (0..batch.rows.num_rows()).map(|at| Some(at != row)).collect();
+/// The batch without the rows that were refused.
+fn without(batch: &SinkBatch, refused: &[RefusedRow]) -> Result<SinkBatch, ConnectError> {
+    let failed = |error| ConnectError::fatal("leaving out rows", error);
+    let mut kept = vec![true; batch.rows.num_rows()];
+    for refused in refused {
+        kept[refused.row] = false;
+    }
+    let offsets = batch.offsets.iter().zip(&kept).filter(|(_, kept)| **kept).map(|(offset, _)| *offset);
+    let offsets = offsets.collect();
+    let keep = BooleanArray::from(kept);
     let rows: RecordBatch = filter_record_batch(&batch.rows, &keep).map_err(failed)?;
     let operation = match &batch.operation {
         Some(codes) => {
@@ -272,7 +302,5 @@ fn without(batch: &SinkBatch, row: usize) -> Result<SinkBatch, ConnectError> {
         }
         None => None,
     };
-    let mut offsets = batch.offsets.clone();
-    offsets.remove(row);
     Ok(SinkBatch { partition: batch.partition.clone(), offsets, rows, operation })
 }

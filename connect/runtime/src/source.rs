@@ -10,7 +10,7 @@ use millstream_connect_api::convert::{Converter, converter};
 use millstream_connect_api::{ConnectError, Polled, Positions, SourceBatch, SourceTask, TableSchema};
 use tokio::sync::watch;
 
-use crate::backoff::{After, Backoff};
+use crate::backoff::Backoff;
 use crate::host::task_context;
 use crate::log::{Kept, Log, LogWriter, TopicSpec};
 use crate::{
@@ -45,11 +45,7 @@ pub fn run_source(
                 Ok(outcome) => return Ok(outcome),
                 Err(error) => {
                     status.failed(&error);
-                    match backoff.after(error, &worker.env, &stop).await {
-                        After::TryAgain => {}
-                        After::Stop => return Ok(Outcome::Stopped),
-                        After::GiveUp(error) => return Err(error),
-                    }
+                    backoff.after(error, &worker.env, &stop).await?;
                 }
             }
         }
@@ -152,7 +148,14 @@ impl Attempt<'_> {
                 self.commit(task, writer, &mut open, backoff).await?;
                 return Ok(Outcome::Stopped);
             };
-            let polled = polled.map_err(RuntimeError::connector(&self.spec.name))?;
+            let polled = match polled {
+                Ok(polled) => polled,
+                Err(error) => {
+                    // What was read before is good, and would be read again else, at each attempt.
+                    self.commit(task, writer, &mut open, backoff).await?;
+                    return Err(RuntimeError::connector(&self.spec.name)(error));
+                }
+            };
             match polled {
                 Polled::Batch(batch) => {
                     self.add(writer, routes, &mut open, batch).await?;

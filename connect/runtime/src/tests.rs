@@ -7,11 +7,12 @@ use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 use bytes::Bytes;
 use futures::FutureExt;
+use futures::channel::oneshot;
 use futures::future::BoxFuture;
 use millstream_connect_api::{
-    BadRecord, Config, ConfigDef, ConnectError, Polled, Positions, Problem, SinkBatch, SinkConnector,
-    SinkInput, SinkOpen, SinkTask, SourceBatch, SourceConnector, SourceTask, SystemColumns, TableSchema,
-    TaskContext,
+    BadRecord, Config, ConfigDef, ConnectError, Polled, Positions, Problem, RefusedRow, SinkBatch,
+    SinkConnector, SinkInput, SinkOpen, SinkTask, SourceBatch, SourceConnector, SourceTask, SystemColumns,
+    TableSchema, TaskContext,
 };
 use millstream_env::HostRuntime;
 use millstream_record::{Offset, TopicPartition};
@@ -21,7 +22,7 @@ use serde_json::json;
 use crate::memory::{MemoryLog, Stored};
 use crate::{
     Ends, OnError, Outcome, RetryPolicy, RuntimeError, SinkSpec, SourceSpec, Status, TableTopic, WorkerEnv,
-    ends_channel, known_schemas, run_sink, run_source, stop_signal,
+    ends_channel, known_schemas, run_sink, run_source, sink::run_sink_within, stop_signal,
 };
 
 /// A source of the numbers below `count`, in batches of `step`; every tenth is bad.
@@ -31,6 +32,8 @@ struct Numbers {
     /// What the source was told is durable.
     told: Arc<Mutex<Vec<i64>>>,
     ends: bool,
+    /// How it fails once it has yielded its numbers.
+    fails: Option<fn() -> ConnectError>,
 }
 
 struct NumbersTask {
@@ -39,6 +42,7 @@ struct NumbersTask {
     next: i64,
     told: Arc<Mutex<Vec<i64>>>,
     ends: bool,
+    fails: Option<fn() -> ConnectError>,
 }
 
 fn schema() -> arrow::datatypes::SchemaRef {
@@ -67,7 +71,8 @@ impl SourceConnector for Numbers {
     }
     fn task(&self, _: &Config, _: &[TableSchema]) -> Result<Box<dyn SourceTask>, ConnectError> {
         let told = Arc::clone(&self.told);
-        Ok(Box::new(NumbersTask { count: self.count, step: self.step, next: -1, told, ends: self.ends }))
+        let Self { count, step, ends, fails, .. } = *self;
+        Ok(Box::new(NumbersTask { count, step, next: -1, told, ends, fails }))
     }
 }
 
@@ -78,6 +83,9 @@ impl SourceTask for NumbersTask {
     }
     fn poll(&mut self) -> BoxFuture<'_, Result<Polled, ConnectError>> {
         if self.next >= self.count {
+            if let Some(fails) = self.fails {
+                return async move { Err(fails()) }.boxed();
+            }
             let polled = if self.ends { Polled::End } else { Polled::Idle(Duration::from_millis(1)) };
             return async { Ok(polled) }.boxed();
         }
@@ -116,7 +124,9 @@ impl SourceTask for NumbersTask {
 struct Outside {
     rows: Vec<i64>,
     held: Option<Offset>,
-    refuse: Option<i64>,
+    refuse: Vec<i64>,
+    /// Hears of the next call of `put`, which then never ends.
+    hang: Option<oneshot::Sender<()>>,
 }
 
 /// A sink whose rows become durable at flush.
@@ -153,12 +163,23 @@ impl SinkTask for CollectTask {
     }
     fn put(&mut self, batch: SinkBatch) -> BoxFuture<'_, Result<(), ConnectError>> {
         let numbers: Vec<i64> = batch.rows.column(0).as_primitive::<Int64Type>().values().to_vec();
-        let refused = numbers.iter().position(|n| Some(*n) == self.outside.lock().refuse);
-        if let Some(row) = refused {
-            return async move { Err(ConnectError::BadRow { row, reason: "refused".into() }) }.boxed();
+        let mut outside = self.outside.lock();
+        if let Some(hears) = outside.hang.take() {
+            let _ = hears.send(());
+            return std::future::pending().boxed();
+        }
+        let is_refused = |(_, n): &(usize, &i64)| outside.refuse.contains(*n);
+        let named = |(row, _)| RefusedRow { row, reason: "refused".into() };
+        let refused: Vec<_> = numbers.iter().enumerate().filter(is_refused).map(named).collect();
+        if !refused.is_empty() {
+            return async move { Err(ConnectError::BadRows(refused)) }.boxed();
         }
         self.pending.extend(numbers);
         self.next = batch.offsets.last().map(|last| last.plus(1));
+        async { Ok(()) }.boxed()
+    }
+    fn passed(&mut self, read: Held) -> BoxFuture<'_, Result<(), ConnectError>> {
+        self.next = self.next.max(read.into_values().next());
         async { Ok(()) }.boxed()
     }
     fn flush(&mut self) -> BoxFuture<'_, Result<Held, ConnectError>> {
@@ -204,7 +225,7 @@ impl World {
             TableTopic { table: table(), topic: "t".into(), partitions: Some(1), converter: "json".into() };
         SourceSpec {
             name: "numbers".into(),
-            connector: Arc::new(Numbers { count, step: 7, told: Arc::clone(&self.told), ends }),
+            connector: Arc::new(Numbers { count, step: 7, told: Arc::clone(&self.told), ends, fails: None }),
             config: Config::default(),
             tables: vec![table],
             on_error: self.on_error.clone(),
@@ -222,7 +243,22 @@ impl World {
     }
 
     fn run_sink(&self, ends: Ends) -> Result<Outcome, RuntimeError> {
-        let spec = SinkSpec {
+        let (_stopper, stop) = stop_signal();
+        let run = run_sink(self.sink(ends), self.worker.clone(), stop, Status::new());
+        self.runtime.block_on(self.worker.env.timeout(Duration::from_secs(20), run)).unwrap()
+    }
+
+    /// What the sink has buried.
+    fn letters(&self) -> Vec<String> {
+        let letters = self.log.records("bad").concat();
+        let json = letters.iter().map(|letter| letter.value.clone().unwrap());
+        let json = json.map(|letter| serde_json::from_slice::<serde_json::Value>(&letter).unwrap());
+        let own = json.filter(|letter| letter["connector"] == "collect");
+        own.map(|letter| format!("{} {}", letter["line"], letter["raw"].as_str().unwrap())).collect()
+    }
+
+    fn sink(&self, ends: Ends) -> SinkSpec {
+        SinkSpec {
             name: "collect".into(),
             connector: Arc::new(Collect(Arc::clone(&self.outside))),
             config: Config::default(),
@@ -237,10 +273,7 @@ impl World {
             on_error: self.on_error.clone(),
             retry: RetryPolicy { timeout: Duration::ZERO, ..RetryPolicy::default() },
             commit_interval: Duration::ZERO,
-        };
-        let (_stopper, stop) = stop_signal();
-        let run = run_sink(spec, self.worker.clone(), stop, Status::new());
-        self.runtime.block_on(self.worker.env.timeout(Duration::from_secs(20), run)).unwrap()
+        }
     }
 
     fn numbers(&self, topic: &str) -> Vec<i64> {
@@ -307,18 +340,94 @@ fn a_source_killed_at_every_step_writes_every_row_once() {
 }
 
 #[test]
-fn a_sink_killed_at_every_step_holds_every_row_once() {
-    for kill in 0..60 {
+fn a_sink_killed_at_every_step_holds_every_row_once_and_buries_every_other_once() {
+    for kill in 0..80 {
         let world = World::new();
         let (outcome, ends) = world.run_source(world.source(2500, true), &Status::new());
         assert_eq!(outcome.unwrap(), Outcome::Drained);
-        let ends = ends.unwrap();
+        let oops =
+            |text: &'static str| Stored { key: None, value: Some(Bytes::from_static(text.as_bytes())) };
+        world.log.produce("t", 0, [oops("oops"), oops("alas")]);
+        let mut ends = ends.unwrap();
+        ends.values_mut().for_each(|end| *end = end.plus(3));
+        world.outside.lock().refuse = vec![7, 8, 2013];
         world.log.kill_after(kill);
         let first = world.run_sink(ends.clone());
         assert_eq!(world.log.revive(), first.is_err());
-        assert_eq!(world.run_sink(ends).unwrap(), Outcome::Drained);
-        assert_eq!(world.outside.lock().rows, good(2500), "killed at {kill}");
+        assert_eq!(world.run_sink(ends.clone()).unwrap(), Outcome::Drained);
+        let expected: Vec<_> = good(2500).into_iter().filter(|n| ![7, 8, 2013].contains(n)).collect();
+        assert_eq!(world.outside.lock().rows, expected, "killed at {kill}");
+        let mut letters = world.letters();
+        letters.sort();
+        let places: Vec<_> = letters.iter().map(|letter| letter.split_once(' ').unwrap().1).collect();
+        assert_eq!(
+            places,
+            ["{\"n\":2013}", "oops", "alas", "{\"n\":7}", "{\"n\":8}"],
+            "killed at {kill}: {letters:?}"
+        );
+        let marks =
+            world.runtime.block_on(world.worker.log.table(crate::OFFSETS_TOPIC.into(), Box::new(|_| true)));
+        let left =
+            marks.unwrap().into_keys().filter(|key| key.windows(7).any(|part| part == b"letters")).count();
+        assert_eq!(left, 0, "what is behind the sink is forgotten");
     }
+}
+
+#[test]
+fn a_sink_that_hangs_is_left_when_it_is_asked_to_stop() {
+    let world = World::new();
+    let (_, ends) = world.run_source(world.source(100, true), &Status::new());
+    let (hears, entered) = oneshot::channel();
+    world.outside.lock().hang = Some(hears);
+    let (stopper, stop) = stop_signal();
+    let spec = world.sink(ends.clone().unwrap());
+    let run = run_sink_within(spec, world.worker.clone(), stop, Status::new(), Duration::from_millis(1));
+    let run = world.worker.env.timeout(Duration::from_secs(20), run);
+    let stopping = async {
+        entered.await.unwrap();
+        stopper.stop();
+    };
+    let (outcome, ()) = world.runtime.block_on(async { futures::join!(run, stopping) });
+    assert_eq!(outcome.expect("it ends").unwrap(), Outcome::Stopped);
+    assert_eq!(world.run_sink(ends.unwrap()).unwrap(), Outcome::Drained);
+    assert_eq!(world.outside.lock().rows, good(100), "nothing is lost");
+}
+
+#[test]
+fn what_a_source_yielded_before_it_failed_is_committed() {
+    let world = World::new();
+    let mut spec = world.source(100, true);
+    let fails: fn() -> ConnectError = || ConnectError::fatal("opening b.csv", "permission denied");
+    let told = Arc::clone(&world.told);
+    spec.connector = Arc::new(Numbers { count: 50, step: 7, told, ends: true, fails: Some(fails) });
+    let error = world.run_source(spec, &Status::new()).0.unwrap_err().to_string();
+    assert_eq!(error, "numbers: opening b.csv: permission denied");
+    assert_eq!(world.numbers("t"), good(50));
+}
+
+#[test]
+fn a_source_that_is_stopped_while_it_fails_says_why() {
+    let world = World::new();
+    let mut spec = world.source(100, true);
+    let fails: fn() -> ConnectError = || ConnectError::retriable("opening b.csv", "not yet");
+    let told = Arc::clone(&world.told);
+    spec.connector = Arc::new(Numbers { count: 50, step: 7, told, ends: true, fails: Some(fails) });
+    spec.retry = RetryPolicy { first_delay: Duration::from_secs(1000), ..RetryPolicy::default() };
+    spec.retry.max_delay = Duration::from_secs(1000);
+    let (send, _ends) = ends_channel();
+    let (stopper, stop) = stop_signal();
+    let status = Status::new();
+    let run = run_source(spec, world.worker.clone(), stop, status.clone(), send);
+    let run = world.worker.env.timeout(Duration::from_secs(20), run);
+    let stopping = async {
+        while status.counts().last_error.is_none() {
+            world.worker.env.sleep(Duration::from_millis(1)).await;
+        }
+        stopper.stop();
+    };
+    let (outcome, ()) = world.runtime.block_on(async { futures::join!(run, stopping) });
+    let error = outcome.expect("it ends").unwrap_err().to_string();
+    assert_eq!(error, "numbers: opening b.csv: not yet");
 }
 
 #[test]
@@ -341,7 +450,7 @@ fn records_that_are_no_rows_and_rows_that_the_sink_refuses_become_dead_letters()
     let null = Stored { key: None, value: None };
     let five = Stored { key: None, value: Some(Bytes::from("{\"n\":500}")) };
     world.log.produce("t", 0, [oops, five, null]);
-    world.outside.lock().refuse = Some(7);
+    world.outside.lock().refuse = vec![7];
     let mut ends = ends.unwrap();
     ends.values_mut().for_each(|end| *end = end.plus(4));
     assert_eq!(world.run_sink(ends).unwrap(), Outcome::Drained);

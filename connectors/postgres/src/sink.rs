@@ -2,9 +2,11 @@
 
 mod exact;
 mod progress;
+mod rows;
 mod settings;
 mod table;
 mod task;
+mod writing;
 
 use millstream_connect_api::{
     Config, ConfigDef, ConnectError, Problem, Result, SinkConnector, SinkInput, SinkTask,

@@ -6,7 +6,7 @@ use arrow::array::*;
 use arrow::datatypes::{DataType, Field, Schema};
 use futures::executor::block_on;
 use millstream_connect_api::config::parse_toml;
-use millstream_connect_api::{SinkConnector, SinkPartition, TaskContext};
+use millstream_connect_api::{Operation, SinkConnector, SinkPartition, TaskContext};
 use millstream_record::{Millis, TopicId};
 
 use super::*;
@@ -69,13 +69,17 @@ fn of(columns: Vec<(&str, ArrayRef)>) -> SinkBatch {
 
 /// Puts rows as the worker does that skips bad ones: answers their ids and reasons.
 fn put_skipping(task: &mut dyn SinkTask, mut rows: Vec<(i64, Option<&str>)>) -> Vec<(i64, String)> {
-    let mut refused = Vec::new();
-    loop {
-        match block_on(task.put(batch(0, &rows, false))) {
-            Ok(()) => return refused,
-            Err(ConnectError::BadRow { row, reason }) => refused.push((rows.remove(row).0, reason)),
-            Err(other) => panic!("{other}"),
+    match block_on(task.put(batch(0, &rows, false))) {
+        Ok(()) => Vec::new(),
+        Err(ConnectError::BadRows(refused)) => {
+            let named = refused.iter().map(|refused| (rows[refused.row].0, refused.reason.clone())).collect();
+            for refused in refused.iter().rev() {
+                rows.remove(refused.row);
+            }
+            block_on(task.put(batch(0, &rows, false))).unwrap();
+            named
         }
+        Err(other) => panic!("{other}"),
     }
 }
 
@@ -228,7 +232,8 @@ fn a_row_that_postgres_refuses_is_named() {
     let (mut task, _) = upsert.start().unwrap();
     let error = block_on(task.put(batch(0, &[(1, Some("a")), (2, None)], false))).unwrap_err();
     assert!(
-        matches!(&error, ConnectError::BadRow { row: 1, reason } if reason == "key column 'name' is null"),
+        matches!(&error, ConnectError::BadRows(rows) if rows.len() == 1 && rows[0].row == 1
+            && rows[0].reason == "key column 'name' is null"),
         "{error}"
     );
 }
