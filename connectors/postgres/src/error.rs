@@ -25,7 +25,10 @@ pub(crate) fn classify(context: &str, error: &Error) -> ConnectError {
     };
     let class = db.code().code().get(..2).unwrap_or_default();
     let retriable = RETRIABLE_CLASSES.contains(&class) || *db.code() == SqlState::LOCK_NOT_AVAILABLE;
-    let reason = describe(db);
+    let mut reason = describe(db);
+    if *db.code() == SqlState::LOCK_NOT_AVAILABLE {
+        reason.push_str("; another session holds a lock: SELECT * FROM pg_stat_activity says which");
+    }
     if retriable { ConnectError::retriable(context, reason) } else { ConnectError::fatal(context, reason) }
 }
 

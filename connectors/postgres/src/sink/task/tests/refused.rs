@@ -171,3 +171,25 @@ fn an_incomplete_address_is_refused_at_once() {
     // A host that does not answer may come back.
     assert!(refused("postgres://postgres@127.0.0.1:1/postgres").is_retriable());
 }
+
+#[test]
+fn a_table_that_somebody_has_locked_is_not_waited_for_in_silence() {
+    let postgres = Postgres::start();
+    let world = World::new(&postgres, "table = 'locked'", &batch(0, &[], false).rows);
+    let (mut task, _) = world.start().unwrap();
+    postgres.query("ALTER ROLE postgres SET lock_timeout = '10ms'");
+    let (mut hasty, _) = world.start().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let connecting = async { tokio_postgres::connect(&postgres.url(), tokio_postgres::NoTls).await };
+    let (holder, driver) = runtime.block_on(connecting).unwrap();
+    runtime.spawn(driver);
+    runtime.block_on(holder.batch_execute("BEGIN; LOCK TABLE locked")).unwrap();
+    let error = block_on(hasty.put(batch(0, &[(1, None)], false))).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        error.is_retriable() && text.contains("lock timeout") && text.contains("pg_stat_activity"),
+        "{text}"
+    );
+    runtime.block_on(holder.batch_execute("COMMIT")).unwrap();
+    block_on(task.put(batch(0, &[(1, None)], false))).unwrap();
+}
