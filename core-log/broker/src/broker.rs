@@ -33,6 +33,7 @@ use crate::partitions::{CLUSTER_METADATA, METADATA_TOPIC_ID, Partitions};
 use crate::peers::Peers;
 use crate::replication::{self, CopySettings, Copying, Throttle};
 use crate::shared::Shared;
+use crate::starts::Starts;
 use crate::steady::SteadyClock;
 use crate::timers::Timers;
 use crate::verification::Verification;
@@ -91,6 +92,7 @@ impl Broker {
                 disk: Arc::clone(&disk),
                 timers: Arc::clone(&timers),
                 flusher: Arc::clone(&flusher),
+                starts: Starts::new(env.clone(), Arc::clone(&dir)),
                 copying: Arc::clone(&copying),
                 proposals: Arc::default(),
                 throttle: Arc::clone(&throttle),

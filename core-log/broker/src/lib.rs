@@ -18,6 +18,9 @@
 //! - **Fetch** reads what is in memory within `call`, else in the read pool; a fetch that finds too little parks, and the
 //!   partitions wake it. Record bytes go from the file to the answer as one slice. In a session (KIP-227) partitions mark themselves
 //!   where they have something new, and only those are looked at.
+//! - **DeleteRecords** moves the start of the leader's log; followers take it from the leader's answers. Each notes it in the
+//!   directory's checkpoint, many partitions at once, and the answer waits until all that are alive have: records that were deleted
+//!   come back neither with a restart nor with an election.
 //! - **Groups and transactions**: each partition of an internal topic has a coordinator, whose answers wait until its records
 //!   are below the high watermark. It is loaded by whoever leads the partition, in each leader epoch anew; snapshots bound what is
 //!   replayed. A transaction's markers go to the leaders of its partitions, here or by WriteTxnMarkers, until all have them.
@@ -65,6 +68,7 @@ mod records;
 mod refusal;
 mod replication;
 mod shared;
+mod starts;
 mod steady;
 mod timers;
 mod topic_settings;

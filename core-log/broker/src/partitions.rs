@@ -23,7 +23,7 @@ use rustc_hash::FxHashMap;
 
 use crate::coordinator::Snapshot;
 use crate::lacking::{Lacking, hangs_on};
-use crate::partition::{Assigned, Checkpointed, Context, Leadership, Partition};
+use crate::partition::{Assigned, Checkpointed, Context, Deferred, Leadership, Partition};
 use crate::refusal::Refusal;
 use crate::replication::{Limited, Proposals, Side};
 use crate::topic_settings::TopicSettings;
@@ -557,14 +557,22 @@ impl Partitions {
         let mut unopened: Vec<TopicPartition> = self.opening.lock().iter().cloned().collect();
         unopened.extend(self.lacking.names());
         let (mut recovery, mut starts, mut marks) = (Offsets::new(), Offsets::new(), Offsets::new());
-        for one in self.all().iter().map(|partition| partition.checkpointed()).chain(metadata) {
+        let all = self.all();
+        let noted: Vec<Checkpointed> = all.iter().map(|partition| partition.checkpointed()).collect();
+        let begins: Vec<Offset> = noted.iter().map(|one| one.start).collect();
+        for one in noted.into_iter().chain(metadata) {
             recovery.insert(one.at.clone(), one.recovery_point);
             starts.insert(one.at.clone(), one.start);
             marks.insert(one.at, one.high_watermark);
         }
         unopened.extend(self.broken());
         unopened.extend(self.opened.lock().keys().cloned());
-        dir.checkpoint(recovery, starts, marks, &unopened)
+        dir.checkpoint(recovery, starts, marks, &unopened)?;
+        let noted = all.iter().zip(begins).map(|(partition, start)| partition.start_noted(start));
+        let noted: Vec<Deferred> = noted.collect();
+        drop(dir);
+        all.iter().zip(noted).for_each(|(partition, after)| partition.perform(after));
+        Ok(())
     }
 
     /// Every partition that should be here and whose log could not be opened.

@@ -301,6 +301,29 @@ impl LogDir {
         Ok(())
     }
 
+    /// Notes, durably, where some logs begin; what is noted of others stays. Before anybody is told that the records below are gone:
+    /// their bytes are still there, and a restart would show them again.
+    ///
+    /// # Errors
+    /// [`StorageError::Offline`]: after a failure nobody knows what a restart would find, so the directory goes offline.
+    pub fn note_log_starts(
+        &mut self,
+        moved: impl IntoIterator<Item = (TopicPartition, Offset)>,
+    ) -> Result<()> {
+        self.files.check_online()?;
+        let mut starts = self.log_starts.clone();
+        starts.extend(moved);
+        if self.is_unsure || starts != self.log_starts {
+            // The other checkpoints are as sure as they were.
+            let was_unsure = std::mem::replace(&mut self.is_unsure, true);
+            let path = self.path.join(LOG_STARTS_FILE);
+            checkpoint::write_offsets(&**self.files.disk(), &path, &starts)
+                .map_err(|error| self.files.fail_with(error))?;
+            (self.log_starts, self.is_unsure) = (starts, was_unsure);
+        }
+        Ok(())
+    }
+
     /// How often a recovery point was lowered since the directory was opened. Who takes what a checkpoint is to say from a log without
     /// holding this directory tells by it that the log may have been cut since.
     #[must_use]

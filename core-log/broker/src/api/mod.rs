@@ -5,6 +5,7 @@
 mod api_versions;
 mod cluster;
 mod controller;
+mod delete_records;
 mod describe_cluster;
 mod describe_configs;
 mod describe_log_dirs;
@@ -58,6 +59,7 @@ pub(crate) fn dispatch(broker: &Broker, ctx: Ctx, request: Request) -> Receipt {
         Request::CreateTopics(request) => topics::create(broker, request),
         Request::DeleteTopics(request) => topics::delete(broker, &ctx, request),
         Request::CreatePartitions(request) => topics::create_partitions(broker, request),
+        Request::DeleteRecords(request) => delete_records::handle(broker, request),
         Request::ElectLeaders(request) => cluster::elect_leaders(broker, request),
         Request::AlterPartitionReassignments(request) => cluster::alter_reassignments(broker, request),
         Request::ListPartitionReassignments(request) => cluster::list_reassignments(shared, &request),

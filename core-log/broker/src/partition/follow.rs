@@ -19,6 +19,8 @@ pub(crate) struct Position {
     /// The leader's epoch, as the follower knows it.
     pub(crate) leader_epoch: LeaderEpoch,
     pub(crate) start: Offset,
+    /// Where a restart would have the log begin: what the leader is told, which counts on it.
+    pub(crate) noted_start: Offset,
     pub(crate) end: Offset,
     /// The epoch of the last record; none for an empty log.
     pub(crate) last_epoch: LeaderEpoch,
@@ -59,11 +61,12 @@ impl Partition {
         Ok(state.position(epoch))
     }
 
-    /// Takes up what a leader sent. The bytes are in the page cache then, and on their way to the disk.
+    /// Takes up what a leader sent. The bytes are in the page cache then, and on their way to the disk. True when the leader has the log
+    /// begin later: that is on its way, too.
     ///
     /// # Errors
     /// As for [`Partition::position`]; bytes that are not what the leader had; those of storage.
-    pub(crate) fn copy(self: &Arc<Self>, fetched: &Fetched<'_>) -> Result<(), Refusal> {
+    pub(crate) fn copy(self: &Arc<Self>, fetched: &Fetched<'_>) -> Result<bool, Refusal> {
         if !fetched.batches.is_empty() {
             validate_for_follower(fetched.batches)?;
         }
@@ -76,8 +79,9 @@ impl Partition {
             }
             self.copy_locked(&mut state, fetched)?
         };
+        let begins_later = after.note_start;
         self.perform(after);
-        Ok(())
+        Ok(begins_later)
     }
 
     fn copy_locked(&self, state: &mut State, fetched: &Fetched<'_>) -> Result<Deferred, Refusal> {
@@ -91,6 +95,7 @@ impl Partition {
         if fetched.log_start > state.log.start_offset() {
             state.log.advance_log_start(fetched.log_start.min(end))?;
             state.log_start_moved();
+            after.note_start = true;
         }
         let follower = state.following(fetched.from.leader_epoch)?;
         follower.appended(end);
@@ -156,6 +161,7 @@ impl Partition {
             let mark = state.following(epoch)?.high_watermark();
             state.is_closed = false;
             state.log.truncate_fully_and_start_at(start, self.context.env.now())?;
+            state.noted_start = start; // by its one segment
             let flushed = state.log.flushed_offset();
             state.role = Role::Following(Follower::new(epoch, start, flushed, mark));
             state.position_changed();
@@ -184,6 +190,7 @@ impl State {
         Position {
             leader_epoch,
             start: self.log.start_offset(),
+            noted_start: self.noted_start,
             end: self.log.end_offset(),
             last_epoch: self.log.last_epoch().unwrap_or(LeaderEpoch::NONE),
             durable_end: self.log.flushed_offset(),

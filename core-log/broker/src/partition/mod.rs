@@ -3,6 +3,7 @@
 //! follower that cuts its log, which nobody reads or writes meanwhile.
 
 mod append;
+mod deletion;
 mod follow;
 mod guard;
 mod read;
@@ -33,6 +34,7 @@ pub(crate) use role::{Assigned, Leadership};
 use crate::changed::{Changed, Watcher};
 use crate::flusher::Flusher;
 use crate::replication::{Copying, Limited, Proposals, Side, Throttle, WantedIsr};
+use crate::starts::Starts;
 use crate::timers::{Armed, Timed, Timers};
 use crate::topic_settings::TopicSettings;
 
@@ -54,6 +56,7 @@ pub(crate) struct Context {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) timers: Arc<Timers>,
     pub(crate) flusher: Arc<Flusher>,
+    pub(crate) starts: Arc<Starts>,
     pub(crate) copying: Arc<Copying>,
     pub(crate) proposals: Arc<Proposals>,
     pub(crate) throttle: Arc<Throttle>,
@@ -82,6 +85,10 @@ struct State {
     consumers: Watchers,
     /// Fetches of followers, which wait for the log to grow; and, where this replica follows, who waits for its fsync.
     followers: Watchers,
+    /// Deletions of records, which wait for every replica to have let go of them.
+    deleters: Watchers,
+    /// Where a restart would have the log begin.
+    noted_start: Offset,
     /// Who copies this replica: its next fetch says where the replica is, where that has changed.
     copier: Option<Watcher>,
     armed: Armed,
@@ -113,6 +120,8 @@ impl Watchers {
 #[must_use = "answers and flushes would be lost"]
 pub(crate) struct Deferred {
     flush: bool,
+    /// The start of the log is to be noted.
+    note_start: bool,
     call_at: Option<Duration>,
     answers: Vec<(Waiting, Outcome)>,
     woken: Vec<Arc<Changed>>,
@@ -135,12 +144,14 @@ impl Partition {
         log.set_config(settings.log.clone());
         let state = State {
             role: Role::none(&log, high_watermark),
+            noted_start: log.start_offset(),
             log,
             leader: None,
             waiting: FxHashMap::default(),
             next_waiter: 0,
             consumers: Watchers::default(),
             followers: Watchers::default(),
+            deleters: Watchers::default(),
             copier: None,
             armed: Armed::default(),
             guards: Guards::default(),
@@ -209,6 +220,7 @@ impl Partition {
     pub(crate) fn unwatch(&self, key: u64) {
         let mut state = self.state.lock();
         state.followers.0.remove(&key);
+        state.deleters.0.remove(&key);
         if state.consumers.0.remove(&key).is_some() {
             state.position_changed();
         }
@@ -378,6 +390,9 @@ impl Partition {
         }
         if after.flush {
             self.context.flusher.submit(Arc::clone(self));
+        }
+        if after.note_start {
+            self.context.starts.submit(Arc::clone(self));
         }
         if let Some(at) = after.call_at {
             let me = Arc::downgrade(self);

@@ -248,7 +248,9 @@ impl Partition {
                 durable_end: follower.durable_end.min(from),
                 eligible: follower.eligible,
             };
-            self.step(&mut state, input)
+            let mut after = self.step(&mut state, input);
+            state.deleters.wake(&mut after); // it may have let go of what they delete
+            after
         };
         self.perform(after);
         Ok(None)

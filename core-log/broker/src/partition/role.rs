@@ -211,6 +211,7 @@ impl Partition {
         state.guards.clear();
         state.consumers.wake(&mut after);
         state.followers.wake(&mut after);
+        state.deleters.wake(&mut after);
         state.copier = None;
         after
     }

@@ -55,8 +55,8 @@ enum Due {
 
 /// What became of a partition in a round.
 enum Outcome {
-    /// It may be fetched at once; with what was appended not yet durable, or with nothing new.
-    Copied { appended: bool },
+    /// It may be fetched at once; with what was appended, or where the log begins now, not yet durable, or with nothing new.
+    Copied { appended: bool, begins_later: bool },
     /// It is to be cut here first.
     Cut(Offset),
     /// It begins anew here first.
@@ -145,9 +145,10 @@ impl Lane {
                 premises.throttle.took(Side::Follower, bytes);
             }
             let wait = match take_up(member, answer.from, &answer.data, premises) {
-                Outcome::Copied { appended: new } => {
-                    if new {
-                        appended.push((Arc::clone(&member.partition), member.epoch));
+                Outcome::Copied { appended: new, begins_later } => {
+                    if new || begins_later {
+                        let partition = Arc::clone(&member.partition);
+                        appended.push(Changing { partition, epoch: member.epoch, begins_later });
                     }
                     Duration::ZERO
                 }
@@ -288,7 +289,10 @@ fn take_up(member: &Member, position: Position, data: &PartitionData, premises: 
         log_start: Offset(data.log_start_offset),
     };
     match member.partition.copy(&fetched) {
-        Ok(()) => Outcome::Copied { appended: !batches.is_empty() || position.durable_end < position.end },
+        Ok(begins_later) => {
+            let appended = !batches.is_empty() || position.durable_end < position.end;
+            Outcome::Copied { appended, begins_later }
+        }
         Err(refusal) => failed(member, &refusal, backoff),
     }
 }
@@ -347,18 +351,32 @@ fn settled(
     }
 }
 
-/// Waits until what was appended is fsynced, or will not be.
-async fn until_durable(premises: &Premises, env: &Env, appended: &[(Arc<Partition>, LeaderEpoch)]) {
+/// A replica of which something is not durable yet.
+struct Changing {
+    partition: Arc<Partition>,
+    epoch: LeaderEpoch,
+    /// The leader had its log begin later, and may be waiting to hear that it will not begin earlier again.
+    begins_later: bool,
+}
+
+impl Changing {
+    /// Where it is, while that is not durable.
+    fn late(&self) -> Option<Position> {
+        let position = self.partition.position(self.epoch).ok()?;
+        let is_noted = !self.begins_later || position.noted_start >= position.start;
+        (position.durable_end < position.end || !is_noted).then_some(position)
+    }
+}
+
+/// Waits until what was appended is fsynced, and what was deleted noted, or will not be.
+async fn until_durable(premises: &Premises, env: &Env, appended: &[Changing]) {
     let Some(partitions) = premises.partitions.upgrade().filter(|_| !appended.is_empty()) else { return };
     let (changed, key) = (Changed::new(), partitions.next_watcher());
-    let is_late = |partition: &Partition, epoch: LeaderEpoch| {
-        partition.position(epoch).ok().filter(|position| position.durable_end < position.end)
-    };
     let all = async {
-        for (partition, epoch) in appended {
+        for one in appended {
             loop {
-                partition.watch(Reader::Follower, key, Watcher::new(&changed, 0));
-                if is_late(partition, *epoch).is_none() {
+                one.partition.watch(Reader::Follower, key, Watcher::new(&changed, 0));
+                if one.late().is_none() {
                     break;
                 }
                 changed.woken().await;
@@ -366,14 +384,14 @@ async fn until_durable(premises: &Premises, env: &Env, appended: &[(Arc<Partitio
         }
     };
     if env.timeout(FLUSH_PATIENCE, all).await.is_err() {
-        let late = |(partition, epoch): &(Arc<Partition>, LeaderEpoch)| {
-            let position = is_late(partition, *epoch)?;
-            Some((partition.at().to_string(), position.durable_end, position.end))
+        let late = |one: &Changing| {
+            let position = one.late()?;
+            Some((one.partition.at().to_string(), position.durable_end, position.end))
         };
         let waiting: Vec<_> = appended.iter().filter_map(late).collect();
         tracing::warn!(?waiting, "copied records are not durable after {FLUSH_PATIENCE:?}; the disk is slow");
     }
-    for (partition, _) in appended {
-        partition.unwatch(key);
+    for one in appended {
+        one.partition.unwatch(key);
     }
 }

@@ -261,7 +261,7 @@ fn topics<'a>(
             current_leader_epoch: position.leader_epoch.0,
             fetch_offset: position.end.0,
             last_fetched_epoch: position.last_epoch.0,
-            log_start_offset: position.start.0,
+            log_start_offset: position.noted_start.0,
             partition_max_bytes,
             durable_end: position.durable_end.0,
             ..FetchPartition::default()

@@ -1,6 +1,7 @@
 //! The broker, called in process with decoded requests, on a real disk.
 
 mod cluster;
+mod deletion;
 mod groups;
 mod harness;
 mod log;

@@ -184,12 +184,21 @@ impl InSync {
         members.map(durable).min()?
     }
 
-    /// The set to ask for when it is not the committed one, and the partition epoch it builds on. The log ends at `end`; who
-    /// joins must have, durably, all below `least`.
+    /// The least log start over the followers that are committed members or `is_alive`; `None` where there are none. One that has not
+    /// said where its log begins may have everything.
+    pub(super) fn least_log_start(&self, is_alive: impl Fn(NodeId) -> bool) -> Option<Offset> {
+        let counts = |node: NodeId| self.committed.contains(&node) || is_alive(node);
+        let counting = self.followers.iter().filter(|(node, _)| counts(**node));
+        counting.map(|(_, follower)| follower.progress.map_or(Offset(-1), |it| it.log_start)).min()
+    }
+
+    /// The set to ask for when it is not the committed one, and the partition epoch it builds on. The log goes from `start` to `end`;
+    /// who joins must have, durably, all below `least`, and must have let go of what is below the start: elected, it would show again
+    /// what was deleted on request.
     pub(super) fn propose(
         &mut self,
         now: Millis,
-        end: Offset,
+        (start, end): (Offset, Offset),
         least: Offset,
     ) -> Option<(Vec<(NodeId, i64)>, i32)> {
         self.retry_at = self.retry_at.filter(|at| now < *at);
@@ -200,7 +209,7 @@ impl InSync {
             *node == self.node
                 || match self.committed.contains(node) {
                     true => !self.lags(*node, now, end),
-                    false => self.may_join(*node, least),
+                    false => self.may_join(*node, start, least),
                 }
         };
         // Looked at after every append, so nothing is allocated unless there is something to ask for.
@@ -224,8 +233,10 @@ impl InSync {
         !has_all && now.since_ms(follower.caught_up) > self.lag_max_ms
     }
 
-    fn may_join(&self, node: NodeId, least: Offset) -> bool {
+    fn may_join(&self, node: NodeId, start: Offset, least: Offset) -> bool {
         let progress = self.followers.get(&node).and_then(|follower| follower.progress);
-        progress.is_some_and(|progress| progress.eligible && progress.durable_end >= least)
+        progress.is_some_and(|progress| {
+            progress.eligible && progress.durable_end >= least && progress.log_start >= start
+        })
     }
 }

@@ -341,6 +341,13 @@ impl Replica {
         followers.map(|(node, progress)| (node, progress.durable_end))
     }
 
+    /// The least log start over this broker, where it is `own`, and every replica that is in sync or `is_alive`: records below it are
+    /// gone for good. Less than any offset as long as one of them has not said where its log begins.
+    #[must_use]
+    pub fn low_watermark(&self, own: Offset, is_alive: impl Fn(NodeId) -> bool) -> Offset {
+        self.in_sync.least_log_start(is_alive).map_or(own, |least| least.min(own))
+    }
+
     /// Whether an acks=all produce may be appended: enough committed in-sync replicas, else NOT_ENOUGH_REPLICAS before the
     /// append. More than all replicas is never asked for; the controller counts alike.
     #[must_use]
@@ -476,7 +483,7 @@ impl Replica {
             return;
         }
         let least = self.high_watermark.max(self.epoch_start);
-        if let Some((isr, partition_epoch)) = self.in_sync.propose(now, self.end, least) {
+        if let Some((isr, partition_epoch)) = self.in_sync.propose(now, (self.log_start, self.end), least) {
             effects.push(Effect::ProposeIsr { isr, partition_epoch });
         }
     }

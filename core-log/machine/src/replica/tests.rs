@@ -436,3 +436,42 @@ proptest! {
         prop_assert_eq!(answered.len(), wants.len(), "everyone is answered once leadership ends");
     }
 }
+
+fn begins(node: i32, log_start: i64, durable_end: i64) -> Input {
+    match fetched(node, durable_end) {
+        Input::FollowerFetched { node, broker_epoch, durable_end, eligible, .. } => {
+            let log_start = Offset(log_start);
+            Input::FollowerFetched { node, broker_epoch, log_start, durable_end, eligible }
+        }
+        other => other,
+    }
+}
+
+#[test]
+fn the_low_watermark_is_the_least_start_of_those_that_live_or_are_in_sync() {
+    let mut replica = leader(&[1, 2], 1);
+    let low =
+        |replica: &Replica, alive: &[i32]| replica.low_watermark(Offset(7), |node| alive.contains(&node.0)).0;
+    assert_eq!(low(&leader(&[1], 1), &[]), 7, "alone");
+    assert_eq!(low(&replica, &[2, 3]), -1, "nobody has said where its log begins");
+    replica.step(NOW, begins(2, 5, 0));
+    assert_eq!((low(&replica, &[2, 3]), low(&replica, &[2])), (-1, 5));
+    assert_eq!(low(&replica, &[]), 5, "who is in sync counts though it seems to be gone");
+    replica.step(NOW, begins(3, 3, 0));
+    assert_eq!((low(&replica, &[2, 3]), low(&replica, &[2])), (3, 5));
+    replica.step(NOW, begins(2, 9, 0));
+    replica.step(NOW, begins(2, 8, 0));
+    assert_eq!(low(&replica, &[2]), 7, "the leader's own; and a log start does not go back");
+}
+
+/// Elected, it would show again what was deleted.
+#[test]
+fn who_still_has_what_was_deleted_does_not_join() {
+    let mut replica = leader(&[1, 2], 1);
+    replica.step(NOW, append(10, Acks::Leader, 1));
+    replica.step(NOW, Input::Flushed { point: Offset(10) });
+    replica.step(NOW, fetched(2, 10));
+    replica.step(NOW, Input::LogStartMoved { log_start: Offset(6) });
+    assert_eq!(replica.step(NOW, begins(3, 0, 10)), [], "it has all, and more");
+    assert_eq!(replica.step(NOW, begins(3, 6, 10)), [propose(&[(1, -1), (2, 102), (3, 103)], 0)]);
+}

@@ -250,7 +250,12 @@ impl Fetch {
         let bytes = data.records.as_ref().map_or(0, |records| records.len());
         let marks = (Offset(data.high_watermark), Offset(data.log_start_offset));
         let diverges = data.diverging_epoch.epoch >= 0 || data.diverging_epoch.end_offset >= 0;
-        let is_urgent = data.error_code != 0 || data.preferred_read_replica >= 0 || diverges;
+        // Somebody may wait for a follower to let go of records that were deleted.
+        let is_above = |told: &(Offset, Offset)| self.who.replica.is_some() && told.1 < marks.1;
+        let is_urgent = data.error_code != 0
+            || data.preferred_read_replica >= 0
+            || diverges
+            || place.told.as_ref().is_some_and(is_above);
         if !self.is_full() && !is_urgent && bytes == 0 && place.told == Some(marks) {
             return false;
         }
