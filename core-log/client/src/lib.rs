@@ -53,7 +53,7 @@ pub use types::{
     AlterConfig, BrokerInfo, ClusterDescription, ConfigEntry, ConfigResource, ConsumerRecord, Election,
     GroupDescription, GroupListing, GroupMember, GroupMetadata, NewTopic, OffsetAndMetadata,
     OffsetAndTimestamp, OffsetSpec, Offsets, PartitionInfo, PartitionRecords, ProducerRecord,
-    QuorumDescription, QuorumMember, Reassignment, RecordMetadata, TopicDescription,
+    QuorumDescription, QuorumMember, Reassignment, RecordMetadata, RecordsToDelete, TopicDescription,
 };
 
 /// The result of a client's call.

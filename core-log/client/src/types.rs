@@ -183,6 +183,26 @@ impl OffsetSpec {
     }
 }
 
+/// Which records of a partition are to be deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordsToDelete {
+    /// Those below this offset.
+    Before(Offset),
+    /// All that are replicated: those below the high watermark, whatever it is when the leader is asked.
+    All,
+}
+
+impl RecordsToDelete {
+    /// The number in the offset field of DeleteRecords.
+    #[must_use]
+    pub fn offset(self) -> Offset {
+        match self {
+            Self::Before(offset) => offset,
+            Self::All => Offset(-1),
+        }
+    }
+}
+
 /// A partition as the cluster describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionInfo {

@@ -3,6 +3,7 @@
 mod cluster;
 mod configs;
 mod groups;
+mod records;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;

@@ -1,5 +1,6 @@
 //! What a client must be able to do, behind any door. Each scenario makes its own topics and groups, so all may run at once.
 
+mod deletion;
 mod faults;
 mod groups;
 mod large;
@@ -104,6 +105,8 @@ pub(crate) async fn all(door: &Door) {
     records::a_paused_partition(door).await;
     records::refusals(door).await;
     records::administration(door).await;
+    deletion::of_records(door).await;
+    deletion::refusals(door).await;
     groups::commits_are_resumed(door).await;
     groups::a_deleted_topic_stops_no_commit(door).await;
     groups::partitions_are_shared(door, false).await;

@@ -1,5 +1,6 @@
 //! Three nodes on real sockets and disks: they form a cluster, lose one of them, are operated on, and lose nothing.
 
+mod deletion;
 mod disks;
 mod doors;
 mod groups;
