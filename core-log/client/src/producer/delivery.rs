@@ -31,10 +31,19 @@ pub(super) struct Outcome {
 struct State {
     /// Parts that have no result yet.
     open: usize,
-    /// Those that have one: the positions of their records in the batch, and what became of them.
+    /// Those that have one, in order: the positions of their records in the batch, and what became of them.
     results: Vec<(Range<i32>, Result<Written>)>,
-    /// One place for each delivery that is waited for.
-    wakers: Vec<Waker>,
+    wakers: Wakers,
+}
+
+/// Who waits for an outcome: one place for each delivery that was polled.
+#[derive(Debug, Default)]
+struct Wakers {
+    /// By record, in the order in which they came, or, if `sorted`, in that of the records.
+    each: Vec<(i32, Option<Waker>)>,
+    sorted: bool,
+    /// Those of deliveries that stand for all records.
+    all: Vec<Waker>,
 }
 
 /// The records of a batch that was not split.
@@ -42,7 +51,7 @@ pub(super) const WHOLE: Range<i32> = 0..i32::MAX;
 
 impl Outcome {
     pub(super) fn new(partition: TopicPartition) -> Arc<Self> {
-        let state = State { open: 1, results: Vec::new(), wakers: Vec::new() };
+        let state = State { open: 1, results: Vec::new(), wakers: Wakers::default() };
         Arc::new(Self { partition, state: Mutex::new(state) })
     }
 
@@ -53,17 +62,21 @@ impl Outcome {
 
     /// Gives the result of the part that has `records`; the first one counts.
     pub(super) fn complete(&self, records: Range<i32>, result: Result<Written>) {
-        let wakers = {
+        let woken = {
             let mut state = self.state.lock();
-            if state.open == 0 || state.results.iter().any(|(other, _)| other.contains(&records.start)) {
+            if state.open == 0 || state.part(records.start).is_some() {
                 return;
             }
-            state.results.push((records, result));
+            let woken = match state.open {
+                1 => state.wakers.take_all(),
+                _ => state.wakers.take(&records), // deliveries of other parts wait on
+            };
+            let at = state.results.partition_point(|(other, _)| other.start < records.start);
+            state.results.insert(at, (records, result));
             state.open -= 1;
-            // Deliveries of other parts wait on, in the places that they know.
-            if state.open == 0 { std::mem::take(&mut state.wakers) } else { state.wakers.clone() }
+            woken
         };
-        wakers.into_iter().for_each(Waker::wake);
+        woken.into_iter().for_each(Waker::wake);
     }
 
     /// The delivery of the batch's record `index`.
@@ -78,13 +91,62 @@ impl Outcome {
 }
 
 impl State {
+    /// The part with record `index`, if it has a result.
+    fn part(&self, index: i32) -> Option<&(Range<i32>, Result<Written>)> {
+        let behind = self.results.partition_point(|(records, _)| records.start <= index);
+        self.results[..behind].last().filter(|(records, _)| records.contains(&index))
+    }
+
     /// The part of record `index`, or, for all, one that failed if one did.
     fn result(&self, index: Option<i32>) -> Option<&(Range<i32>, Result<Written>)> {
         match index {
-            Some(index) => self.results.iter().find(|(records, _)| records.contains(&index)),
+            Some(index) => self.part(index),
             None if self.open > 0 => None,
             None => self.results.iter().find(|(_, result)| result.is_err()).or(self.results.first()),
         }
+    }
+}
+
+impl Wakers {
+    /// Notes who waits for record `index`, or for all; gives the place to be told the next time.
+    fn note(&mut self, index: Option<i32>, place: Option<usize>, waker: &Waker) -> usize {
+        let Some(index) = index else {
+            if let Some(known) = place.and_then(|place| self.all.get_mut(place)) {
+                known.clone_from(waker);
+                return place.unwrap_or_default();
+            }
+            self.all.push(waker.clone());
+            return self.all.len() - 1;
+        };
+        // Where they were sorted since, the place is another's, and a new one is taken.
+        match place.and_then(|place| Some((place, self.each.get_mut(place)?))) {
+            Some((place, (known, slot))) if *known == index => {
+                *slot = Some(waker.clone());
+                place
+            }
+            _ => {
+                self.each.push((index, Some(waker.clone())));
+                self.sorted = false;
+                self.each.len() - 1
+            }
+        }
+    }
+
+    fn take_all(&mut self) -> Vec<Waker> {
+        let Self { each, all, .. } = std::mem::take(self);
+        each.into_iter().filter_map(|(_, waker)| waker).chain(all).collect()
+    }
+
+    /// Those that wait for these records. Parts come one by one, and a batch may have many of them and of deliveries: so the
+    /// others are not looked at.
+    fn take(&mut self, records: &Range<i32>) -> Vec<Waker> {
+        if !self.sorted {
+            self.each.sort_unstable_by_key(|(index, _)| *index);
+            self.sorted = true;
+        }
+        let from = self.each.partition_point(|(index, _)| *index < records.start);
+        let these = self.each[from..].iter_mut().take_while(|(index, _)| *index < records.end);
+        these.filter_map(|(_, waker)| waker.take()).collect()
     }
 }
 
@@ -116,13 +178,7 @@ impl Future for Delivery {
                 timestamp: written.append_time.unwrap_or(self.timestamp),
             }));
         }
-        match self.place.and_then(|place| state.wakers.get_mut(place)) {
-            Some(waker) => waker.clone_from(cx.waker()),
-            None => {
-                self.place = Some(state.wakers.len());
-                state.wakers.push(cx.waker().clone());
-            }
-        }
+        self.place = Some(state.wakers.note(self.index, self.place, cx.waker()));
         Poll::Pending
     }
 }
@@ -158,7 +214,7 @@ mod tests {
         outcome.split();
         outcome.split();
         outcome.complete(2..4, Err(ClientError::Aborted));
-        assert_eq!(woken.0.swap(0, Ordering::Relaxed), 7);
+        assert_eq!(woken.0.swap(0, Ordering::Relaxed), 2, "no others than these are woken");
         for (index, delivery) in deliveries.iter_mut().enumerate() {
             match poll(delivery) {
                 Poll::Ready(result) => assert!((2..4).contains(&index) && result.is_err(), "{index}"),
@@ -169,7 +225,7 @@ mod tests {
         outcome.complete(4..i32::MAX, written(70));
         assert!(poll(&mut all).is_pending(), "two are not in yet");
         outcome.complete(0..2, written(50));
-        assert!(woken.0.load(Ordering::Relaxed) >= 7, "nobody sleeps on");
+        assert!(woken.0.load(Ordering::Relaxed) >= 5, "nobody sleeps on");
         assert!(matches!(poll(&mut all), Poll::Ready(Err(ClientError::Aborted))));
         for (index, at) in [(0, 50), (1, 51), (4, 70), (5, 71)] {
             let Poll::Ready(Ok(told)) = poll(&mut deliveries[index]) else {
