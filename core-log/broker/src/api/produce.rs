@@ -40,7 +40,8 @@ pub(super) fn handle(shared: &Arc<Shared>, ctx: &Ctx, request: ProduceRequest) -
     };
     if request.transactional_id.is_none() && has_transactional_batch(&request) {
         // Before anything is appended, and with this code, as Kafka does.
-        return refuse_all(&request, ErrorCode::TransactionalIdAuthorizationFailed).into();
+        let refused = refuse_all(&request, ErrorCode::TransactionalIdAuthorizationFailed);
+        return leaves(acks, ctx, refused.into(), true);
     }
     let skeleton = skeleton(&request);
     let places = skeleton.responses.iter().map(|topic| topic.partition_responses.len()).sum();
@@ -76,6 +77,11 @@ pub(super) fn handle(shared: &Arc<Shared>, ctx: &Ctx, request: ProduceRequest) -
         }
     }
     pending.all_admitted();
+    leaves(acks, ctx, receipt, is_refused)
+}
+
+/// What leaves as the answer: nothing with `acks=0`.
+fn leaves(acks: Acks, ctx: &Ctx, answer: Receipt, is_refused: bool) -> Receipt {
     match acks {
         // Nothing else tells such a client that it has to ask who leads: its connection ends.
         Acks::None if is_refused => Receipt::from(CallError::Disconnected {
@@ -83,7 +89,7 @@ pub(super) fn handle(shared: &Arc<Shared>, ctx: &Ctx, request: ProduceRequest) -
             reason: "a batch with acks=0 was refused".to_owned(),
         }),
         Acks::None => Receipt::none(),
-        Acks::Leader | Acks::All => receipt,
+        Acks::Leader | Acks::All => answer,
     }
 }
 

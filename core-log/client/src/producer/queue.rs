@@ -53,6 +53,10 @@ pub(super) struct Sent {
     nth: u64,
     pub sequence: i32,
     pub count: i32,
+    /// A try of it was not answered, so it may be in the log.
+    pub unanswered: bool,
+    /// It is a part of a batch of which that is true.
+    pub of_unanswered: bool,
     pub common: Common,
 }
 
@@ -194,7 +198,18 @@ impl Queue {
         }
         let nth = self.sent;
         self.sent += 1;
-        self.in_flight.push_back(Sent { ticket, bytes: Bytes::new(), nth, sequence, count, common });
+        let (unanswered, of_unanswered) = (false, false);
+        let bytes = Bytes::new();
+        self.in_flight.push_back(Sent {
+            ticket,
+            bytes,
+            nth,
+            sequence,
+            count,
+            unanswered,
+            of_unanswered,
+            common,
+        });
         Some(Next::Build { ticket, builder })
     }
 
@@ -255,9 +270,14 @@ impl Queue {
     }
 
     /// The batch is in the log, and so is every one before it: brokers take sequences without gaps only, once they know the producer.
+    /// Where it is a part of another, that one is not there, since a part of it would not have followed.
     pub(super) fn acknowledge(&mut self, batch: &Sent) {
         if self.identity != NOBODY && self.place(batch) != Place::Before {
             self.last_acked = advance_sequence(batch.sequence, batch.count - 1);
+        }
+        if batch.of_unanswered {
+            let parts = self.in_flight.iter_mut().chain(&mut self.retry).filter(|part| part.nth == batch.nth);
+            parts.for_each(|part| part.of_unanswered = false);
         }
     }
 
@@ -269,7 +289,8 @@ impl Queue {
     }
 
     /// The batch is too large for the broker, which took no sequence of it: two parts go in its place, with its sequences. Those
-    /// behind it do not follow what is in the log, so they come back, and go again behind the parts.
+    /// behind it do not follow what is in the log, so they come back, and go again behind the parts. Should an earlier try have been
+    /// taken after all, the broker says of the parts that they do not follow either.
     pub(super) fn split(&mut self, batch: Sent, halves: Halves, ticket: u64) {
         let Halves { first, second, count } = halves;
         let (front, back) = batch.common.split(count);
@@ -278,9 +299,34 @@ impl Queue {
             _ => advance_sequence(batch.sequence, count),
         };
         let rest = batch.count - count;
-        let back = Sent { ticket, bytes: second, nth: batch.nth, sequence, count: rest, common: back };
-        self.retry(Sent { bytes: first, count, common: front, ..batch }, Duration::ZERO);
+        let batch = Sent {
+            unanswered: false,
+            of_unanswered: batch.unanswered || batch.of_unanswered,
+            bytes: first,
+            common: front,
+            ..batch
+        };
+        let back = Sent { ticket, bytes: second, sequence, count: rest, common: back, ..batch };
+        self.retry(Sent { count, ..batch }, Duration::ZERO);
         self.retry(back, Duration::ZERO);
+    }
+
+    /// A record is too large, and stood at the head of a batch that may be in the log as a whole. The parts behind it, none of which
+    /// was sent yet, take its sequences: they follow there if, and only if, nothing of that batch is in the log.
+    pub(super) fn close_gap(&mut self, given_up: &Sent) {
+        let Identity { id, epoch } = self.identity;
+        let mut sequence = given_up.sequence;
+        if self.identity == NOBODY || !given_up.of_unanswered {
+            return;
+        }
+        for part in self.retry.iter_mut().filter(|part| part.nth == given_up.nth && !part.unanswered) {
+            part.sequence = sequence;
+            let mut bytes = BytesMut::from(&part.bytes[..]);
+            patch::set_producer(&mut bytes, id, epoch, sequence)
+                .expect("a batch that was built has a header");
+            part.bytes = bytes.freeze();
+            sequence = advance_sequence(sequence, part.count);
+        }
     }
 
     /// The bytes of a batch in flight.
@@ -373,7 +419,16 @@ impl Sent {
 #[cfg(test)]
 impl Sent {
     pub(super) fn for_test(bytes: Bytes, common: Common) -> Self {
-        Self { ticket: 0, bytes, nth: 0, sequence: 0, count: 1, common }
+        Self {
+            ticket: 0,
+            bytes,
+            nth: 0,
+            sequence: 0,
+            count: 1,
+            unanswered: false,
+            of_unanswered: false,
+            common,
+        }
     }
 }
 
@@ -615,6 +670,50 @@ mod tests {
             acknowledge(&mut queue, ticket);
         }
         assert_eq!(send(&mut queue, OURS, 4), (0, 8));
+    }
+
+    #[test]
+    fn parts_of_a_batch_that_may_be_in_the_log_know_it_and_so_do_theirs() {
+        for unanswered in [false, true] {
+            let mut queue = queue(1);
+            for n in 0..2 {
+                queue.full[0].builder.append(Millis(n), None, Some(b"more"), &[]).unwrap();
+            }
+            send(&mut queue, OURS, 0);
+            let mut batch = queue.land(0).unwrap();
+            batch.unanswered = unanswered;
+            queue.retry(batch, Duration::ZERO);
+            send(&mut queue, OURS, 99);
+            split(&mut queue, 0, 1);
+            send(&mut queue, OURS, 99);
+            split(&mut queue, 0, 2);
+            let parts: Vec<_> =
+                queue.retry.iter().map(|part| (part.of_unanswered, part.unanswered)).collect();
+            assert_eq!(parts, [(unanswered, false); 3]);
+            send(&mut queue, OURS, 99);
+            acknowledge(&mut queue, 0);
+            assert!(queue.retry.iter().all(|part| !part.of_unanswered), "the first part of it is there");
+        }
+    }
+
+    #[test]
+    fn parts_behind_a_record_that_is_too_large_show_whether_the_whole_is_in_the_log() {
+        for unanswered in [false, true] {
+            let mut queue = queue(2);
+            send(&mut queue, OURS, 0);
+            acknowledge(&mut queue, 0);
+            send(&mut queue, OURS, 1);
+            fail(&mut queue, 1);
+            queue.retry[0].unanswered = unanswered;
+            send(&mut queue, OURS, 99);
+            split(&mut queue, 1, 2);
+            assert_eq!(send(&mut queue, OURS, 99), (0, 2));
+            let given_up = queue.land(1).unwrap();
+            queue.close_gap(&given_up);
+            queue.gave_up(given_up.sequence);
+            assert_eq!(send(&mut queue, OURS, 99), (0, if unanswered { 2 } else { 3 }));
+            assert_eq!(queue.place(&queue.in_flight[0]), Place::Next);
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::state::Slot;
 use super::transaction::Phase;
 use crate::links::read_answer;
 use crate::metadata::Metadata;
-use crate::{ClientError, Result};
+use crate::{Acks, ClientError, Result};
 
 /// What is to become of a batch.
 #[derive(Debug, PartialEq)]
@@ -41,6 +41,11 @@ impl Shared {
     pub(super) fn landed(&self, endpoint: &Endpoint, asked: &Asked, answer: Result<Response, CallError>) {
         let answer = match answer {
             Err(CallError::NoAnswer) => Ok(None), // acks=0
+            // Nor does anything that a link says later concern what it took with acks=0: sent again, it would stand twice.
+            Err(error) if self.config.acks == Acks::None && !was_not_sent(&error) => {
+                tracing::debug!(%error, broker = %endpoint, "records with acks=0 may be lost");
+                Ok(None)
+            }
             answer => read_answer::<ProduceRequest>(endpoint, answer).map(Some),
         };
         let mut told = answer.map(|answer| answer.map(|answer| by_partition(answer, &asked.metadata)));
@@ -70,7 +75,7 @@ impl Shared {
         let transactional = !matches!(state.transaction.phase, Phase::Plain);
         let aborting = matches!(state.transaction.phase, Phase::Aborting | Phase::Failed(_));
         let Some(queue) = state.queues.get_mut(slot) else { return };
-        let Some(batch) = queue.land(ticket) else { return };
+        let Some(mut batch) = queue.land(ticket) else { return };
         let mut verdict = judge(answer, &batch, queue.place(&batch), transactional, halves);
         if aborting && matches!(verdict, Verdict::Again(_) | Verdict::Split(..)) {
             verdict = Verdict::Failed(ClientError::Aborted); // the transaction ends without it
@@ -79,6 +84,7 @@ impl Shared {
             Verdict::Again(ref error) | Verdict::Renumber(ref error) => {
                 tracing::debug!(%error, sequence = batch.sequence, "a batch goes again");
                 queue.last_error = Some(error.clone());
+                batch.unanswered |= may_be_written(error);
                 if matches!(verdict, Verdict::Renumber(_)) {
                     queue.renumber(batch.sequence);
                 }
@@ -102,6 +108,9 @@ impl Shared {
             }
             Verdict::Failed(error) => {
                 tracing::debug!(%error, sequence = batch.sequence, "a batch is given up");
+                if error.code() == Some(ErrorCode::MessageTooLarge) {
+                    queue.close_gap(&batch);
+                }
                 queue.gave_up(batch.sequence);
                 state.transaction.needs_new_epoch |= transactional;
                 state.fail_transaction(error.clone());
@@ -130,6 +139,27 @@ impl Shared {
             tracing::warn!(%error, "a batch that is too large cannot be split");
             None
         })
+    }
+}
+
+/// Whether the request did certainly not go to the broker.
+fn was_not_sent(error: &CallError) -> bool {
+    matches!(error, CallError::Busy { .. } | CallError::Unsupported { .. } | CallError::Codec(_))
+}
+
+/// Whether the batch may be in the log in spite of the error.
+fn may_be_written(error: &ClientError) -> bool {
+    match error {
+        ClientError::Call { source, .. } => !was_not_sent(source),
+        // What a leader says that could not finish what it began, or was deposed meanwhile.
+        ClientError::Broker { code, .. } => matches!(
+            code,
+            ErrorCode::RequestTimedOut
+                | ErrorCode::NotEnoughReplicasAfterAppend
+                | ErrorCode::NotLeaderOrFollower
+                | ErrorCode::KafkaStorageError
+        ),
+        _ => false,
     }
 }
 
@@ -186,6 +216,12 @@ fn judge(
         Some(ErrorCode::OutOfOrderSequenceNumber) if place == Place::Before => {
             Verdict::Done(Written { base_offset: None, append_time: None })
         }
+        // A part of a batch that may be in the log as a whole: then no part of it follows. Under other numbers it would stand twice.
+        Some(
+            ErrorCode::OutOfOrderSequenceNumber
+            | ErrorCode::UnknownProducerId
+            | ErrorCode::InvalidProducerEpoch,
+        ) if batch.of_unanswered => Verdict::Failed(outcome_unknown(error)),
         // The broker lost or forgot what it knew of us; a transaction cannot be sure of itself any more.
         Some(
             ErrorCode::OutOfOrderSequenceNumber
@@ -198,6 +234,16 @@ fn judge(
         }
         _ if error.is_retriable() => Verdict::Again(error),
         _ => Verdict::Failed(error),
+    }
+}
+
+fn outcome_unknown(error: ClientError) -> ClientError {
+    match error {
+        ClientError::Broker { api, subject, code, .. } => {
+            let detail = "the records may be in the log all the same: an earlier try, in a larger batch, was not answered";
+            ClientError::Broker { api, subject, code, detail: Some(detail.to_owned()) }
+        }
+        other => other,
     }
 }
 
@@ -217,12 +263,21 @@ mod tests {
 
     /// What becomes of a batch, which has several records or one, in one word.
     fn verdict(code: ErrorCode, place: Place, transactional: bool, several: bool) -> &'static str {
+        verdict_on(code, place, transactional, several, false)
+    }
+
+    fn verdict_on(
+        code: ErrorCode,
+        place: Place,
+        transactional: bool,
+        several: bool,
+        of_unanswered: bool,
+    ) -> &'static str {
         let partition = TopicPartition::new("t", 0);
         let outcome = Outcome::new(partition.clone());
-        let batch = Sent::for_test(
-            Bytes::new(),
-            Common { outcome, records: WHOLE, created: Duration::ZERO, memory: 0 },
-        );
+        let common = Common { outcome, records: WHOLE, created: Duration::ZERO, memory: 0 };
+        let mut batch = Sent::for_test(Bytes::new(), common);
+        batch.of_unanswered = of_unanswered;
         let halves = several.then(|| Halves { first: Bytes::new(), second: Bytes::new(), count: 1 });
         let told =
             PartitionProduceResponse { error_code: code.code(), ..PartitionProduceResponse::default() };
@@ -267,5 +322,12 @@ mod tests {
         let of_several = |place, transactional| verdict(E::MessageTooLarge, place, transactional, true);
         assert_eq!([of_several(None, false), of_several(Next, true), of_several(Later, false)], ["split"; 3]);
         assert_eq!(of_several(Before, false), "failed", "its sequences are behind us");
+        // A part of a batch that was sent without an answer, and is in the log if the part does not follow what is there.
+        let of_unanswered = |code, place| verdict_on(code, place, false, code == E::MessageTooLarge, true);
+        for code in [E::OutOfOrderSequenceNumber, E::UnknownProducerId] {
+            assert_eq!(of_unanswered(code, Next), "failed", "numbered anew it would stand twice");
+        }
+        assert_eq!(of_unanswered(E::OutOfOrderSequenceNumber, Later), "again");
+        assert_eq!(of_unanswered(E::MessageTooLarge, Next), "split");
     }
 }

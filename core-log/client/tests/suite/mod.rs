@@ -99,6 +99,7 @@ impl Door {
 /// Every scenario.
 pub(crate) async fn all(door: &Door) {
     records::round_trip(door).await;
+    records::without_acks(door).await;
     records::order_and_once(door).await;
     records::seeking(door).await;
     records::an_idle_partition(door).await;

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millstream_client::{
-    AlterConfig, ClientError, ConfigResource, ConsumerConfig, IsolationLevel, NewTopic, OffsetReset,
+    Acks, AlterConfig, ClientError, ConfigResource, ConsumerConfig, IsolationLevel, NewTopic, OffsetReset,
     OffsetSpec, ProducerConfig, ProducerRecord, partition_for_key,
 };
 use millstream_env::testing::until;
 use millstream_protocol::ErrorCode;
 use millstream_record::{Codec, Compression, Header, Millis, Offset, TopicPartition};
 
-use super::{Door, bytes, producer_config, values};
+use super::{Door, PATIENCE, bytes, producer_config, values};
 
 /// What is written comes back, whatever the compression: keys, values, headers, times, partitions as Java chooses them.
 pub(crate) async fn round_trip(door: &Door) {
@@ -59,6 +59,33 @@ pub(crate) async fn round_trip(door: &Door) {
         assert_eq!(expected.len(), 0, "{compression}");
         producer.close().await.unwrap();
     }
+}
+
+/// With `acks=0` a request goes once, also where a part of it is refused: the other part must not stand twice.
+pub(crate) async fn without_acks(door: &Door) {
+    const RECORDS: usize = 3;
+    let topic = door.name("acks-0");
+    let new = NewTopic::new(Arc::clone(&topic), 2).with_config("max.message.bytes", "300");
+    door.client.admin().ensure_topic(new).await.unwrap();
+    let config = ProducerConfig {
+        acks: Acks::None,
+        enable_idempotence: false,
+        linger_ms: 60_000, // both partitions go in one request
+        ..ProducerConfig::default()
+    };
+    let producer = door.client.producer(config).unwrap();
+    for n in 0..RECORDS {
+        for (partition, value) in [(0, n.to_string()), (1, "x".repeat(400))] {
+            let record = ProducerRecord::new(Arc::clone(&topic), bytes(value)).with_partition(partition);
+            drop(producer.send(record).await.unwrap());
+        }
+    }
+    door.env.timeout(PATIENCE, producer.flush()).await.expect("nothing is waited for").unwrap();
+    let mut consumer = door.reader(ConsumerConfig::default());
+    let partitions = [0, 1].map(|p| TopicPartition::new(Arc::clone(&topic), p));
+    consumer.assign(partitions.clone()).unwrap();
+    let found = door.read(&mut consumer, RECORDS).await;
+    assert_eq!(values(&found[&partitions[0]]), ["0", "1", "2"]);
 }
 
 /// Many small batches in flight: each record once, in order.
