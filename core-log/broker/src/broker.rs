@@ -294,8 +294,13 @@ impl Broker {
         work: impl Future<Output = Result<Response, CallError>> + Send + 'static,
     ) -> Receipt {
         let (completer, receipt) = Receipt::pending();
-        self.tasks.spawn(name, async move { completer.complete(work.await) });
+        self.spawn(name, async move { completer.complete(work.await) });
         receipt
+    }
+
+    /// A task that ends with the broker.
+    pub(crate) fn spawn(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(name, work);
     }
 }
 

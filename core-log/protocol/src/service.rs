@@ -156,6 +156,11 @@ impl Completer {
     pub fn is_unwanted(&self) -> bool {
         self.0.is_canceled()
     }
+
+    /// Until the receipt has been dropped: for who waits to answer, and changes nothing by giving that up.
+    pub async fn unwanted(&mut self) {
+        self.0.cancellation().await;
+    }
 }
 
 /// Where a node is to be reached.
@@ -246,9 +251,10 @@ mod tests {
         assert!(!completer.is_unwanted());
         completer.complete(Err(CallError::TimedOut));
         assert!(matches!(block_on(receipt), Err(CallError::TimedOut)));
-        let (completer, receipt) = Receipt::pending();
+        let (mut completer, receipt) = Receipt::pending();
+        assert!(completer.unwanted().now_or_never().is_none());
         drop(receipt);
-        assert!(completer.is_unwanted());
+        assert!(completer.is_unwanted() && completer.unwanted().now_or_never().is_some());
         completer.complete(Err(CallError::TimedOut));
     }
 }

@@ -94,6 +94,50 @@ fn a_fetch_in_a_session_waits_and_is_woken_by_any_of_its_partitions() {
 }
 
 #[test]
+fn who_waits_for_more_in_a_session_is_given_all_that_there_is() {
+    let node = Harness::start();
+    node.create("t", 3, &[]);
+    let [long, short] = ["x".repeat(400), "s".to_owned()];
+    node.put("t", 0, &[&long]);
+    let id = node.call(request(0, 0, &[(0, 0), (1, 0), (2, 0)])).session_id;
+    let wait = |epoch| {
+        let receipt =
+            node.send(FetchRequest { min_bytes: 1_200, max_wait_ms: 600_000, ..request(id, epoch, &[]) });
+        for (partition, value) in [(2, &short), (0, &short), (2, &long), (1, &long)] {
+            node.put("t", partition, &[value]);
+        }
+        node.wait::<FetchRequest>(receipt).unwrap()
+    };
+    let mut answer = told(&wait(1));
+    answer.sort();
+    let of = |partition, values: &[&str]| {
+        (partition, ErrorCode::None, values.len() as i64, values.iter().map(ToString::to_string).collect())
+    };
+    assert_eq!(answer, [of(0, &[&long, &short]), of(1, &[&long]), of(2, &[&short, &long])]);
+    let taken = [(0, 2), (1, 1), (2, 2)];
+    assert_eq!(told(&node.call(request(id, 2, &taken))), []);
+}
+
+#[test]
+fn a_session_goes_on_when_nobody_waits_for_its_fetch_any_more() {
+    let node = Harness::start();
+    node.create("t", 1, &[]);
+    node.put("t", 0, &["a"]);
+    let id = node.call(request(0, 0, &[(0, 0)])).session_id;
+    drop(node.send(FetchRequest { min_bytes: 1_000, max_wait_ms: 600_000, ..request(id, 1, &[]) }));
+    for _ in 0..10_000 {
+        let answer = node.call(request(id, 2, &[]));
+        if answer.error_code == 0 {
+            let all = [(0, ErrorCode::None, 1, values(&["a"]))];
+            return assert_eq!(told(&answer), all, "the client was not told of it");
+        }
+        assert_eq!(ErrorCode::from_code(answer.error_code), ErrorCode::InvalidFetchSessionEpoch);
+        node.pause();
+    }
+    panic!("it waits on");
+}
+
+#[test]
 fn a_request_that_the_session_does_not_expect_is_refused() {
     let node = Harness::start();
     node.create("t", 1, &[]);

@@ -1,15 +1,15 @@
 //! Fetch: reads batches, or waits for them.
 //!
-//! A fetch reads what is there; when that is less than `min_bytes` it parks: the partitions wake it when their marks move, or
-//! its deadline does. There is no polling. Within a session (see [`session`]) only those partitions are looked at that may have
+//! A fetch reads what is there; when that is less than `min_bytes` it parks (see [`wait`]): the partitions wake it when their marks
+//! move, or its deadline does. There is no polling. Within a session (see [`session`]) only those partitions are looked at that may have
 //! something new, and only those are answered that do.
 
 mod session;
+mod wait;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use millstream_env::Pool;
 use millstream_machine::replica::{Candidate, nearest};
 use millstream_protocol::messages::fetch::{
     AbortedTransaction, EpochEndOffset, FetchPartition, FetchableTopicResponse, LeaderIdAndEpoch,
@@ -21,7 +21,7 @@ use millstream_record::{BatchHeader, Compression, LeaderEpoch, NodeId, Offset};
 use millstream_storage::{ReadPlan, ReadSlices, StorageError};
 
 pub(crate) use self::session::Sessions;
-use self::session::{Keep, Place, Session, Who};
+use self::session::{Keep, Place, Seen, Session, Who};
 use crate::Broker;
 use crate::partition::{FollowerState, Isolation, Marks, Partition, Planned, Reader, Sought, Waits};
 use crate::refusal::Refusal;
@@ -32,10 +32,6 @@ use crate::shared::Shared;
 const MARK_NOT_AWAITED: i64 = i64::MAX;
 /// How often a read is planned anew when segments vanish under it.
 const MAX_REPLANS: usize = 3;
-/// How long a fetch that has something, but too little, lets more come before it reads anew, so that a writer of small batches does not
-/// have the same bytes read for each of them.
-const GATHER: Duration = Duration::from_millis(5);
-
 pub(super) fn handle(broker: &Broker, ctx: Ctx, request: FetchRequest) -> Receipt {
     let shared = &broker.shared;
     let (session, keep) = match shared.sessions.open(&request, || shared.partitions.next_watcher()) {
@@ -49,16 +45,19 @@ pub(super) fn handle(broker: &Broker, ctx: Ctx, request: FetchRequest) -> Receip
     if !first.is_cold && fetch.is_enough(&first) {
         return super::now(fetch.finish(first));
     }
-    broker.answer("fetch", async move {
-        match fetch.run(first).await {
+    let (mut completer, receipt) = Receipt::pending();
+    broker.spawn("fetch", async move {
+        let response = match fetch.run(first, &mut completer).await {
             Some((fetch, last)) => fetch.finish(last),
             // The broker ends: whoever fetches asks its metadata where else to.
             None => FetchResponse {
                 error_code: ErrorCode::NotLeaderOrFollower.code(),
                 ..FetchResponse::default()
             },
-        }
-    })
+        };
+        completer.complete(Ok(response.into()));
+    });
+    receipt
 }
 
 /// The replica that fetches, and its broker epoch: none for consumers. Until version 14 a replica did not tell its epoch.
@@ -108,6 +107,8 @@ struct Round {
     is_cold: bool,
     /// Bytes for followers that get no more than the rate.
     limited_bytes: usize,
+    /// Places that are to be looked at again with the next round.
+    again: Vec<u32>,
     /// What the client knows of partitions once it has the answer.
     told: Vec<(u32, Option<(Offset, Offset)>)>,
 }
@@ -117,11 +118,13 @@ struct Look {
     data: PartitionData,
     /// There is nothing more until it wakes the fetch.
     is_at_end: bool,
+    /// How far it went.
+    seen: Seen,
 }
 
 impl From<PartitionData> for Look {
     fn from(data: PartitionData) -> Self {
-        Self { data, is_at_end: false }
+        Self { data, is_at_end: false, seen: Seen::default() }
     }
 }
 
@@ -147,16 +150,21 @@ impl Fetch {
         !matches!(self.keep, Keep::Known(_))
     }
 
+    /// Bytes that are waited for.
+    fn wanted(&self) -> usize {
+        usize::try_from(self.request.min_bytes).unwrap_or(0).min(self.limit())
+    }
+
     fn is_enough(&self, round: &Round) -> bool {
-        let wanted = usize::try_from(self.request.min_bytes).unwrap_or(0).min(self.limit());
         round.is_urgent
-            || round.available >= wanted
+            || round.available >= self.wanted()
             || self.session.len() == 0
             || self.shared.env.elapsed() >= self.deadline
     }
 
     /// What is sent; it is counted where it is limited.
     fn finish(self, round: Round) -> FetchResponse {
+        self.look_again(round.again);
         if round.limited_bytes > 0 {
             self.shared.throttle.took(Side::Leader, round.limited_bytes);
         }
@@ -168,49 +176,9 @@ impl Fetch {
         FetchResponse { session_id, ..round.response }
     }
 
-    /// Waits until there is enough, or the time is over. `None` when the broker ends meanwhile.
-    async fn run(mut self, first: Round) -> Option<(Self, Round)> {
-        let place = Arc::clone(&self.shared.parking).try_acquire_owned();
-        if place.is_err() {
-            return self.complete(first).await;
-        }
-        let mut round = if self.waits {
-            first
-        } else {
-            self.waits = true;
-            self.round(Access::Warm) // from now on what has nothing wakes us
-        };
-        let changed = Arc::clone(&self.session.changed);
-        loop {
-            (self, round) = self.complete(round).await?;
-            if self.is_enough(&round) {
-                return Some((self, round));
-            }
-            let left = self.deadline.saturating_sub(self.shared.env.elapsed());
-            let has_some = round.bytes > 0;
-            let woken = self.shared.env.timeout(left, changed.woken()).await;
-            if woken.is_ok() && has_some {
-                let left = self.deadline.saturating_sub(self.shared.env.elapsed());
-                self.shared.env.sleep(GATHER.min(left)).await;
-            }
-            round = self.round(Access::Warm);
-            if woken.is_err() {
-                return self.complete(round).await;
-            }
-        }
-    }
-
-    /// `round`, or one that waits for the disk where that one would have had to.
-    async fn complete(mut self, round: Round) -> Option<(Self, Round)> {
-        if !round.is_cold {
-            return Some((self, round));
-        }
-        let env = self.shared.env.clone();
-        let read = env.blocking(Pool::Read, move || {
-            let round = self.round(Access::Cold);
-            (self, round)
-        });
-        read.await.ok()
+    /// Has the next round look at these.
+    fn look_again(&self, places: Vec<u32>) {
+        places.into_iter().for_each(|at| self.session.changed.mark(at));
     }
 
     /// Reads partitions in their order, until the answer is full. Those that have more than was read, or could not be read, are looked
@@ -224,24 +192,23 @@ impl Fetch {
             places.clear();
             places.extend(self.session.all());
         }
-        let mut again = Vec::new();
         for (&at, looked_at) in places.iter().zip(0..) {
             if !self.is_full() && round.bytes > 0 && round.bytes >= self.limit() {
-                again.splice(..0, places[looked_at..].iter().copied());
+                round.again.splice(..0, places[looked_at..].iter().copied());
                 break;
             }
             let Some(mut place) = self.session.take(at) else { continue }; // forgotten since it was marked
             let look = self.look(at, &mut place, access, &mut round);
+            place.seen = look.seen;
             let is_told = self.tell(at, &place, look.data, &mut round);
             // A follower that is to be heard again is, with its next request.
             let is_unheard = !self.hears && self.who.replica.is_some();
             if !look.is_at_end || is_told || is_unheard {
-                again.push(at);
+                round.again.push(at);
             }
             self.session.put_back(at, place);
         }
         self.hears = false;
-        again.into_iter().for_each(|at| self.session.changed.mark(at));
         round
     }
 
@@ -319,12 +286,7 @@ impl Fetch {
             return held.into();
         }
         for _ in 0..MAX_REPLANS {
-            let waits = self.waits.then(|| Waits {
-                key: self.session.watch_key,
-                watcher: self.session.watcher(at),
-                for_mark: self.who.replica.is_some() && asked.high_watermark != MARK_NOT_AWAITED,
-                for_more: self.request.min_bytes > 1,
-            });
+            let waits = self.waits.then(|| self.waits_for(at, asked));
             let planned = partition.read_plan(sought, LeaderEpoch(asked.current_leader_epoch), waits);
             let Planned { plan, marks, is_at_end, end } = match planned {
                 Ok(planned) => planned,
@@ -335,8 +297,11 @@ impl Fetch {
                     round.is_urgent |= self.is_behind(asked, &marks);
                     round.limited_bytes += if limited { slices.bytes.len() } else { 0 };
                     let has_more = slices.next_offset < end;
-                    round.available += slices.bytes.len().max(if has_more { sought.max_bytes } else { 0 });
-                    return Look { data: self.given(&slices, &marks), is_at_end };
+                    let bytes = slices.bytes.len();
+                    let available = bytes.max(if has_more { sought.max_bytes } else { 0 });
+                    round.available += available;
+                    let seen = Seen { next: slices.next_offset, bytes, available, is_listed: false };
+                    return Look { data: self.given(&slices, &marks), is_at_end, seen };
                 }
                 Ok(None) => {
                     round.is_cold = true;
@@ -350,6 +315,16 @@ impl Fetch {
             }
         }
         self.refused(StorageError::Changed.into(), None).into()
+    }
+
+    /// How a partition wakes this fetch.
+    fn waits_for(&self, at: u32, asked: &FetchPartition) -> Waits {
+        Waits {
+            key: self.session.watch_key,
+            watcher: self.session.watcher(at),
+            for_mark: self.who.replica.is_some() && asked.high_watermark != MARK_NOT_AWAITED,
+            for_more: self.request.min_bytes > 1,
+        }
     }
 
     /// Takes note of a follower, once, and answers where its log has left this one: whoever reads on there would never be cut.

@@ -61,8 +61,28 @@ pub(super) struct Place {
     pub(super) asked: FetchPartition,
     /// High watermark and log start as the client was told them; it is told when they are others.
     pub(super) told: Option<(Offset, Offset)>,
+    /// How far the fetch that is under way has seen it.
+    pub(super) seen: Seen,
     /// Whom the session waits for.
     watched: Weak<Partition>,
+}
+
+/// How much of a partition a fetch has seen that may wait for more.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Seen {
+    /// Where it goes on.
+    pub(super) next: Offset,
+    pub(super) bytes: usize,
+    /// The bytes, or as many as are asked for at most where there are more.
+    pub(super) available: usize,
+    /// It is among those that the next round is to look at.
+    pub(super) is_listed: bool,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self { next: Offset(0), bytes: 0, available: 0, is_listed: false }
+    }
 }
 
 /// What becomes of a session once its fetch is answered.
@@ -195,6 +215,7 @@ impl Place {
             topic_id: topic.topic_id,
             asked: asked.clone(),
             told: None,
+            seen: Seen::default(),
             watched: Weak::new(),
         }
     }
