@@ -12,9 +12,16 @@
 //! 6. A group's committed offset, once acknowledged, is never answered lower.
 //! 7. A search skips nothing: from an offset the next record is read, for a time the first record that is not older is found.
 //! 8. The end of a partition that a client was told is never told it lower.
+//! 9. In one generation of a group no two members are assigned the same partition.
+//! 10. A commit is refused that was made in an older generation than one in which, before it was sent, a member was assigned
+//!     anything: a member that has not noticed may go on working, but what it commits does not count.
+//! 11. Who is assigned a partition goes on at what was committed there before, or behind it.
+
+mod breach;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+
+pub use breach::Breach;
 
 /// A partition, numbered by the workload.
 pub type Partition = u32;
@@ -73,76 +80,14 @@ pub struct Counts {
     pub aborted: u64,
     /// Offset commits of groups that were answered.
     pub offset_commits: u64,
+    /// Assignments that members of groups were given.
+    pub assignments: u64,
+    /// Commits that were sent by members which a newer generation had left behind, and refused.
+    pub fenced_commits: u64,
+    /// Changes of settings that were answered.
+    pub settings_changed: u64,
     /// Searches by offset or time that found a record.
     pub searches: u64,
-}
-
-/// A broken promise.
-#[allow(missing_docs)] // each variant says what its fields name
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Breach {
-    /// Rule 1: acknowledged as durable, and not in the log.
-    Lost { value: Value, partition: Partition, offset: i64, found: Option<Value> },
-    /// Rule 2: the same record twice.
-    Repeated { value: Value, partition: Partition, offsets: Vec<i64> },
-    /// Rule 2: two records of one producer in the wrong order.
-    Reordered { partition: Partition, earlier: Value, later: Value },
-    /// Rule 3: an offset that showed two values.
-    Changed { partition: Partition, offset: i64, was: Value, is: Option<Value> },
-    /// Rule 4: a value that nobody sent there.
-    Invented { partition: Partition, offset: i64, value: Value },
-    /// Rule 5: a value of an aborted transaction.
-    AbortedRead { partition: Partition, offset: i64, value: Value },
-    /// Rule 5: a committed transaction with a part missing.
-    Torn { txn: Txn, missing: Value },
-    /// Rule 6: a committed offset that went back.
-    WentBack { group: String, partition: Partition, committed: i64, answered: i64 },
-    /// Rule 7: a search that led to the wrong record.
-    Misled { partition: Partition, sought: Sought, found: i64, right: i64 },
-    /// Rule 8: an end that went back.
-    Shrunk { partition: Partition, was: i64, is: i64 },
-}
-
-impl fmt::Display for Breach {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Lost { value, partition, offset, found } => write!(
-                f,
-                "lost: record {value} was acknowledged at {partition}@{offset}, where the log has {found:?}"
-            ),
-            Self::Repeated { value, partition, offsets } => {
-                write!(f, "repeated: record {value} stands in partition {partition} at {offsets:?}")
-            }
-            Self::Reordered { partition, earlier, later } => {
-                write!(f, "reordered: in partition {partition} record {later} stands before {earlier}")
-            }
-            Self::Changed { partition, offset, was, is } => {
-                write!(f, "changed: {partition}@{offset} was read as {was}, and later as {is:?}")
-            }
-            Self::Invented { partition, offset, value } => {
-                write!(f, "invented: {partition}@{offset} holds {value}, which nobody sent there")
-            }
-            Self::AbortedRead { partition, offset, value } => {
-                write!(f, "aborted read: {partition}@{offset} gave {value} of an aborted transaction")
-            }
-            Self::Torn { txn, missing } => {
-                write!(f, "torn: transaction {txn} committed, yet its record {missing} is not there")
-            }
-            Self::WentBack { group, partition, committed, answered } => write!(
-                f,
-                "went back: group {group} committed {committed} in partition {partition}, and was answered {answered}"
-            ),
-            Self::Misled { partition, sought, found, right } => {
-                write!(f, "misled: {sought:?} in partition {partition} led to {found} instead of {right}")
-            }
-            Self::Shrunk { partition, was, is } => {
-                write!(
-                    f,
-                    "shrunk: a client was told that partition {partition} ends at {was}, and later at {is}"
-                )
-            }
-        }
-    }
 }
 
 /// Everything that the clients of one run did and saw.
@@ -154,6 +99,10 @@ pub struct History {
     reads: BTreeMap<(Partition, i64), Value>,
     committed_reads: BTreeMap<Value, (Partition, i64)>,
     commits: BTreeMap<(String, Partition), i64>,
+    /// Who was assigned a partition in a generation of a group.
+    owners: BTreeMap<(String, i32, Partition), u64>,
+    /// The newest generation of a group in which anybody was assigned anything.
+    generations: BTreeMap<String, i32>,
     log_start: BTreeMap<Partition, i64>,
     searches: Vec<(Partition, Sought, i64)>,
     counts: Counts,
@@ -219,6 +168,57 @@ impl History {
             let group = group.to_owned();
             self.breaches.push(Breach::WentBack { group, partition, committed, answered });
         }
+    }
+
+    /// A member of a group was assigned partitions in a generation.
+    pub fn assigned(
+        &mut self,
+        group: &str,
+        generation: i32,
+        member: u64,
+        partitions: impl IntoIterator<Item = Partition>,
+    ) {
+        self.counts.assignments += 1;
+        let newest = self.generations.entry(group.to_owned()).or_insert(generation);
+        *newest = generation.max(*newest);
+        for partition in partitions {
+            let owner = *self.owners.entry((group.to_owned(), generation, partition)).or_insert(member);
+            if owner != member {
+                let (group, members) = (group.to_owned(), [owner, member]);
+                self.breaches.push(Breach::Shared { group, generation, partition, members });
+            }
+        }
+    }
+
+    /// The newest generation of a group in which anybody was assigned anything. Ask before a commit is sent.
+    pub fn generation(&self, group: &str) -> i32 {
+        self.generations.get(group).copied().unwrap_or(-1)
+    }
+
+    /// A member of `generation` sent a commit when [`History::generation`] was `newest`, and was told whether it is accepted. One that
+    /// has no generation commits for itself, outside of the group.
+    pub fn commit_judged(&mut self, group: &str, generation: i32, newest: i32, accepted: bool) {
+        if generation < 0 || generation >= newest {
+            return;
+        }
+        if accepted {
+            self.breaches.push(Breach::NotFenced { group: group.to_owned(), generation, newest });
+        } else {
+            self.counts.fenced_commits += 1;
+        }
+    }
+
+    /// A member read its first record in a partition since it was assigned to it, when its [`History::floor`] was `committed`.
+    pub fn took_up(&mut self, group: &str, partition: Partition, committed: i64, from: i64) {
+        if from < committed {
+            let group = group.to_owned();
+            self.breaches.push(Breach::TookUpTooEarly { group, partition, committed, from });
+        }
+    }
+
+    /// A change of settings was answered.
+    pub fn changed_settings(&mut self) {
+        self.counts.settings_changed += 1;
     }
 
     /// Retention moved the start of a partition: offsets before it are no longer promised.

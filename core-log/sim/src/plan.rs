@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::random::Random;
 use crate::workload::cast::Cast;
+use crate::workload::group::Habits;
 
 /// A fault that the schedule lets happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +92,8 @@ impl Plan {
             operated: None,
             wanderers: self.wanderers,
             members: self.members,
+            habits: Habits::default(),
+            settings: None,
         }
     }
 

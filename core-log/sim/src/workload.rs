@@ -6,6 +6,8 @@ pub mod group;
 pub mod operator;
 pub mod producer;
 pub mod reader;
+pub mod rolling;
+pub mod settings;
 pub mod topics;
 pub mod transactional;
 
@@ -20,7 +22,7 @@ use millstream_net::TcpDial;
 use millstream_protocol::Endpoint;
 use parking_lot::Mutex;
 
-use crate::executor::Sim;
+use crate::executor::{Owner, Sim};
 use crate::history::{History, Partition, Value};
 use crate::machine::ADDRESS;
 
@@ -63,7 +65,13 @@ impl Scene {
 
     /// A client in a process of its own.
     pub fn client(&self, name: &str) -> (Env, Client) {
-        let (_, env) = self.sim.process();
+        let (_, env, client) = self.client_process(name);
+        (env, client)
+    }
+
+    /// The same, with its process, which may be stopped.
+    pub fn client_process(&self, name: &str) -> (Owner, Env, Client) {
+        let (owner, env) = self.sim.process();
         let config = ClientConfig {
             client_id: name.into(),
             request_timeout_ms: 3_000,
@@ -72,7 +80,7 @@ impl Scene {
             ..ClientConfig::new(self.bootstrap.clone())
         };
         let client = Client::new(env.clone(), Arc::new(TcpDial::new(env.clone())), config);
-        (env, client)
+        (owner, env, client)
     }
 
     /// A number that nobody had before: a value, a producer, a transaction.

@@ -13,18 +13,18 @@ pub mod watch;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::future::{join, join_all};
 use millstream_broker::ReplicaView;
 use millstream_client::NewTopic;
 use millstream_env::Env;
 use parking_lot::Mutex;
 
 use crate::executor::{Owner, Sim};
-use crate::random::Random;
 use crate::workload::producer::{Only, Promise};
-use crate::workload::{SHORT, Scene, TOPIC, producer};
+use crate::workload::{SHORT, Scene, TOPIC, producer, rolling};
 use crate::world::Outcome;
 use plan::Plan;
 use room::Room;
@@ -56,13 +56,15 @@ pub struct ClusterWorld {
     scene: Scene,
     room: Room,
     watch: Arc<Mutex<Watch>>,
+    /// Nodes that were restarted in order.
+    rolled: Arc<AtomicU64>,
 }
 
 impl ClusterWorld {
     /// Runs the world of a seed to its end.
     pub fn run(seed: u64, trace: bool) -> Outcome {
         let sim = Sim::new(seed, trace);
-        let plan = Plan::of(&mut Random::new(seed ^ 0x0063_6c75_7374));
+        let plan = Plan::of_seed(seed);
         if trace {
             tracing::info!(?plan, "the world's plan");
         }
@@ -75,7 +77,8 @@ impl ClusterWorld {
         };
         let mut scene = Scene::with_brokers(&sim, Room::bootstrap());
         scene.rest_max_ms = plan.rest_max_ms;
-        let world = Self { sim: sim.clone(), plan, scene, room, watch: Arc::default() };
+        let world =
+            Self { sim: sim.clone(), plan, scene, room, watch: Arc::default(), rolled: Arc::default() };
         let story = world.clone();
         let mut failures = match sim.run(WORLD_MAX, async move { story.live().await }) {
             Ok(failures) => failures,
@@ -103,6 +106,10 @@ impl ClusterWorld {
             ("records acknowledged", did.acked),
             ("records read", did.reads),
             ("group offset commits", did.offset_commits),
+            ("group assignments", did.assignments),
+            ("commits of an older generation refused", did.fenced_commits),
+            ("settings changed", did.settings_changed),
+            ("nodes restarted in order", self.rolled.load(Ordering::Relaxed)),
             ("searches", did.searches),
             ("transactions committed", did.committed),
             ("transactions aborted", did.aborted),
@@ -141,6 +148,11 @@ impl ClusterWorld {
             return vec![format!("the fourth node has not come, or not gone, within {RECEIVED_MAX:?}")];
         }
         if let Err(broken) = self.become_whole(&env).await {
+            return vec![broken];
+        }
+        if self.plan.rolls
+            && let Err(broken) = self.roll(&env).await
+        {
             return vec![broken];
         }
         if let Err(slow) = work.finish(&self.scene, &env).await {
@@ -204,6 +216,29 @@ impl ClusterWorld {
         Ok(())
     }
 
+    /// Restarts all nodes in order, each once the one before is in sync again, under load: no acknowledged write fails.
+    async fn roll(&self, env: &Env) -> Result<(), String> {
+        let over = Arc::new(AtomicBool::new(false));
+        let load = rolling::load(self.scene.clone(), self.plan.partitions, Arc::clone(&over));
+        let restarts = async {
+            let restarted = self.restart_in_order(env).await;
+            over.store(true, Ordering::Relaxed);
+            restarted
+        };
+        let (restarted, written) = join(restarts, load).await;
+        restarted.and(written)
+    }
+
+    async fn restart_in_order(&self, env: &Env) -> Result<(), String> {
+        for machine in self.room.present() {
+            self.room.restart_in_order(machine).await?;
+            let whole = self.until(env, WHOLE_MAX, || self.lacks()).await;
+            whole.map_err(|why| format!("node {} was restarted in order, and {why}", machine.host()))?;
+            self.rolled.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
     /// What is missing from a whole cluster.
     fn lacks(&self) -> Result<(), String> {
         let present = self.room.present().count();
@@ -224,8 +259,8 @@ impl ClusterWorld {
                 for (partition, index) in topic.partitions.iter().zip(0..) {
                     if partition.leader.is_none() || partition.isr.len() < partition.replicas.len() {
                         return Err(format!(
-                            "to node {number} {}-{index} has the leader {:?} and the in-sync set {:?} of {:?}",
-                            topic.name, partition.leader, partition.isr, partition.replicas
+                            "to node {number} {}-{index} has the leader {:?} and the in-sync set {:?} of {:?}; eligible {:?}",
+                            topic.name, partition.leader, partition.isr, partition.replicas, partition.elr
                         ));
                     }
                 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use super::guest::Guest;
 use crate::random::Random;
 use crate::workload::cast::Cast;
+use crate::workload::group::Habits;
+use crate::workload::settings::Bounds;
 
 /// Nodes that every world begins with.
 pub const NODES: u16 = 3;
@@ -70,6 +72,29 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// What is counted, of every kind.
+    pub const KINDS: [&str; 19] = [
+        "kills",
+        "deaths inside a disk call",
+        "power losses of one node",
+        "power losses of all nodes",
+        "power losses of all nodes on slow disks",
+        "disks lost",
+        "disks with flipped bits",
+        "disks full",
+        "clocks moved",
+        "orderly stops",
+        "pauses",
+        "nodes cut off",
+        "nodes cut off in one direction",
+        "links cut in one direction",
+        "joins that a leader did not hear of",
+        "mendings of all links",
+        "connections cut",
+        "slow disks",
+        "failed syncs",
+    ];
+
     /// What is counted.
     pub fn name(self) -> &'static str {
         match self {
@@ -122,6 +147,12 @@ pub struct Plan {
     pub counting: bool,
     /// Members of the consumer group.
     pub members: u32,
+    /// How they work.
+    pub habits: Habits,
+    /// Whether somebody changes settings of topics, and how far.
+    pub settings: Option<Bounds>,
+    /// Whether all nodes are restarted in order, under load, once everything is whole again.
+    pub rolls: bool,
     /// Readers that search by offset and time.
     pub wanderers: u32,
     /// Whether topics come and go beside.
@@ -175,11 +206,17 @@ impl Plan {
             operated: self.operated.then_some(NODES),
             wanderers: self.wanderers,
             members: self.members,
+            habits: self.habits,
+            settings: self.settings,
         }
     }
 
     /// The plan of a seed.
-    pub fn of(random: &mut Random) -> Self {
+    pub fn of_seed(seed: u64) -> Self {
+        Self::of(&mut Random::new(seed ^ 0x0063_6c75_7374))
+    }
+
+    fn of(random: &mut Random) -> Self {
         let count = 1 + random.below(FAULTS_MAX);
         let strikes: Vec<Strike> = (0..count).map(|_| strike(random)).collect();
         let mut plan = Self {
@@ -205,6 +242,9 @@ impl Plan {
             metadata_bytes: None,
             metadata_ms: None,
             counting: false,
+            habits: Habits::default(),
+            settings: None,
+            rolls: false,
             observed: false,
             skews_ms: [0; NODES as usize],
         };
@@ -254,7 +294,23 @@ impl Plan {
             plan.metadata_ms = Some((300 + random.below(5_000), random.below(8_000)));
         }
         plan.counting = plan.transactional.is_some() && random.one_in(2);
+        plan.add_later_ideas(random);
         plan
+    }
+
+    /// What came to the simulator later is drawn last, so that a seed's older part stays as it was.
+    fn add_later_ideas(&mut self, random: &mut Random) {
+        if self.members > 0 && random.one_in(3) {
+            self.habits = Habits { stand_still: true, cooperative: random.one_in(2) };
+            self.members = 2;
+        }
+        if random.one_in(4) {
+            // A change of it takes their eligibility from all who are not in sync: a disk may be lost that is the only one left.
+            let loses = |strike: &Strike| matches!(strike.fault, Fault::Wipe(_) | Fault::Rot(..));
+            let min_insync = (!self.strikes.iter().any(loses)).then_some((1, u64::from(NODES)));
+            self.settings = Some(Bounds { min_insync, short: self.retention });
+        }
+        self.rolls = random.one_in(6);
     }
 }
 

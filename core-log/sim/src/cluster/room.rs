@@ -27,6 +27,8 @@ pub(super) const CONTROLLER: &str = "CONTROLLER";
 const LOOK: Duration = Duration::from_millis(10);
 /// How long an orderly stop may take before the node is killed, as an operator would.
 const STOP_MAX: Duration = Duration::from_secs(30);
+/// How long a node stays away that is restarted in order.
+const AWAY_MAX_MS: u64 = 1_500;
 /// How long a fault that needs a cluster in sync waits for one.
 const SETTLED_MAX: Duration = Duration::from_secs(10);
 /// Most bits that rot on one disk.
@@ -106,6 +108,22 @@ impl Room {
             machine.stop_in_order(STOP_MAX).await;
             machine.stop(false);
         }
+    }
+
+    /// Stops a node in order and starts it again, as for an upgrade.
+    ///
+    /// # Errors
+    /// When it does not stop in time, though all the others run.
+    pub async fn restart_in_order(&self, machine: &Machine) -> Result<(), String> {
+        let before = machine.clean_stops();
+        machine.stop_in_order(STOP_MAX).await;
+        if machine.clean_stops() == before {
+            return Err(format!("node {} does not stop within {STOP_MAX:?}", machine.host()));
+        }
+        machine.stop(false);
+        self.sim.env_of(Owner::WORLD).sleep(Duration::from_millis(self.sim.below(AWAY_MAX_MS))).await;
+        machine.boot();
+        Ok(())
     }
 
     /// What was injected how often.

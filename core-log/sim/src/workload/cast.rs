@@ -9,14 +9,18 @@ use millstream_client::IsolationLevel;
 use millstream_env::Env;
 use millstream_record::TopicPartition;
 
+use super::group::Habits;
 use super::producer::{self, Only, Promise};
-use super::{SHORT, Scene, TOPIC, counting, group, operator, reader, topics, transactional};
+use super::settings::Bounds;
+use super::{SHORT, Scene, TOPIC, counting, group, operator, reader, settings, topics, transactional};
 use crate::history::{Breach, Partition};
 
 /// After the last fault was mended, every client has to be done within this: some were at the end of their patience then.
 const HEALED_MAX: Duration = Duration::from_secs(400);
 /// What an operator does before everything is put back.
 const MOVES: u64 = 6;
+/// What is changed in settings before everything is put back.
+const CHANGES: u64 = 8;
 
 /// How many of each kind there are, and what they do.
 #[derive(Clone, Debug, Default)]
@@ -43,6 +47,10 @@ pub struct Cast {
     pub wanderers: u32,
     /// Members of the group.
     pub members: u32,
+    /// How they work.
+    pub habits: Habits,
+    /// Somebody who changes settings of topics within these bounds.
+    pub settings: Option<Bounds>,
 }
 
 /// The workloads of a world, under way.
@@ -84,6 +92,9 @@ impl Cast {
         if let Some(nodes) = self.operated {
             work.push(operator::operate(scene(), partitions, nodes, MOVES).boxed());
         }
+        if let Some(bounds) = self.settings {
+            work.push(settings::change(scene(), bounds, CHANGES).boxed());
+        }
         if self.topic_changes {
             work.push(topics::come_and_go(scene(), 4).boxed());
         }
@@ -102,7 +113,7 @@ impl Cast {
             work.push(reader::wander(scene(), partitions).boxed());
         }
         for _ in 0..self.members {
-            work.push(group::member(scene(), partitions).boxed());
+            work.push(group::member(scene(), partitions, self.habits).boxed());
         }
         work
     }
