@@ -27,6 +27,8 @@ struct Node {
     rows_in: u64,
     rows_out: u64,
     late: u64,
+    /// Rows without a time, or with a null in a key.
+    dropped: u64,
     bad: u64,
     bytes: Option<u64>,
 }
@@ -39,6 +41,7 @@ impl Node {
             rows_in: counts.rows + counts.bad,
             rows_out: counts.rows,
             late: 0,
+            dropped: 0,
             bad: counts.bad,
             bytes: Some(counts.bytes),
         }
@@ -58,12 +61,18 @@ impl Report {
         let of = |name: &str| counters.get(name).copied().unwrap_or_default();
         let counts = |name: &str| statuses.get(name).map(Status::counts);
         let mut nodes = Vec::new();
-        for section in plan.sections().keys() {
+        for (section, sources) in plan.sections() {
             let from_log = of(section);
+            let tables = sources.iter().map(|source| of(&format!("{}.table", source.table.name)).dropped);
             // A topic that others write is read by the steps themselves.
             let found = counts(section).unwrap_or(Counts { rows: from_log.rows_out, ..Counts::default() });
             let node = Node::connector(section, "source", &found);
-            nodes.push(Node { rows_in: node.rows_in + from_log.bad, bad: found.bad + from_log.bad, ..node });
+            nodes.push(Node {
+                rows_in: node.rows_in + from_log.bad,
+                bad: found.bad + from_log.bad,
+                dropped: tables.sum(),
+                ..node
+            });
         }
         for step in &plan.steps {
             let names = lowered.nodes.get(&step.name).map(Vec::as_slice).unwrap_or_default();
@@ -75,6 +84,7 @@ impl Report {
                 rows_in: parts.first().map_or(0, |first| first.rows_in),
                 rows_out: parts.last().map_or(0, |last| last.rows_out.saturating_sub(last.late)),
                 late,
+                dropped: parts.iter().map(|part| part.dropped).sum(),
                 bad: parts.iter().map(|part| part.bad).sum(),
                 bytes: None,
             });
@@ -109,19 +119,23 @@ impl Report {
         !self.stopped && self.nodes.iter().all(|node| node.rows_in == 0 && node.rows_out == 0)
     }
 
-    /// The summary for the screen.
+    /// The summary for the screen. Few runs drop rows, so others have no column for it.
     pub(crate) fn table(&self, took: Duration) -> String {
-        let mut table = Table::new(["node", "kind", ">rows in", ">rows out", ">late", ">bad", ">bytes"]);
+        let drops = self.nodes.iter().any(|node| node.dropped > 0);
+        let counted: &[&str] = if drops { &[">late", ">dropped", ">bad"] } else { &[">late", ">bad"] };
+        let columns = ["node", "kind", ">rows in", ">rows out"].iter().chain(counted).chain(&[">bytes"]);
+        let mut table = Table::new(columns);
         for node in &self.nodes {
-            table.row([
+            let mut row = vec![
                 node.name.clone(),
                 node.kind.to_owned(),
                 node.rows_in.to_string(),
                 node.rows_out.to_string(),
                 node.late.to_string(),
-                node.bad.to_string(),
-                node.bytes.map_or(String::new(), size),
-            ]);
+            ];
+            row.extend(drops.then(|| node.dropped.to_string()));
+            row.extend([node.bad.to_string(), node.bytes.map_or(String::new(), size)]);
+            table.row(row);
         }
         let end = if self.stopped { "stopped" } else { "done" };
         let hint = match self.unordered.as_slice() {
@@ -131,7 +145,13 @@ impl Report {
                 steps.join(", ")
             ),
         };
-        format!("{table}\n{end} in {:.1} s{hint}", took.as_secs_f64())
+        let dropped = match drops {
+            true => {
+                "\ndropped: rows whose time is null, and rows with a null in the key that they are joined or kept by"
+            }
+            false => "",
+        };
+        format!("{table}\n{end} in {:.1} s{dropped}{hint}", took.as_secs_f64())
     }
 }
 
@@ -141,5 +161,42 @@ fn size(bytes: u64) -> String {
     match units.into_iter().find(|(_, factor)| bytes >= *factor) {
         Some((unit, factor)) => format!("{:.1} {unit}", bytes as f64 / factor as f64),
         None => format_size(bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dropped_rows_are_shown_where_there_are_any() {
+        let step = |dropped| Node {
+            name: "hourly".to_owned(),
+            kind: "step",
+            rows_in: 5,
+            rows_out: 1,
+            late: 0,
+            dropped,
+            bad: 0,
+            bytes: None,
+        };
+        let shown = |dropped| {
+            let report = Report { nodes: vec![step(dropped)], ..Report::default() };
+            let table = report.table(Duration::from_secs(1));
+            table
+                .lines()
+                .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+                .collect::<Vec<_>>()
+        };
+        let with = shown(2);
+        assert_eq!(with[0], "node kind rows in rows out late dropped bad bytes");
+        assert!(with.contains(&"hourly step 5 1 0 2 0".to_owned()), "{with:?}");
+        assert!(
+            with.last().is_some_and(|line| line.starts_with("dropped: rows whose time is null")),
+            "{with:?}"
+        );
+        let without = shown(0);
+        assert_eq!(without[0], "node kind rows in rows out late bad bytes");
+        assert_eq!(without.last().map(String::as_str), Some("done in 1.0 s"));
     }
 }
