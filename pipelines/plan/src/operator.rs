@@ -6,6 +6,7 @@
 //! JSON, so that changelogs outlive versions of Arrow and DataFusion and can be read by people.
 
 mod aggregate;
+mod average;
 mod join;
 mod records;
 mod select;

@@ -4,20 +4,30 @@
 //! reads, all unknown ones at once (`names`), DataFusion plans and coerces types, and the logical plan becomes
 //! stages (`query`).
 //!
-//! What is accepted means what it means in PostgreSQL; where DataFusion has it otherwise, spellings (`dialect`), types (`coerce`)
-//! and evaluation (`checked`) are made to agree, or it is refused. What is left: a float divided by zero is `Infinity` or `NaN` and
-//! no error; `extract(second ...)` and its likes are whole numbers, without the fraction; an average of decimals has four digits more
-//! than they have; and decimals end at 38 digits.
+//! What is accepted means what it means in PostgreSQL; where DataFusion has it otherwise, spellings (`dialect`), types (`coerce` and
+//! what it calls) and evaluation (`checked`) are made to agree, or it is refused. What is left:
+//! - a float that overflows, is divided by zero or has no logarithm, root or power is `Infinity` or `NaN` and no error;
+//! - integers are computed with in eight bytes, so those of four do not overflow;
+//! - `extract(second ...)` and its likes are whole numbers, without the fraction, and `extract` and `sum` of bigint are integers in
+//!   a column of the result, though a quotient of them is not;
+//! - a quotient has up to sixteen digits behind the point, an average of decimals four more than they have, and decimals end at 38 digits;
+//! - `upper` and `initcap` know more letters, `to_char` has the formats of strftime, `regexp_replace` has `$1` for a group, and
+//!   intervals as text are the library's.
 
 mod accept;
 mod checked;
 mod coerce;
+mod decimal;
 mod dialect;
+mod division;
 mod functions;
+mod kinds;
+mod lengths;
 mod names;
 mod planner;
 mod query;
 mod text;
+mod texts;
 mod udf;
 mod window;
 

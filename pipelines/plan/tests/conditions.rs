@@ -101,9 +101,35 @@ fn groups_and_aggregates_of_decimals() {
         ("count(*) FILTER (WHERE n > 1.5)", "1"),
         ("sum(CAST(x AS int))", "2"),
         ("bool_or(x = 2.5)", "true"),
+        ("avg(n / 3.0)", "0.66666666666666665000"),
+        ("sum(CAST(n * 1.5 AS numeric))", "6.0"),
+        ("avg(CAST(n AS numeric))", "2.0000"),
+        ("sum(n) / 3", "1.3333333333333333"),
+        ("(sum(n) + 1) / count(*)", "2.5000000000000000"),
+        ("-sum(n) / 8", "-0.5000000000000000"),
+        ("coalesce(sum(n), 0) / 8", "0.5000000000000000"),
+        ("sum(CASE WHEN n > 1 THEN 1 ELSE 0 END) / count(*)", "0"),
+        ("sum(CAST(n AS int)) / 3", "1"),
+        ("max(n) / 2", "1"),
+        ("CAST(sum(n) AS bigint) / 3", "1"),
+        ("count(*) / 3", "0"),
     ] {
         assert_eq!(of(call), expected, "{call}");
     }
+    let windows = "FROM TUMBLE(flights, at, INTERVAL '1 hour') GROUP BY window_start";
+    let of_windows = |select: &str, having: &str| {
+        let timed = r#"{"n":1,"at":"2013-01-01T10:00:00Z"}"#;
+        let late = r#"{"n":4,"at":"2013-01-01T10:10:00Z"}"#;
+        let mut run = run(
+            "time = { column = 'at', lateness = '0s' }",
+            &format!("SELECT {select} AS v {windows} {having}"),
+            &[timed, late],
+        );
+        run.driver.end_inputs().unwrap();
+        run.read("p.out")
+    };
+    assert_eq!(of_windows("sum(n)", "HAVING sum(n) / 2 > 2"), [r#"{"v":5}"#]);
+    assert_eq!(of_windows("max(extract(year FROM at)) / 2", ""), [r#"{"v":1006.5000000000000000}"#]);
     let grouped = |sql: &str| run("", sql, &rows).read("p.out");
     assert_eq!(
         grouped("SELECT CAST(x AS int) AS k, count(*) AS c FROM flights GROUP BY CAST(x AS int)"),

@@ -144,6 +144,104 @@ const VALUES: &[(&str, &str, Kind)] = &[
     ("1.0 * n / 3 + 1.0 * n / 7", "3.33333333333333330000", Decimal),
     ("n / 0.5", "14.0000000000000000", Decimal),
     ("(x + 1.5) * (n / 4.0)", "7", Float),
+    ("at - TIMESTAMPTZ '2024-01-01 00:00:00Z' > INTERVAL '30 days'", "true", Same),
+    ("d - TIMESTAMP '2999-12-01 00:00:00' >= INTERVAL '1 month'", "true", Same),
+    ("d - TIMESTAMP '2999-12-01 00:00:00' > INTERVAL '31 days'", "false", Same),
+    ("INTERVAL '1 day' = INTERVAL '24 hours'", "true", Same),
+    ("INTERVAL '1 month' = INTERVAL '30 days'", "true", Same),
+    ("INTERVAL '1 year' > INTERVAL '364 days'", "false", Same),
+    ("-INTERVAL '1 day' < INTERVAL '-23 hours'", "true", Same),
+    ("INTERVAL '1 day' + INTERVAL '1 hour' = INTERVAL '25 hours'", "true", Same),
+    ("d - TIMESTAMP '2999-12-30 00:00:00' BETWEEN INTERVAL '1 day' AND INTERVAL '2 days'", "true", Same),
+    (
+        "CASE WHEN d - TIMESTAMP '2999-01-01 00:00:00' > INTERVAL '300 days' THEN 'old' ELSE 'new' END",
+        "old",
+        Same,
+    ),
+    ("CASE d - TIMESTAMP '2999-12-30 23:59:59.5' WHEN INTERVAL '24 hours' THEN 'a' ELSE 'b' END", "a", Same),
+    ("d - TIMESTAMP '2999-12-30 23:59:59.5' IN (INTERVAL '24 hours', INTERVAL '1 hour')", "true", Same),
+    ("greatest(d - TIMESTAMP '2999-12-30 00:00:00', INTERVAL '1 day') > INTERVAL '40 hours'", "true", Same),
+    ("nullif(INTERVAL '1 day', INTERVAL '24 hours') IS NULL", "true", Same),
+    (
+        "d + CASE WHEN n > 1 THEN INTERVAL '2 months' ELSE INTERVAL '1 day' END",
+        "3000-02-28T23:59:59.500",
+        Same,
+    ),
+    ("CAST(n * 12345678901 AS FLOAT)", "86419752307", Float),
+    ("CAST(n * 12345678901 AS FLOAT) / 2", "43209876153.5", Float),
+    ("n / 2::float", "3.5", Float),
+    ("CAST(0.1 AS FLOAT(25)) = CAST('0.1' AS double precision)", "true", Same),
+    ("CAST(0.1 AS FLOAT(24)) = CAST('0.1' AS double precision)", "false", Same),
+    ("CAST(d AS date) + INTERVAL '1 hour'", "2999-12-31T01:00:00", Same),
+    ("CAST(d AS date) - INTERVAL '30 minutes'", "2999-12-30T23:30:00", Same),
+    ("INTERVAL '1 day 6 hours' + CAST(d AS date)", "3000-01-01T06:00:00", Same),
+    ("d > CAST(d AS date) + INTERVAL '12 hours'", "true", Same),
+    ("d - (CAST(d AS date) - INTERVAL '40 days') > INTERVAL '30 days'", "true", Same),
+    ("CAST(d AS date) + 1", "3000-01-01", Same),
+    ("CAST(d AS date) - CAST(d AS date)", "0", Same),
+    ("extract(year FROM at) / 4", "749.7500000000000000", Decimal),
+    ("(extract(year FROM at) + 1) / 7", "428.5714285714285714", Decimal),
+    ("date_part('month', at) / 8", "1.5", Float),
+    ("extract(year FROM at) % 4", "3", Decimal),
+    ("CAST(extract(year FROM at) AS bigint) / 4", "749", Same),
+    ("CAST(0.00000000001 AS numeric)", "0.00000000001", Decimal),
+    ("CAST('0.123456789012345' AS numeric)", "0.123456789012345", Decimal),
+    ("CAST('-1e3' AS numeric)", "-1000", Decimal),
+    ("NUMERIC '12.50'", "12.50", Decimal),
+    ("0.123456789012345::numeric = 0.123456789012345", "true", Same),
+    ("CAST(123456789012345678901234567890.5 AS numeric)", "123456789012345678901234567890.5", Decimal),
+    ("CAST(p AS numeric) = p", "true", Same),
+    ("p > '9007199254740993.099'", "true", Same),
+    ("p = '9007199254740993.101'", "false", Same),
+    ("q BETWEEN '1.0049' AND '1.0051'", "true", Same),
+    ("f * 2", "2.200000047683716", Float),
+    ("round(f * 2.5)", "3", Float),
+    ("d - CAST(d AS date) < INTERVAL '24 hours'", "true", Same),
+    ("at - CAST(d AS date) > INTERVAL '23 hours'", "true", Same),
+    ("CAST(p AS numeric) IN (1.5, 9007199254740993.10)", "true", Same),
+    ("CAST(q AS numeric) BETWEEN 1 AND 2", "true", Same),
+    ("-CAST(q AS numeric)", "-1.005", Decimal),
+    ("round(CAST(q AS numeric), 2)", "1.01", Decimal),
+    ("coalesce(CAST(q AS numeric), 1)", "1.005", Decimal),
+    ("coalesce(CAST(q AS numeric), x)", "1.005", Float),
+    ("greatest(CAST(q AS numeric), n)", "7", Decimal),
+    ("CASE WHEN n > 1 THEN CAST(q AS numeric) ELSE p END", "1.005", Decimal),
+    ("CAST(q AS numeric) * CAST(q AS numeric)", "1.010025", Decimal),
+    ("x * CAST(q AS numeric)", "2.5125", Float),
+    ("CAST(CAST(q AS numeric) AS int)", "1", Same),
+    ("sqrt(CAST(2.25 AS numeric))", "1.5", Float),
+    ("CAST(CAST(q AS numeric) AS text)", "1.005", Same),
+    ("CAST(p AS decimal) + 0.001", "9007199254740993.101", Decimal),
+    ("n::numeric / 2", "3.5000000000000000", Decimal),
+    ("CAST(q / 7 AS numeric) = q / 7", "true", Same),
+    ("coalesce(n, '5')", "7", Same),
+    ("coalesce(q, '5.55555')", "1.005", Decimal),
+    ("CASE WHEN n > 100 THEN q ELSE '5.55555' END", "5.55555", Decimal),
+    ("CASE WHEN n > 100 THEN n ELSE '5' END", "5", Same),
+    ("greatest(n, '9')", "9", Same),
+    ("greatest(s, 'b')", "b", Same),
+    ("round(x)", "2", Float),
+    ("round(-x)", "-2", Float),
+    ("round(x + 1)", "4", Float),
+    ("-n ^ 2", "49", Float),
+    ("-2 ^ 2", "4", Float),
+    ("2 ^ 3 ^ 2", "64", Float),
+    ("- n + 1", "-6", Same),
+    ("CAST(at AS text)", "2999-12-31 23:59:59.5+00", Same),
+    ("CAST(d AS varchar)", "2999-12-31 23:59:59.5", Same),
+    ("s || at", "a2999-12-31 23:59:59.5+00", Same),
+    ("s || x", "a2.5", Same),
+    ("s || x * 4", "a10", Same),
+    ("s || f", "a1.1", Same),
+    ("s || q", "a1.005", Same),
+    ("CAST(x * 1e100 AS text)", "2.5e+100", Same),
+    ("CAST(x / 1e5 AS text)", "2.5e-05", Same),
+    ("concat(s, x * 2, n > 1, q, d)", "a5t1.0052999-12-31 23:59:59.5", Same),
+    ("CAST('2024-01-02T03:04:05+02:00' AS timestamp)", "2024-01-02T03:04:05", Same),
+    ("CAST('2024-01-02 03:04' AS timestamp)", "2024-01-02T03:04:00", Same),
+    ("CAST('2024-01-02T03:04:05+02:00' AS timestamptz)", "2024-01-02T01:04:05Z", Same),
+    ("TIMESTAMP '2024-01-02 03:04:05Z'", "2024-01-02T03:04:05", Same),
+    ("CAST(s || '' AS text) = 'a'", "true", Same),
 ];
 
 fn value(expression: &str) -> Result<Option<String>, String> {
@@ -221,6 +319,30 @@ fn what_would_mean_something_else_is_refused() {
         "p.toml:11:29: 'YYYY-MM-DD' has no % and would be given back as it is\n  help: formats are those of strftime here, such as '%Y-%m-%d %H:%M:%S'",
     );
     refused(
+        "CAST(d AS TIMESTAMP(0))",
+        "p.toml:11:22: a cast to TIMESTAMP(0) cannot be used in a step\n  help: it would round: cast to TIMESTAMP, and cut with date_trunc('second', x)",
+    );
+    refused(
+        "CAST(n AS FLOAT(54))",
+        "p.toml:11:22: a cast to FLOAT(54) cannot be used in a step\n  help: a FLOAT has 1 to 53 bits; DOUBLE PRECISION has them all",
+    );
+    refused(
+        "0x10",
+        "p.toml:11:17: a hexadecimal literal cannot be used in a step\n  help: write a number with decimal digits, and bytes as decode('00ff', 'hex')",
+    );
+    for (expression, at, message) in [
+        ("x::numeric", "17", "how many digits of float64 NUMERIC keeps has to be said"),
+        ("CAST(s AS decimal)", "22", "how many digits of string NUMERIC keeps has to be said"),
+        ("CAST('abc' AS numeric)", "22", "this text is no number of at most 38 digits"),
+    ] {
+        let help = "write them, as in NUMERIC(38, 10): 38 digits, 10 of them behind the point";
+        refused(expression, &format!("p.toml:11:{at}: {message}\n  help: {help}"));
+    }
+    refused(
+        "at - d > CASE WHEN n > 1 THEN INTERVAL '1 day' ELSE INTERVAL '1 month' END",
+        "p.toml:11:36: an interval that is no constant cannot be compared\n  help: compare with a constant, as INTERVAL '30 days', or compare timestamps: a > b + INTERVAL '1 month'",
+    );
+    refused(
         "date_trunc('bogus', at)",
         "p.toml:11:28: date_trunc does not know the unit 'bogus'\n  help: units are microsecond, millisecond, second, minute, hour, day, week, month, quarter, year",
     );
@@ -237,7 +359,24 @@ fn text_is_no_number() {
     refused("s IN ('a', 7)", &said("17", mixed));
     refused("n BETWEEN s AND 9", &said("17", "int64 and string"));
     refused("CASE s WHEN 7 THEN 1 END", &said("22", mixed));
-    refused("upper(s) > 1.5", &said("17", "string and decimal(2,1)"));
+    refused("upper(s) > 1.5", &said("23", "string and decimal(2,1)"));
+    for choice in ["coalesce(n, s)", "nullif(n, s)", "greatest(n, s)", "least(n, 1, s)"] {
+        let at = if choice.starts_with("co") || choice.starts_with("gr") { "26" } else { "24" };
+        let at = if choice.starts_with("le") { "23" } else { at };
+        refused(choice, &said(at, "int64 and string"));
+    }
+    refused("CASE WHEN n > 1 THEN n ELSE s END", &said("38", "int64 and string"));
+    refused("CAST(d AS date) = 5", &said("22", "date and int64"));
+    refused("s = at", &said("17", "string and timestamp"));
+    refused("n BETWEEN d AND d", &said("17", "int64 and datetime"));
+    refused(
+        "CASE WHEN n > 1 THEN 'a' ELSE 1 END",
+        "p.toml:11:17: Cast error: Cannot cast string 'a' to value of Int64 type",
+    );
+    refused(
+        "CASE WHEN n THEN 1 END",
+        "p.toml:11:27: a condition of CASE is a boolean, and this one is of type int64\n  help: compare it with a value, as in x <> 0",
+    );
     assert_eq!(value("n > '6' AND s = 'a' AND n = CAST('7' AS BIGINT)").unwrap().unwrap(), "true");
 }
 

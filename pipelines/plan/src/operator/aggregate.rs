@@ -16,6 +16,7 @@ use millstream_streams_core::kernel::{Fold, Group, KeyColumn, Pick};
 use millstream_streams_core::rule::Window;
 use millstream_streams_core::{Chunk, Result, StreamsError};
 
+use super::average::WideAverage;
 use super::select::batch;
 use super::sum::checked_sum;
 use super::{evaluate, evaluate_all, explain, text};
@@ -51,7 +52,10 @@ impl AggregateFold {
         let mut state_fields = Vec::new();
         let mut state_widths = Vec::new();
         for lowered in &aggregate.aggregates {
-            let fields = lowered.aggregate.state_fields().map_err(|error| error.strip_backtrace())?;
+            let fields = match WideAverage::of(&lowered.aggregate) {
+                Some(average) => average.state_fields(),
+                None => lowered.aggregate.state_fields().map_err(|error| error.strip_backtrace())?,
+            };
             state_widths.push(fields.len());
             state_fields.extend(fields);
         }
@@ -152,9 +156,14 @@ impl Fold for AggregateFold {
     }
 
     fn init(&mut self) -> Result<Self::State> {
-        let make = |lowered: &LoweredAggregate| match checked_sum(&lowered.aggregate) {
-            Some(sum) => Ok(sum),
-            None => lowered.aggregate.create_accumulator().map_err(StreamsError::user),
+        let make = |lowered: &LoweredAggregate| {
+            if let Some(average) = WideAverage::of(&lowered.aggregate) {
+                return Ok(Box::new(average) as Box<dyn Accumulator>);
+            }
+            match checked_sum(&lowered.aggregate) {
+                Some(sum) => Ok(sum),
+                None => lowered.aggregate.create_accumulator().map_err(StreamsError::user),
+            }
         };
         self.aggregates.iter().map(make).collect()
     }

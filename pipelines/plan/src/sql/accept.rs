@@ -4,7 +4,7 @@ use std::ops::{ControlFlow, Range};
 
 use datafusion_sql::sqlparser::ast::{
     DataType, Expr, GroupByExpr, Join, JoinConstraint, JoinOperator, Query, Select, SelectItem, SetExpr,
-    Spanned, Statement, TableFactor, visit_expressions,
+    Spanned, Statement, TableFactor, TypedString, Value, visit_expressions,
 };
 use datafusion_sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion_sql::sqlparser::parser::{Parser, ParserError};
@@ -127,7 +127,7 @@ impl Check<'_> {
         let select = self.query(query)?;
         let (from, window, joins) = self.from(select)?;
         self.select(select);
-        self.grouping(select, window.as_ref());
+        self.grouping(select, &from, window.as_ref());
         self.expressions(select);
         Some(Accepted { from, window, joins, statement })
     }
@@ -327,7 +327,7 @@ impl Check<'_> {
         Some((relation, Some(call.window)))
     }
 
-    fn grouping(&mut self, select: &Select, window: Option<&Window>) {
+    fn grouping(&mut self, select: &Select, from: &Relation, window: Option<&Window>) {
         let (groups, modifiers) = match &select.group_by {
             GroupByExpr::Expressions(groups, modifiers) => (groups.as_slice(), !modifiers.is_empty()),
             GroupByExpr::All(_) => {
@@ -344,18 +344,13 @@ impl Check<'_> {
             }
         }
         let Some(window) = window else { return };
-        if !groups.iter().any(is_window_bound) {
-            let message = "windows are for grouping: GROUP BY names neither window_start nor window_end";
-            self.problems.push(
-                Diagnostic::new("sql-refused", self.text.span(window.span), message).help(
-                    "add GROUP BY window_start, window_end, or read the relation without TUMBLE or HOP",
-                ),
-            );
+        let is_bound = |group: &Expr| is_window_bound(selected(group, select), from);
+        if !groups.iter().any(is_bound) {
+            self.problems.push(ungrouped(window, self.text));
         }
-        let outside = select.selection.iter().chain(groups.iter().filter(|group| !is_window_bound(group)));
-        for expression in outside {
+        for expression in select.selection.iter().chain(groups.iter().filter(|group| !is_bound(group))) {
             let _ = visit_expressions(expression, |inner| {
-                if is_window_bound(inner) {
+                if is_window_bound(inner, from) {
                     let help = "group by it as it is, and compute or filter in SELECT or HAVING";
                     self.refuse(inner.span(), "a window's bound here", help);
                 }
@@ -377,9 +372,15 @@ impl Check<'_> {
                     self.refuse(expression.span(), "SIMILAR TO", help);
                     return ControlFlow::Continue(());
                 }
-                Expr::Cast { data_type, .. } if is_sized_text(data_type) => {
-                    let help = "cast to VARCHAR, and cut with left(x, n) where it may be longer";
-                    self.refuse(expression.span(), &format!("a cast to {data_type}"), help);
+                Expr::Cast { data_type, .. } | Expr::TypedString(TypedString { data_type, .. }) => {
+                    if let Some(help) = cast_refused(data_type) {
+                        self.refuse(expression.span(), &format!("a cast to {data_type}"), help);
+                    }
+                    return ControlFlow::Continue(());
+                }
+                Expr::Value(value) if matches!(value.value, Value::HexStringLiteral(_)) => {
+                    let help = "write a number with decimal digits, and bytes as decode('00ff', 'hex')";
+                    self.refuse(expression.span(), "a hexadecimal literal", help);
                     return ControlFlow::Continue(());
                 }
                 _ => return ControlFlow::<()>::Continue(()),
@@ -387,6 +388,49 @@ impl Check<'_> {
             self.refuse(expression.span(), what, "make the query a step or a table, and join it");
             ControlFlow::Continue(())
         });
+    }
+}
+
+/// Windows without a group for each.
+pub(super) fn ungrouped(window: &Window, text: &SqlText) -> Diagnostic {
+    let message = "windows are for grouping: GROUP BY names neither window_start nor window_end";
+    Diagnostic::new("sql-refused", text.span(window.span), message)
+        .help("add GROUP BY window_start, window_end, or read the relation without TUMBLE or HOP")
+}
+
+/// What GROUP BY means by a number, or by a name that SELECT gives: an expression of SELECT.
+fn selected<'a>(group: &'a Expr, select: &'a Select) -> &'a Expr {
+    let item = match group {
+        Expr::Value(value) => match &value.value {
+            Value::Number(at, _) => {
+                at.parse::<usize>().ok().and_then(|at| select.projection.get(at.checked_sub(1)?))
+            }
+            _ => None,
+        },
+        Expr::Identifier(name) => select.projection.iter().find(|item| {
+            matches!(item, SelectItem::ExprWithAlias { alias, .. } if super::name_of(alias) == super::name_of(name))
+        }),
+        _ => None,
+    };
+    match item {
+        Some(SelectItem::UnnamedExpr(expression) | SelectItem::ExprWithAlias { expr: expression, .. }) => {
+            expression
+        }
+        _ => group,
+    }
+}
+
+/// What to write instead of a cast that would mean something else than in PostgreSQL.
+fn cast_refused(data_type: &DataType) -> Option<&'static str> {
+    match data_type {
+        DataType::Timestamp(Some(0..=5), _) => {
+            Some("it would round: cast to TIMESTAMP, and cut with date_trunc('second', x)")
+        }
+        DataType::Float(_) => Some("a FLOAT has 1 to 53 bits; DOUBLE PRECISION has them all"),
+        _ if is_sized_text(data_type) => {
+            Some("cast to VARCHAR, and cut with left(x, n) where it may be longer")
+        }
+        _ => None,
     }
 }
 
@@ -403,12 +447,18 @@ fn is_sized_text(data_type: &DataType) -> bool {
     )
 }
 
-/// Whether an expression is `window_start` or `window_end`, qualified or not.
-fn is_window_bound(expression: &Expr) -> bool {
-    let last = match expression {
-        Expr::Identifier(name) => Some(name),
-        Expr::CompoundIdentifier(names) => names.last(),
-        _ => None,
+/// Whether an expression is `window_start` or `window_end` of the first relation, qualified or not.
+fn is_window_bound(expression: &Expr, from: &Relation) -> bool {
+    let name = match expression {
+        Expr::Identifier(name) => super::name_of(name),
+        Expr::CompoundIdentifier(names) => {
+            let names: Vec<_> = names.iter().map(super::name_of).collect();
+            match names.split_last() {
+                Some((name, qualifier)) if qualifier.join(".") == from.alias => name.clone(),
+                _ => return false,
+            }
+        }
+        _ => return false,
     };
-    last.is_some_and(|name| matches!(super::name_of(name).as_str(), super::WINDOW_START | super::WINDOW_END))
+    matches!(name.as_str(), super::WINDOW_START | super::WINDOW_END)
 }

@@ -3,7 +3,8 @@
 use std::ops::ControlFlow;
 
 use datafusion_sql::sqlparser::ast::{
-    CastKind, DataType, ExactNumberInfo, Expr, Statement, TypedString, Value, visit_expressions_mut,
+    BinaryOperator, CastKind, DataType, ExactNumberInfo, Expr, Statement, TypedString, UnaryOperator, Value,
+    visit_expressions_mut,
 };
 
 /// Digits of a timestamp's second: columns have microseconds, as in PostgreSQL. DataFusion's own nanoseconds end in the year 2262.
@@ -11,15 +12,21 @@ const MICROS: u64 = 6;
 /// Digits of the widest decimal.
 const MAX_DIGITS: usize = 38;
 
-/// Writes types and numbers in `statement` out.
+/// Bits of a float up to which FLOAT(n) has four bytes, and at most.
+const REAL_BITS: u64 = 24;
+const MOST_BITS: u64 = 53;
+/// Precision and scale that stand for a NUMERIC without digits, which DataFusion takes for one with ten behind the point. No column can
+/// have them.
+pub(super) const ANY_DIGITS: (u64, i64) = (75, 37);
+
+/// Writes types, numbers and signs in `statement` out.
 pub(super) fn spell(statement: &mut Statement) {
     let _ = visit_expressions_mut(statement, |expression| {
         match expression {
             Expr::Cast { data_type, .. } | Expr::TypedString(TypedString { data_type, .. }) => {
-                if let DataType::Timestamp(precision @ None, _) = data_type {
-                    *precision = Some(MICROS);
-                }
+                spell_type(data_type);
             }
+            Expr::UnaryOp { .. } => bind_sign(expression),
             Expr::Value(value) => {
                 if let Value::Number(text, _) = &value.value {
                     let span = value.span;
@@ -47,8 +54,50 @@ pub(super) fn spell(statement: &mut Statement) {
     });
 }
 
+fn spell_type(data_type: &mut DataType) {
+    let any_digits = ExactNumberInfo::PrecisionAndScale(ANY_DIGITS.0, ANY_DIGITS.1);
+    match data_type {
+        DataType::Timestamp(precision @ None, _) => *precision = Some(MICROS),
+        DataType::Float(ExactNumberInfo::None) => *data_type = DataType::DoublePrecision,
+        DataType::Float(ExactNumberInfo::Precision(bits)) => match *bits {
+            1..=REAL_BITS => *data_type = DataType::Real,
+            bits if (1..=MOST_BITS).contains(&bits) => *data_type = DataType::DoublePrecision,
+            _ => {}
+        },
+        DataType::Numeric(digits) | DataType::Decimal(digits) if *digits == ExactNumberInfo::None => {
+            *digits = any_digits;
+        }
+        _ => {}
+    }
+}
+
+/// A sign binds more tightly than `^`: `-2 ^ 2` is 4. The parser has it the other way round.
+fn bind_sign(expression: &mut Expr) {
+    let Expr::UnaryOp { op, expr } = expression else { return };
+    let is_power = matches!(&**expr, Expr::BinaryOp { op: BinaryOperator::PGExp, .. });
+    if is_power && matches!(op, UnaryOperator::Minus | UnaryOperator::Plus) {
+        let (op, mut power) = (*op, std::mem::replace(&mut **expr, nothing()));
+        sign_base(&mut power, op);
+        *expression = power;
+    }
+}
+
+fn sign_base(base: &mut Expr, op: UnaryOperator) {
+    match base {
+        Expr::BinaryOp { left, op: BinaryOperator::PGExp, .. } => sign_base(left, op),
+        base => {
+            let expr = Box::new(std::mem::replace(base, nothing()));
+            *base = Expr::UnaryOp { op, expr };
+        }
+    }
+}
+
+fn nothing() -> Expr {
+    Expr::value(Value::Null)
+}
+
 /// A number with a point or an exponent in digits and a point; None when no decimal has room for it.
-fn plain(text: &str) -> Option<String> {
+pub(super) fn plain(text: &str) -> Option<String> {
     let text = text.replace('_', "");
     let (mantissa, exponent) = match text.split_once(['e', 'E']) {
         Some((mantissa, exponent)) => (mantissa, exponent.parse::<i64>().ok()?),

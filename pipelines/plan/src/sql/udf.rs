@@ -88,7 +88,7 @@ impl ScalarUDFImpl for Keep {
 }
 
 /// A result of one row where the arguments are constants.
-fn like(args: &[ColumnarValue], result: ArrayRef) -> Result<ColumnarValue> {
+pub(super) fn like(args: &[ColumnarValue], result: ArrayRef) -> Result<ColumnarValue> {
     let constant = args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
     Ok(match constant {
         true => ColumnarValue::Scalar(ScalarValue::try_from_array(&result, 0)?),
@@ -203,6 +203,12 @@ fn year_and_month(days: i64) -> (i64, i64) {
     let from_march = (5 * of_year + 2) / 153;
     let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
     (era * 400 + year_of_era + i64::from(month <= 2), month)
+}
+
+/// The year, the month and the day of the month that a day since 1970-01-01 is.
+pub(super) fn year_month_day(days: i64) -> (i64, i64, i64) {
+    let (year, month) = year_and_month(days);
+    (year, month, days - first_day(year, month) + 1)
 }
 
 /// The first day of a month, in days since 1970-01-01.
