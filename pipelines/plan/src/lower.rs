@@ -22,9 +22,7 @@ use crate::operator::{
     unique_names, with_bad_input,
 };
 use crate::plan::{BadInput, Plan, SinkKind, Source, SourceKind, Step};
-use crate::sql::{
-    Aggregate, GroupColumn, Join, Query, Scan, ScanColumn, Select, Stage, WINDOW_END, WINDOW_START,
-};
+use crate::sql::{Aggregate, GroupColumn, Join, Query, Scan, ScanColumn, Select, Stage};
 
 /// A plan, ready to run.
 #[derive(Debug)]
@@ -87,6 +85,8 @@ struct Relation {
     met: bool,
     /// Columns whose instants have to do with the time of rows, by position.
     times: BTreeMap<usize, NewTime>,
+    /// Columns that stand where a window's bounds will be, by position.
+    bounds: BTreeSet<usize>,
 }
 
 impl Relation {
@@ -109,13 +109,20 @@ impl Relation {
             ScanColumn::Relation(at) => Some(*at),
             ScanColumn::WindowBound => None,
         }));
+        let columns = scan.columns.iter().enumerate();
+        self.bounds =
+            columns.filter(|(_, column)| **column == ScanColumn::WindowBound).map(|(at, _)| at).collect();
         new_time
     }
 
     /// The relation has other columns now, some of which are columns that it had.
     fn keep(&mut self, columns: impl Iterator<Item = Option<usize>>) {
-        let of = |column: Option<usize>| self.times.get(&column?).copied();
-        self.times = columns.enumerate().filter_map(|(at, column)| Some((at, of(column)?))).collect();
+        let columns: Vec<(usize, usize)> =
+            columns.enumerate().filter_map(|(at, column)| Some((at, column?))).collect();
+        let is_bound = |(_, column): &&(usize, usize)| self.bounds.contains(column);
+        self.bounds = columns.iter().filter(is_bound).map(|(at, _)| *at).collect();
+        let time = |(at, column): &(usize, usize)| Some((*at, *self.times.get(column)?));
+        self.times = columns.iter().filter_map(time).collect();
     }
 
     fn select(&mut self, select: &Select) {
@@ -133,6 +140,7 @@ impl Relation {
         };
         let groups = aggregate.groups.iter().enumerate();
         self.times = groups.filter_map(|(at, group)| Some((at, bound(aggregate.windows?, group)?))).collect();
+        self.bounds.clear();
     }
 }
 
@@ -257,7 +265,7 @@ impl Lowering<'_> {
         };
         let port = self.builder.operator(name, spec.store(store), &[input.port]);
         if aggregate.windows.is_some() {
-            self.late(step, schema, port);
+            self.late(step, schema, &input.bounds, port);
         }
         let mut grouped = Relation { port, ..input };
         grouped.aggregate(aggregate);
@@ -265,10 +273,8 @@ impl Lowering<'_> {
     }
 
     /// Late rows as they would have been grouped, without the bounds of windows that they are not in.
-    fn late(&mut self, step: &Step, schema: &SchemaRef, grouped: Port) {
-        let own: Vec<usize> = (0..schema.fields().len())
-            .filter(|&at| !matches!(schema.field(at).name().as_str(), WINDOW_START | WINDOW_END))
-            .collect();
+    fn late(&mut self, step: &Step, schema: &SchemaRef, bounds: &BTreeSet<usize>, grouped: Port) {
+        let own: Vec<usize> = (0..schema.fields().len()).filter(|at| !bounds.contains(at)).collect();
         let Ok(kept) = schema.project(&own) else { return };
         let name = self.builder.free_name(&format!("{}.late-rows", step.name));
         let spec = OperatorSpec::new("late rows", move || TakeColumns::new(own.clone()));
@@ -318,7 +324,8 @@ impl Lowering<'_> {
         let spec = SourceSpec::new([source.topic.as_str()], move || reader.clone());
         let port = self.input(&source, spec);
         let times = source.time.iter().map(|time| (time.column, NewTime::Same)).collect();
-        let relation = Relation { port, partitions: self.partitions_of(&source), met: false, times };
+        let partitions = self.partitions_of(&source);
+        let relation = Relation { port, partitions, met: false, times, bounds: BTreeSet::new() };
         self.ports.insert(name.to_owned(), relation.clone());
         Some(relation)
     }

@@ -421,6 +421,27 @@ fn windows() {
         "SELECT window_start, count(*) AS c FROM TUMBLE(flights, at, INTERVAL '1 hour') WHERE window_start > at GROUP BY window_start",
         "p.toml:17:86: a window's bound here cannot be used in a step\n  help: group by it as it is, and compute or filter in SELECT or HAVING",
     );
+    let unread = |sql: &str, column: usize| {
+        let help = "group by it as it is, and compute with it outside of aggregates, in SELECT or HAVING";
+        let message = "window_start cannot be used here: rows have no window, only groups have";
+        refused(sql, &format!("p.toml:17:{column}: {message}\n  help: {help}"));
+    };
+    let windows = "FROM TUMBLE(flights, at, INTERVAL '1 hour')";
+    unread(&format!("SELECT min(window_start) AS m {windows} GROUP BY window_start"), 12);
+    unread(
+        &format!("SELECT count(*) FILTER (WHERE at > window_start) AS c {windows} GROUP BY window_start"),
+        36,
+    );
+    unread(
+        &format!(
+            "SELECT date_trunc('day', window_start) AS d, count(*) AS c {windows} GROUP BY window_start, 1"
+        ),
+        26,
+    );
+    unread(
+        "SELECT count(*) AS c FROM TUMBLE(flights, at, INTERVAL '1 hour') AS f JOIN airlines ON CAST(f.window_start AS text) = airlines.carrier GROUP BY window_start",
+        93,
+    );
     check(
         "[step.out]",
         "[step.out]\ntime = { column = 'at' }",

@@ -76,6 +76,58 @@ fn the_newest_row_of_a_table_is_joined_and_a_deleted_one_is_not() {
 const PER_HOUR: &str = "SELECT carrier, window_start, count(*) AS rows, count(n) AS ns, sum(n) AS total, avg(n) AS mean, max(n) AS most
 FROM TUMBLE(flights, at, INTERVAL '1 hour') GROUP BY carrier, window_start";
 
+/// GROUP BY may name an item of SELECT, by its place or its name.
+#[test]
+fn windows_are_grouped_by_what_select_calls_their_bounds() {
+    let rows = [
+        r#"{"carrier":"UA","n":1,"at":"2013-01-01T10:10:00Z"}"#,
+        r#"{"carrier":"UA","n":4,"at":"2013-01-01T10:50:00Z"}"#,
+    ];
+    for group in ["1, 2", "w, carrier", "w, 2", "window_start, 2"] {
+        let sql = format!(
+            "SELECT window_start AS w, carrier, count(*) AS c FROM TUMBLE(flights, at, INTERVAL '1 hour') GROUP BY {group}"
+        );
+        let mut run = run("time = { column = 'at', lateness = '0s' }", &sql, &rows);
+        run.driver.end_inputs().unwrap();
+        assert_eq!(run.read("p.out"), [r#"{"w":"2013-01-01T10:00:00Z","carrier":"UA","c":2}"#], "{group}");
+    }
+}
+
+/// A table may have columns that are called as a window's bounds are.
+#[test]
+fn columns_of_a_table_are_no_bounds_of_windows() {
+    let text = |sql: &str| {
+        format!(
+            "version = 1\nname = \"p\"\n[source.ev]\ntype = \"topic\"\ntopic = \"ev\"\ncolumns = {{ k = \"string\", at = \"timestamp\" }}\n[source.plans]\ntype = \"topic\"\ntopic = \"plans\"\ncolumns = {{ k = \"string\", window_start = \"timestamp\" }}\ntable = {{ key = [\"k\"] }}\n[step.out]\ntime = {{ column = \"at\", lateness = \"0s\" }}\nsql = '''{sql}'''\n[sink.screen]\ntype = \"print\"\nfrom = \"out\"\n"
+        )
+    };
+    let joined = "FROM TUMBLE(ev, at, INTERVAL '1 hour') AS e JOIN plans ON e.k = plans.k";
+    let sql = format!(
+        "SELECT e.window_start AS w, plans.window_start AS p, min(plans.window_start) AS m, count(*) AS c {joined} GROUP BY e.window_start, plans.window_start"
+    );
+    let mut run = Run::new(&text(&sql));
+    run.row("plans", r#"{"k":"a","window_start":"2000-01-01T00:00:00Z"}"#);
+    run.row("ev", r#"{"k":"a","at":"2013-01-01T10:10:00Z"}"#);
+    run.row("ev", r#"{"k":"a","at":"2013-01-01T12:10:00Z"}"#);
+    run.row("ev", r#"{"k":"a","at":"2013-01-01T10:20:00Z"}"#);
+    assert_eq!(
+        run.read("p.out"),
+        [r#"{"w":"2013-01-01T10:00:00Z","p":"2000-01-01T00:00:00Z","m":"2000-01-01T00:00:00Z","c":1}"#]
+    );
+    assert_eq!(run.read("p.out.late"), [r#"{"window_start":"2000-01-01T00:00:00Z"}"#]);
+    for (group, expected) in [
+        (
+            "plans.window_start",
+            "windows are for grouping: GROUP BY names neither window_start nor window_end",
+        ),
+        ("window_start", "'window_start' is a column of more than one relation"),
+    ] {
+        let refused =
+            common::plan(&text(&format!("SELECT count(*) AS c {joined} GROUP BY {group}"))).unwrap_err();
+        assert!(refused.to_string().contains(expected), "{refused}");
+    }
+}
+
 #[test]
 fn a_window_gives_one_row_when_it_closes() {
     let time = "time = { column = 'at', lateness = '30m' }";

@@ -20,7 +20,7 @@ use datafusion_sql::sqlparser::ast::{
 use super::functions::functions;
 use super::query::Stages;
 use super::window::WindowPlanner;
-use super::{Accepted, Query, Readable, RelationSource, SqlText, checked, coerce, names};
+use super::{Accepted, Query, Readable, RelationSource, SqlText, checked, coerce, names, window};
 use crate::diagnostic::Diagnostic;
 
 /// Times the rules run over a plan at most; they settle in two.
@@ -100,6 +100,9 @@ fn check_time(accepted: &Accepted, relations: &[&Readable], text: &SqlText, prob
 fn logical_plan(accepted: &Accepted, relations: &[&Readable]) -> Result<LogicalPlan> {
     let catalog = Catalog::new(accepted, relations);
     let planned = SqlToRel::new(&catalog).sql_statement_to_plan(accepted.statement.clone())?;
+    if accepted.window.is_some() {
+        window::bounds_unread(&planned, &accepted.from.alias)?;
+    }
     let planned = coerce::types(planned)?;
     let analyzed = Analyzer::new().execute_and_check(planned, &catalog.options, |_, _| {})?;
     checked::constants(&analyzed)?;

@@ -14,8 +14,9 @@ use datafusion_physical_expr::{PhysicalExpr, create_physical_expr};
 use datafusion_sql::sqlparser::ast::{Join as SqlJoin, JoinConstraint, JoinOperator, Spanned};
 use millstream_streams_core::rule::{JoinKind, TimeWindows};
 
-use super::{Accepted, Readable, RelationSource, SqlText, WINDOW_END, WINDOW_START, checked};
+use super::{Accepted, Readable, RelationSource, SqlText, WINDOW_START, checked};
 use crate::diagnostic::Diagnostic;
+use crate::operator::AggregateFold;
 
 /// A step's SQL, planned: rows of `from` pass the scan and then each stage.
 #[derive(Clone, Debug)]
@@ -355,12 +356,17 @@ impl<'a> Stages<'a> {
             let help = "add GROUP BY with a column, or with window_start of a TUMBLE";
             return Err(refuse(self.text, "an aggregate over all rows of a stream is never final", help));
         }
-        let groups = aggregate.group_expr.iter().map(|group| match window_bound(group, windows.is_some()) {
+        let groups = aggregate.group_expr.iter().map(|group| match self.window_bound(group) {
             Some(WINDOW_START) => Ok(GroupColumn::WindowStart),
             Some(_) => Ok(GroupColumn::WindowEnd),
             None => self.physical(group, input).map(GroupColumn::Value),
         });
         let groups = groups.collect::<Refused<Vec<_>>>()?;
+        if let Some(window) = &self.accepted.window
+            && !groups.iter().any(|group| !matches!(group, GroupColumn::Value(_)))
+        {
+            return Err(super::accept::ungrouped(window, self.text));
+        }
         let physical_input = input.as_arrow();
         let aggregates = aggregate.aggr_expr.iter().map(|expr| {
             let builder =
@@ -373,8 +379,24 @@ impl<'a> Stages<'a> {
         self.groups = aggregate.schema.columns().into_iter().take(group_count).collect();
         self.updates = windows.is_none();
         let schema = arrow_schema(&aggregate.schema);
-        self.stages.push(Stage::Aggregate(Aggregate { windows, groups, aggregates, schema }));
+        let stage = Aggregate { windows, groups, aggregates, schema };
+        if let Err(reason) = AggregateFold::new(&stage) {
+            let span = aggregate.aggr_expr.iter().find_map(super::kinds::place);
+            let span = span.map_or_else(|| self.text.whole(), |span| self.text.plan_span(span));
+            return Err(Diagnostic::new("sql-refused", span, reason).help("cast it to another type"));
+        }
+        self.stages.push(Stage::Aggregate(stage));
         Ok(())
+    }
+
+    /// The bound of the window that rows are grouped by.
+    fn window_bound(&self, group: &Expr) -> Option<&'static str> {
+        match bare(group) {
+            Expr::Column(column) if self.accepted.window.is_some() => {
+                super::window::bound_of(column, &self.accepted.from.alias)
+            }
+            _ => None,
+        }
     }
 
     /// The columns of the result that carry the group, if all of them do.
@@ -483,14 +505,5 @@ fn bare(expr: &Expr) -> &Expr {
     match expr {
         Expr::Alias(alias) => bare(&alias.expr),
         other => other,
-    }
-}
-
-fn window_bound(group: &Expr, windowed: bool) -> Option<&'static str> {
-    match bare(group) {
-        Expr::Column(column) if windowed => {
-            [WINDOW_START, WINDOW_END].into_iter().find(|name| *name == column.name)
-        }
-        _ => None,
     }
 }

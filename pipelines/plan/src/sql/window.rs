@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use arrow::compute::kernels::cast_utils::parse_interval_month_day_nano;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion_common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion_common::{
-    DataFusionError, Diagnostic as PlanDiagnostic, Result, Span as PlanSpan, TableReference,
+    Column, DataFusionError, Diagnostic as PlanDiagnostic, Result, Span as PlanSpan, TableReference,
 };
 use datafusion_expr::planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning};
-use datafusion_expr::{LogicalPlanBuilder, TableSource};
+use datafusion_expr::{Expr as PlanExpr, LogicalPlan, LogicalPlanBuilder, TableSource};
 use datafusion_sql::sqlparser::ast::{
     Expr, FunctionArg, FunctionArgExpr, Ident, ObjectName, Spanned, TableFactor, TableFunctionArgs, Value,
 };
@@ -162,6 +163,58 @@ fn interval_ms(expression: &Expr, call: Span) -> Result<i64, Refusal> {
 pub(super) fn windowed_schema(input: &Schema, time: &DataType) -> SchemaRef {
     let bounds = [WINDOW_START, WINDOW_END].map(|name| Arc::new(Field::new(name, time.clone(), false)));
     Arc::new(Schema::new(input.fields().iter().cloned().chain(bounds).collect::<Vec<_>>()))
+}
+
+/// The bound of the window that a column is, when windows are over the relation `alias`.
+pub(super) fn bound_of(column: &Column, alias: &str) -> Option<&'static str> {
+    let own = column.relation.as_ref().is_none_or(|relation| relation.table() == alias);
+    [WINDOW_START, WINDOW_END].into_iter().find(|name| own && *name == column.name)
+}
+
+/// Refuses what would read a window's bound from rows, which are in several windows or in none that is known yet: only groups have it.
+pub(super) fn bounds_unread(plan: &LogicalPlan, alias: &str) -> Result<()> {
+    if let LogicalPlan::Aggregate(aggregate) = plan {
+        let groups = aggregate.group_expr.iter().filter(|group| !is_bound(group, alias));
+        let mut read = groups.chain(&aggregate.aggr_expr);
+        read.try_for_each(|expr| unread(expr, alias))?;
+        return rows_only(&aggregate.input, alias);
+    }
+    plan.inputs().into_iter().try_for_each(|input| bounds_unread(input, alias))
+}
+
+fn rows_only(plan: &LogicalPlan, alias: &str) -> Result<()> {
+    plan.apply(|node| {
+        node.apply_expressions(|expr| {
+            // A projection hands it on.
+            if !(matches!(node, LogicalPlan::Projection(_)) && is_bound(expr, alias)) {
+                unread(expr, alias)?;
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })
+    })?;
+    Ok(())
+}
+
+fn is_bound(expr: &PlanExpr, alias: &str) -> bool {
+    match expr {
+        PlanExpr::Alias(named) => is_bound(&named.expr, alias),
+        PlanExpr::Column(column) => bound_of(column, alias).is_some(),
+        _ => false,
+    }
+}
+
+fn unread(expr: &PlanExpr, alias: &str) -> Result<()> {
+    expr.apply(|part| match part {
+        PlanExpr::Column(column) if bound_of(column, alias).is_some() => {
+            let message =
+                format!("{} cannot be used here: rows have no window, only groups have", column.name);
+            let help = "group by it as it is, and compute with it outside of aggregates, in SELECT or HAVING";
+            let found = PlanDiagnostic::new_error(&message, column.spans.first()).with_help(help, None);
+            Err(DataFusionError::Plan(message).with_diagnostic(found))
+        }
+        _ => Ok(TreeNodeRecursion::Continue),
+    })?;
+    Ok(())
 }
 
 /// Plans TUMBLE and HOP as a scan with two more columns; grouping by them is what makes the windows.
