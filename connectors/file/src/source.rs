@@ -116,9 +116,21 @@ fn infer(settings: &Settings) -> Result<SchemaRef, Problem> {
         Format::Csv => infer_csv(settings, &samples),
         _ => {
             let lines = samples.iter().flat_map(|(_, chunk)| chunk.shared());
-            infer::json_schema(lines).map_err(|reason| Problem::at(None, reason).help(DECLARE))
+            infer::json_schema(lines).map_err(|reason| match no_object(&samples) {
+                Some(first) => Problem::at(None, first).help("each line is one JSON object"),
+                None => Problem::at(None, reason).help(DECLARE),
+            })
         }
     }
+}
+
+/// Where the first line of the samples that is no JSON object is, and why.
+fn no_object(samples: &[(PathBuf, Chunk)]) -> Option<String> {
+    samples.iter().find_map(|(path, chunk)| {
+        let at = (0..chunk.lines.len()).find(|at| !chunk.line(*at).trim_ascii().is_empty())?;
+        let reason = infer::no_object(chunk.line(at))?;
+        Some(format!("{}:{}: {reason}", path.display(), at + 1))
+    })
 }
 
 /// The first file says which columns there are; every file says by its own header where they are.
@@ -144,7 +156,22 @@ fn infer_csv(settings: &Settings, samples: &[(PathBuf, Chunk)]) -> Result<Schema
             records.push(places.iter().map(value).collect());
         }
     }
-    Ok(infer::csv_schema(&columns, records.into_iter()))
+    if records.is_empty() {
+        let message = format!(
+            "{} has a header and no rows, so there is nothing to infer types from",
+            settings.include.join(", ")
+        );
+        return Err(Problem::at(None, message).help(DECLARE));
+    }
+    let (schema, empty) = infer::csv_schema(&columns, records.into_iter());
+    if !empty.is_empty() {
+        tracing::warn!(
+            files = settings.include.join(", "),
+            columns = empty.join(", "),
+            "no value of these columns is in the sample, so they are taken for text, and stay so; {DECLARE} if they are not"
+        );
+    }
+    Ok(schema)
 }
 
 /// Declared columns that headers of files which are there lack, or have twice, and what is wrong with each.

@@ -14,12 +14,16 @@ use tracing_subscriber::util::SubscriberInitExt;
 const SHOWN: u32 = 3;
 const PERIOD: Duration = Duration::from_secs(10);
 
+/// Whatever runs, connectors and their worker say which input they leave out or read again, and what they wait for.
+const CONNECTORS: &str =
+    "error,millstream_connect_runtime=warn,millstream_connector_file=warn,millstream_connector_postgres=warn";
+
 /// Logs from here on. A daemon shows its own warnings unasked, since nobody would know else that it serves nobody. Those of the
 /// quorum's library come many times a second when a peer is down, and only with -vv.
 pub(crate) fn to_stderr(verbose: u8, is_daemon: bool, env: &Env) {
     let level = match verbose {
         0 if is_daemon => "error,millstream=warn",
-        0 => "error,millstream_connect_runtime::backoff=warn", // who waits for another system says so
+        0 => CONNECTORS,
         1 => "warn,millstream=info,openraft=error",
         _ => "warn,millstream=debug",
     };
@@ -55,6 +59,20 @@ impl Seldom {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The names are those of crates: a crate that is named anew would fall silent.
+    #[test]
+    fn connectors_are_heard() {
+        let targets = [
+            std::any::type_name::<millstream_connect_runtime::Status>(),
+            std::any::type_name::<millstream_connector_file::FileSource>(),
+            std::any::type_name::<millstream_connector_postgres::PostgresSink>(),
+        ];
+        for target in targets {
+            let name = target.split("::").next().unwrap();
+            assert!(CONNECTORS.split(',').any(|part| part == format!("{name}=warn")), "{name}");
+        }
+    }
 
     #[test]
     fn a_warning_that_comes_again_and_again_is_shown_a_few_times() {

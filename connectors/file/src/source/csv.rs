@@ -60,6 +60,12 @@ impl Layout {
     }
 }
 
+/// Names in a header that are no columns of the table.
+pub(super) fn not_read(header: &[String], schema: &SchemaRef) -> Vec<String> {
+    let is_other = |name: &&String| schema.field_with_name(name).is_err();
+    header.iter().filter(is_other).cloned().collect()
+}
+
 /// What may be meant by a name that a header does not have.
 pub(super) fn nearest(name: &str, header: &[String]) -> String {
     match suggest(name, header.iter().map(String::as_str)) {

@@ -16,6 +16,9 @@ use super::columns::parse_boolean;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Candidates(u8);
 
+/// A mark that some programs write at the beginning of a file.
+const BOM: &[u8] = b"\xef\xbb\xbf";
+
 const BOOLEAN: u8 = 1;
 const INTEGER: u8 = 1 << 1;
 const FLOAT: u8 = 1 << 2;
@@ -68,8 +71,11 @@ impl Candidates {
     }
 }
 
-/// The schema of CSV with these columns and sampled records; a column without values is text.
-pub(super) fn csv_schema(header: &[String], records: impl Iterator<Item = Vec<Option<String>>>) -> SchemaRef {
+/// The schema of CSV with these columns and sampled records, and the columns without a value: they are text.
+pub(super) fn csv_schema(
+    header: &[String],
+    records: impl Iterator<Item = Vec<Option<String>>>,
+) -> (SchemaRef, Vec<String>) {
     let mut candidates: Vec<Option<Candidates>> = vec![None; header.len()];
     for record in records.filter(|record| record.len() == header.len()) {
         for (candidate, value) in candidates.iter_mut().zip(record) {
@@ -82,12 +88,15 @@ pub(super) fn csv_schema(header: &[String], records: impl Iterator<Item = Vec<Op
     let field = |(name, candidate): (&String, Option<Candidates>)| {
         Field::new(name, candidate.map_or(DataType::Utf8, Candidates::data_type), true)
     };
-    Arc::new(Schema::new(header.iter().zip(candidates).map(field).collect::<Vec<_>>()))
+    let empty = header.iter().zip(&candidates).filter(|(_, candidate)| candidate.is_none());
+    let empty = empty.map(|(name, _)| name.clone()).collect();
+    (Arc::new(Schema::new(header.iter().zip(candidates).map(field).collect::<Vec<_>>())), empty)
 }
 
 /// The schema of NDJSON with these sampled lines; lines that are no JSON objects are passed over.
 pub(super) fn json_schema(lines: impl Iterator<Item = Bytes>) -> Result<SchemaRef, String> {
     let object = |line: Bytes| {
+        let line = if line.starts_with(BOM) { line.slice(BOM.len()..) } else { line };
         let value = serde_json::from_slice::<serde_json::Value>(&line).ok()?;
         value.is_object().then_some((line, value))
     };
@@ -98,6 +107,17 @@ pub(super) fn json_schema(lines: impl Iterator<Item = Bytes>) -> Result<SchemaRe
         return Err("the sample has no JSON object with a key".into());
     }
     floats_that_lose_nothing(schema, &lines)
+}
+
+/// Why a line is no JSON object.
+pub(super) fn no_object(line: &[u8]) -> Option<String> {
+    match serde_json::from_slice::<serde_json::Value>(line.strip_prefix(BOM).unwrap_or(line)) {
+        Ok(serde_json::Value::Object(_)) => None,
+        Ok(_) => Some("the line is JSON, but no object".into()),
+        Err(error) => {
+            Some(format!("the line is no JSON: {error}").replace(" at line 1 column", " at column"))
+        }
+    }
 }
 
 /// Has columns be text where the sample has whole numbers that a float would make other ones of.
@@ -171,7 +191,8 @@ mod tests {
             (&[], DataType::Utf8),
         ] {
             let records = values.iter().map(|value| vec![value.map(str::to_owned)]);
-            let schema = csv_schema(&["c".into()], records);
+            let (schema, empty) = csv_schema(&["c".into()], records);
+            assert_eq!(empty.is_empty(), values.iter().any(Option::is_some), "{values:?}");
             assert_eq!(schema.field(0).data_type(), &expected, "{values:?}");
         }
     }
@@ -186,6 +207,10 @@ mod tests {
         let types = types_of(&[r#"{"a":1,"b":"x"}"#, "oops", r#"{"a":2.5,"c":[true]}"#]).unwrap();
         assert_eq!(types, ["a Float64", "b Utf8", "c List(Boolean)"]);
         assert!(types_of(&["[]"]).is_err());
+        assert_eq!(types_of(&["\u{feff}{\"a\":1}"]).unwrap(), ["a Int64"]);
+        assert_eq!(no_object(b"[1]").unwrap(), "the line is JSON, but no object");
+        assert_eq!(no_object(b"{'a': 1}").unwrap(), "the line is no JSON: key must be a string at column 2");
+        assert_eq!(no_object(b"{}"), None);
     }
 
     #[test]

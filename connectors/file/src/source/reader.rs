@@ -47,7 +47,7 @@ impl OpenFile {
         settings: &Settings,
         schema: &SchemaRef,
     ) -> Result<Self> {
-        let failed = |error: io::Error| ConnectError::retriable(format!("opening {}", path.display()), error);
+        let failed = |error: io::Error| open_error(path, &error, settings.follow);
         let file = File::open(path).map_err(failed)?;
         refuse_compressed(&file)
             .map_err(|reason| ConnectError::fatal(format!("reading {}", path.display()), reason))?;
@@ -228,15 +228,33 @@ impl OpenFile {
     ) -> Result<bool, ReadError> {
         let chunk = Chunk::read(&self.file, 0, settings.max_line + 2, last)?;
         let Some(end) = chunk.ends.first().copied() else { return Ok(false) };
-        let layout =
-            csv::header(chunk.line(0), &settings.dialect).and_then(|names| Layout::of(&names, schema));
-        let layout = layout
+        let names = csv::header(chunk.line(0), &settings.dialect);
+        let layout = names.and_then(|names| Ok((Layout::of(&names, schema)?, names)));
+        let (layout, names) = layout
             .map_err(|reason| ConnectError::fatal(format!("reading {}", self.path.display()), reason))?;
         self.layout = Some(layout);
         if self.position.offset == 0 {
+            let others = csv::not_read(&names, schema);
+            // Who declares columns has chosen among them.
+            if settings.columns.is_none() && !others.is_empty() {
+                tracing::warn!(path = %self.path.display(), columns = others.join(", "),
+                    "these columns of the file are not read: which there are was fixed at the first start, from the first file; to have \
+                     them, read the files under another name, or begin anew");
+            }
             self.advance(end as u64, 1)?;
         }
         Ok(true)
+    }
+}
+
+/// Whoever reads to the end and stops should hear at once of a file that may not be read; one who follows may be given it later.
+pub(super) fn open_error(path: &Path, error: &io::Error, follow: bool) -> ConnectError {
+    let context = format!("opening {}", path.display());
+    match error.kind() {
+        io::ErrorKind::PermissionDenied if !follow => {
+            ConnectError::fatal(context, format!("{error}; make it readable, or exclude it"))
+        }
+        _ => ConnectError::retriable(context, error),
     }
 }
 
@@ -271,10 +289,11 @@ fn find_position(
     settings: &Settings,
 ) -> io::Result<FilePosition> {
     let read = |value: &serde_json::Value| serde_json::from_value::<FilePosition>(value.clone()).ok();
-    if let Some(position) = known.get(&id.key()).and_then(read)
+    let before = known.get(&id.key()).and_then(read);
+    if let Some(position) = &before
         && position.prefix.matches(file)?
     {
-        return Ok(position);
+        return Ok(position.clone());
     }
     if !settings.follow {
         for position in known.values().filter_map(read) {
@@ -285,6 +304,13 @@ fn find_position(
                 return Ok(position);
             }
         }
+    }
+    let known_path = |position: &FilePosition| Path::new(&position.path) == path && position.offset > 0;
+    if before.is_some_and(|before| before.offset > 0)
+        || (!settings.follow && known.values().filter_map(read).any(|position| known_path(&position)))
+    {
+        tracing::warn!(path = %path.display(), length,
+            "the file was read before and has other contents now, so it is read from its beginning");
     }
     Ok(FilePosition::default())
 }

@@ -31,6 +31,8 @@ pub(super) struct FileTask {
     /// `read = "once"`: files that have not been opened.
     unopened: VecDeque<PathBuf>,
     watch: Option<Watch>,
+    /// `read = "follow"`: files that could not be opened when they were looked at last.
+    unreadable: BTreeSet<PathBuf>,
     /// The worker has been told that there is nothing for now, and has committed; the next poll waits.
     told_idle: bool,
 }
@@ -56,6 +58,7 @@ impl FileTask {
             queue: VecDeque::new(),
             unopened: VecDeque::new(),
             watch: None,
+            unreadable: BTreeSet::new(),
             told_idle: false,
         }
     }
@@ -191,6 +194,12 @@ impl FileTask {
                 None => file.gone = true,
             }
         }
+        for (path, error) in &found.unreadable {
+            if !self.unreadable.contains(path) {
+                tracing::warn!(%error, "the file is left out until it can be opened; others are read");
+            }
+        }
+        self.unreadable = found.unreadable.into_keys().collect();
         self.queue.extend(found.new);
         if self.queue.len() > MAX_FILES {
             let reason = format!("more than {MAX_FILES} files match; make include narrower");
@@ -231,6 +240,8 @@ impl FileTask {
 struct Found {
     present: BTreeMap<FileId, PathBuf>,
     new: Vec<OpenFile>,
+    /// Files that cannot be opened now, and why.
+    unreadable: BTreeMap<PathBuf, ConnectError>,
     folders: BTreeSet<PathBuf>,
 }
 
@@ -241,6 +252,7 @@ fn scan(shared: &Shared, known: &Positions, open: &BTreeSet<FileId>) -> Result<F
     let mut found = Found {
         present: BTreeMap::new(),
         new: Vec::new(),
+        unreadable: BTreeMap::new(),
         folders: glob::folders(&settings.include, &files),
     };
     for path in files {
@@ -250,6 +262,10 @@ fn scan(shared: &Shared, known: &Positions, open: &BTreeSet<FileId>) -> Result<F
             match OpenFile::open(&path, known, settings, &shared.schema) {
                 Ok(file) => found.new.push(file),
                 Err(error) if error.is_retriable() && !path.exists() => continue,
+                Err(error) if error.is_retriable() => {
+                    found.unreadable.insert(path, error);
+                    continue;
+                }
                 Err(error) => return Err(error),
             }
         }

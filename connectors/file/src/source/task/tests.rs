@@ -2,6 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
+use std::path::Path;
 
 use arrow::array::AsArray;
 use futures::executor::block_on;
@@ -325,10 +326,23 @@ fn what_types_cannot_be_inferred_from_is_refused_with_how_to_mend_it() {
             "*.x is empty, so there is nothing to infer types from",
             "declare columns = { name = \"type\", .. }",
         ),
+        ("json", "[1]\n", "in.x:1: the line is JSON, but no object", "each line is one JSON object"),
         (
             "json",
-            "[1]\n",
+            "\n{'a': 1}\n",
+            "in.x:2: the line is no JSON: key must be a string at column 2",
+            "each line is one JSON object",
+        ),
+        (
+            "json",
+            "{}\n",
             "the sample has no JSON object with a key",
+            "declare columns = { name = \"type\", .. }",
+        ),
+        (
+            "csv",
+            "a,b\n",
+            "*.x has a header and no rows, so there is nothing to infer types from",
             "declare columns = { name = \"type\", .. }",
         ),
         ("csv", "a,b,a\n1,2,3\n", "'a' stands twice in the header of in.x", super::super::csv::RENAME),
@@ -391,4 +405,26 @@ fn killed_after_any_poll_it_goes_on_exactly_where_it_was() {
         }
         assert_eq!(world.rows, expected, "killed after every {polls} polls");
     }
+}
+
+/// Permissions do not stop root, as whom tests may run.
+#[test]
+fn a_file_that_may_not_be_read_ends_a_source_that_reads_once() {
+    let denied = std::io::ErrorKind::PermissionDenied.into();
+    let path = Path::new("a.txt");
+    let error = super::super::reader::open_error(path, &denied, false);
+    assert!(!error.is_retriable(), "{error}");
+    assert!(error.to_string().ends_with("make it readable, or exclude it"), "{error}");
+    assert!(super::super::reader::open_error(path, &denied, true).is_retriable());
+}
+
+#[test]
+fn columns_that_appear_later_are_named() {
+    let schema = Arc::new(arrow::datatypes::Schema::new(vec![arrow::datatypes::Field::new(
+        "a",
+        arrow::datatypes::DataType::Int64,
+        true,
+    )]));
+    let header = ["b", "a", "c"].map(str::to_owned);
+    assert_eq!(super::super::csv::not_read(&header, &schema), ["b", "c"]);
 }
