@@ -12,7 +12,7 @@ use arrow::datatypes::{Field, Schema};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
-use millstream_connect_api::config::Reference;
+use millstream_connect_api::config::{Reference, suggest};
 use millstream_connect_api::{
     Config, ConnectError, Problem, Registry, SinkConnector, SinkInput, SourceConnector, TableSchema,
     TaskContext, bad_record_schema,
@@ -21,7 +21,7 @@ use millstream_env::TaskGroup;
 use tokio::sync::watch;
 
 use crate::host::task_context;
-use crate::log::{Kept, TopicSpec};
+use crate::log::{Kept, Log, TopicSpec};
 use crate::{
     Ends, OnError, Outcome, Result, RetryPolicy, RuntimeError, SinkSpec, SourceSpec, Status, Stop,
     TableTopic, WorkerEnv, ends_channel, known_schemas, run_sink, run_source, stop_signal,
@@ -190,6 +190,11 @@ impl Daemon {
         let mut claimed = BTreeMap::new();
         for (sink, letters) in self.file.sinks.iter().zip(letters) {
             sink.claim(&mut claimed, &mut problems);
+            let missing = sink.missing_topics(&written, &*worker.log).await?;
+            if !missing.is_empty() {
+                problems.extend(missing); // its schema cannot be found either
+                continue;
+            }
             let table = sink.table(&known, &written)?;
             problems.extend(sink.connector.check(&sink.config, &sink.input(&table, &worker.namespace)));
             let ends = sink.ends(&written, tasks);
@@ -317,6 +322,28 @@ impl Sink {
             send.send_replace(Some(merged));
         });
         Some(all)
+    }
+
+    /// Its topics that there are not, and that nothing in this file writes: most likely a name is mistyped, and waiting would say nothing.
+    async fn missing_topics(&self, written: &[Written], log: &dyn Log) -> Result<Vec<Problem>> {
+        let mut problems = Vec::new();
+        for topic in self.topics() {
+            if written.iter().any(|written| written.to.topic == topic)
+                || log.topic(topic.clone()).await?.is_some()
+            {
+                continue;
+            }
+            let message = format!("there is no topic '{topic}', and no source of this file writes it");
+            let names = written.iter().map(|written| written.to.topic.as_str());
+            let help = match suggest(&topic, names) {
+                Some(near) => format!("did you mean '{near}'?"),
+                None => {
+                    format!("if another program writes it, make it first: millstream topics create {topic}")
+                }
+            };
+            problems.push(Problem::at(self.common.span("topic"), message).help(help));
+        }
+        Ok(problems)
     }
 
     /// Refuses a sink that would write over what an earlier one writes.

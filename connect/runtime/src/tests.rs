@@ -513,9 +513,23 @@ fn a_topic_with_rows_of_another_schema_is_refused() {
     let world = World::new();
     world.run_source(world.source(10, true), &Status::new()).0.unwrap();
     let mut spec = world.source(10, true);
-    spec.tables[0].table.schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Utf8, true)]));
+    spec.tables[0].table.schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Boolean, true)]));
     let error = world.run_source(spec, &Status::new()).0.unwrap_err().to_string();
     assert!(error.contains("it holds rows of another schema"), "{error}");
     let known = world.runtime.block_on(known_schemas(&world.log)).unwrap();
     assert_eq!(known, [("t".to_owned(), table())]);
+}
+
+#[test]
+fn a_declared_type_that_holds_all_old_values_is_taken_from_then_on() {
+    let world = World::new();
+    world.run_source(world.source(10, true), &Status::new()).0.unwrap();
+    let mut spec = world.source(10, true);
+    let wider = Arc::new(Schema::new(vec![Field::new("n", DataType::Float64, true)]));
+    spec.tables[0].table.schema = Arc::clone(&wider);
+    world.run_source(spec, &Status::new()).0.unwrap();
+    let known = world.runtime.block_on(known_schemas(&world.log)).unwrap();
+    assert_eq!(known[0].1.schema, wider);
+    let error = world.run_source(world.source(10, true), &Status::new()).0.unwrap_err().to_string();
+    assert!(error.contains("'n' was float64 and is int64 now"), "and is not taken back: {error}");
 }
