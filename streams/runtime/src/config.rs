@@ -47,6 +47,8 @@ pub struct StreamsConfig {
     /// beginning of its changelog. Keep it well below `delete.retention.ms` of the changelogs (a day), or keys that were deleted
     /// meanwhile come back with it.
     pub state_cleanup_delay_ms: u64,
+    /// Time between two deletions of what was read of repartition topics. One follows a commit.
+    pub repartition_purge_interval_ms: u64,
     /// Topics that end: the app waits for [`crate::StreamsControl::end_input`] for each, and once all inputs of all tasks are
     /// consumed to their ends, [`crate::StreamsApp::run`] returns. Empty: the app runs until it is stopped. A bootstrap input is read
     /// first: a finite one up to its end, another up to where its topic ends when its task starts.
@@ -72,6 +74,7 @@ impl StreamsConfig {
             transaction_timeout_ms: 10_000,
             idle_timeout_ms: 5_000,
             state_cleanup_delay_ms: 600_000,
+            repartition_purge_interval_ms: 30_000,
             finite_inputs: Vec::new(),
             create_topics: Vec::new(),
         }

@@ -42,6 +42,7 @@ mod error;
 mod layout;
 mod missing;
 mod pace;
+mod purge;
 mod restore;
 mod state;
 mod worker;

@@ -24,6 +24,7 @@ use crate::engine::Engine;
 use crate::error::{AppError, Result};
 use crate::layout::Layout;
 use crate::missing::InputWatch;
+use crate::purge::Purge;
 use crate::state::StateDir;
 
 /// What the workers of an application share.
@@ -65,6 +66,7 @@ pub(crate) struct Worker {
     last_commit: Duration,
     last_ask: Duration,
     inputs: InputWatch,
+    purge: Purge,
     busy: bool,
     /// Failures since the last commit that succeeded.
     failures: u32,
@@ -97,7 +99,7 @@ impl Worker {
         })?;
         let listener = Listener { engine: Arc::clone(&engine) };
         consumer.subscribe(shared.layout.input_topics().cloned(), Some(Box::new(listener)))?;
-        let now = shared.env.elapsed();
+        let (now, purge) = (shared.env.elapsed(), Purge::new(&shared));
         Ok(Self {
             shared,
             number,
@@ -106,6 +108,7 @@ impl Worker {
             last_commit: now,
             last_ask: now,
             inputs: InputWatch::default(),
+            purge,
             busy: false,
             failures: 0,
         })
@@ -154,6 +157,7 @@ impl Worker {
         if stopping || engine.is_commit_due() || now.saturating_sub(self.last_commit) >= interval {
             if engine.commit(&self.consumer).await? {
                 self.failures = 0; // a commit of nothing proves nothing
+                self.purge.committed(&self.shared, self.consumer.handle());
             }
             self.last_commit = self.shared.env.elapsed(); // else slow commits would follow each other, with a poll's rows each
         }

@@ -92,6 +92,40 @@ fn words_are_counted_to_the_end_of_the_input() {
     });
 }
 
+/// What was read of a repartition topic goes, and nothing that is still to be read.
+#[test]
+fn what_was_read_of_a_repartition_topic_is_deleted() {
+    on_every_door(async |cluster| {
+        cluster.create(&[("lines", 2), ("word-counts", 1)]).await;
+        let (rows, counts) = lines(300);
+        cluster.write("lines", rows).await;
+        let config = StreamsConfig { repartition_purge_interval_ms: 1, ..cluster.config("purged") };
+        let app = cluster.app(word_count(&cluster), config);
+        let control = app.control();
+        let total = i64::try_from(counts.values().sum::<u64>()).unwrap();
+        let purged = async {
+            // A deletion follows a commit, so there has to be something to commit until all is deleted.
+            for extra in 0.. {
+                if cluster.deleted_of("purged-by-word-repartition").await >= total {
+                    break;
+                }
+                cluster.write("lines", [("k".to_owned(), "more".to_owned(), 400 + extra)]).await;
+                cluster.env.sleep(support::LOOK).await;
+            }
+            control.stop();
+        };
+        let (outcome, ()) = cluster
+            .env
+            .timeout(PATIENCE, futures::future::join(app.run(), purged))
+            .await
+            .expect("what was read goes");
+        outcome.unwrap();
+        let mut counted = latest(&cluster.read("word-counts").await);
+        counted.remove("more");
+        assert_eq!(counted, counts);
+    });
+}
+
 #[test]
 fn at_least_once_counts_too() {
     on_every_door(async |cluster| {

@@ -128,6 +128,17 @@ impl Cluster {
         consumer.end_offsets(&partitions).await.unwrap()
     }
 
+    /// How many offsets were deleted of a topic; none while there is no such topic.
+    pub(crate) async fn deleted_of(&self, topic: &str) -> i64 {
+        let (client, name) = (self.client(), self.name(topic));
+        let described = client.admin().describe_topics(&[&name]).await.unwrap();
+        let Some(Ok(topic)) = described.into_values().next() else { return 0 };
+        let partitions: Vec<_> =
+            topic.partitions.iter().map(|one| TopicPartition::new(name.as_str(), one.partition)).collect();
+        let consumer = client.consumer(Self::reader()).unwrap();
+        consumer.beginning_offsets(&partitions).await.map_or(0, |begins| begins.values().map(|at| at.0).sum())
+    }
+
     /// Tells an application that a topic ends where it ends now.
     pub(crate) async fn end(&self, control: &StreamsControl, topic: &str) {
         for (partition, end) in self.ends(topic).await {
