@@ -26,6 +26,9 @@
 //! - **Names are state.** Stores, repartitions and stateful steps are named by the user, so adding a step renumbers nothing.
 //! - **State changes reach a store only at a commit.** Until then they lie in an uncommitted layer ([`store::Layered`]) whose
 //!   content, one record for each changed key, is the changelog of the epoch.
+//! - **What is due by time leaves in turns**, of as many rows as whoever drives the task allows, with commits in between. Until the last
+//!   has left, the task takes no rows and tells nobody that time has come farther, so results are those of one turn. (Only windows
+//!   that a row closes where it goes one by one leave with that row.)
 //! - Every result depends on the input records, their order and the times passed in, on nothing else.
 //!
 //! ## Deliberately absent

@@ -28,13 +28,26 @@ pub trait Operator: Send {
     /// A store that fails, rows of the wrong kind, or user code that fails.
     fn on_chunk(&mut self, ctx: &mut OperatorContext<'_>, chunk: Chunk) -> Result<()>;
 
-    /// Time has passed. Stream time [`crate::END_OF_TIME`] says that the inputs have ended: emit what waits for time.
+    /// Time has passed. Stream time [`crate::END_OF_TIME`] says that the inputs have ended: emit what waits for time, as much of it as
+    /// [`OperatorContext::limit`] allows.
     ///
     /// # Errors
     /// As [`Operator::on_chunk`].
     fn on_time(&mut self, ctx: &mut OperatorContext<'_>, times: Times) -> Result<()> {
         let _ = (ctx, times);
         Ok(())
+    }
+
+    /// Whether results are due that no call had room for ([`OperatorContext::limit`]). Then `on_time` comes again, with the same
+    /// times, before the task takes rows or tells time to the operators behind this one. There may be a commit in between, and after a
+    /// restart `restore` must find this out anew.
+    fn has_more(&self) -> bool {
+        false
+    }
+
+    /// Memory that the next commit will put into its stores.
+    fn uncommitted_bytes(&self) -> usize {
+        0
     }
 
     /// The task is about to commit: write to the stores what must survive. Forwarding is still allowed.
@@ -92,6 +105,7 @@ pub struct OperatorContext<'a> {
     counters: &'a mut NodeCounters,
     outputs: &'a mut Vec<(u16, Chunk)>,
     several_ways: bool,
+    limit: usize,
 }
 
 /// The stores of a task with the positions of those that one operator declared.
@@ -106,8 +120,16 @@ impl<'a> OperatorContext<'a> {
         counters: &'a mut NodeCounters,
         outputs: &'a mut Vec<(u16, Chunk)>,
         several_ways: bool,
+        limit: usize,
     ) -> Self {
-        Self { stores, counters, outputs, several_ways }
+        Self { stores, counters, outputs, several_ways, limit }
+    }
+
+    /// How many rows this call may emit because time has passed, at most: what else is due waits for the next call, so that neither
+    /// memory nor a transaction has to hold all of it.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.limit
     }
 
     /// Whether rows come over several ways: then each has the stream time of its own ([`Chunk::stream_time_of`]), and

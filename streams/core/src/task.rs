@@ -12,8 +12,9 @@ mod times;
 
 pub use input::Gate;
 use input::{Input, Inputs};
-use times::{TaskTimes, Way, ahead};
+use times::{TaskTimes, Telling, Way, ahead};
 
+use crate::END_OF_TIME;
 use crate::chunk::Chunk;
 use crate::counter::{Counter, NodeCounters};
 use crate::error::{Result, StreamsError};
@@ -21,7 +22,6 @@ use crate::operator::{Epoch, Operator, OperatorContext, StoreAccess, Times};
 use crate::store::{Layered, Store};
 use crate::topology::{InputRecord, NodeKind, OutputRecord, Serializer, TopicName, Topology};
 use crate::ways;
-use crate::{BEGINNING_OF_TIME, END_OF_TIME};
 
 /// Rows in one run of an input partition, at most.
 pub const MAX_RUN_ROWS: usize = 4096;
@@ -80,10 +80,17 @@ pub struct Task {
     store_names: Vec<Arc<str>>,
     inputs: Inputs,
     outputs: Vec<(TopicName, Vec<OutputRecord>)>,
+    output_bytes: usize,
     counters: BTreeMap<usize, NodeCounters>,
     epoch: Epoch,
     closed: bool,
     times: TaskTimes,
+    /// Time is being told, and an operator has more to emit than one turn may.
+    telling: Option<Telling>,
+    /// Rows that an operator emits in one turn because time has passed, at most.
+    limit: usize,
+    /// Ways meet again behind the rows that are being handed on: what is due by one goes before the next.
+    one_at_a_time: bool,
 }
 
 /// The working part of a node that is not a source.
@@ -132,14 +139,19 @@ impl Task {
             stores: bases.into_iter().map(Layered::new).collect(),
             store_names,
             outputs: Vec::new(),
+            output_bytes: 0,
             counters: nodes.into_iter().map(|at| (at, NodeCounters::default())).collect(),
             epoch: Epoch(0),
             closed: false,
             times: TaskTimes::default(),
+            telling: None,
+            limit: MAX_RUN_ROWS,
+            one_at_a_time: false,
             application_id,
             topology,
         };
         task.each_operator(|operator, ctx| operator.restore(ctx))?;
+        task.resume_telling();
         Ok(task)
     }
 
@@ -216,8 +228,8 @@ impl Task {
         self.inputs.get(topic).map_or(0, |input| input.buffered)
     }
 
-    /// Processes one run of rows, from the input whose head is oldest. False when nothing can be processed now: every
-    /// input is empty, or one is empty that is known to have more.
+    /// Processes one run of rows, from the input whose head is oldest, or goes on emitting what is due by time. False when nothing
+    /// can be processed now: every input is empty, or one is empty that is known to have more.
     ///
     /// # Errors
     /// An error of a node, with its name.
@@ -225,11 +237,16 @@ impl Task {
         Ok(self.process_some(wall, MAX_RUN_ROWS)? > 0)
     }
 
-    /// The same with a bound on the rows of the run, for steps of which each takes long. Answers how many there were.
+    /// The same with a bound on the rows of the run, for steps of which each takes long. Answers how many there were. The bound is also
+    /// that of the rows that an operator emits because time has passed; what is due beyond it goes first in the next call.
     ///
     /// # Errors
     /// An error of a node, with its name.
     pub fn process_some(&mut self, wall: Millis, limit: usize) -> Result<usize> {
+        self.limit = limit.max(1);
+        if self.telling.is_some() {
+            return self.go_on_telling(wall);
+        }
         let Some((node, port, chunk)) = self.inputs.next_run(limit) else { return Ok(0) };
         let rows = chunk.len();
         self.fan_out(node, port, chunk)?;
@@ -237,15 +254,16 @@ impl Task {
         Ok(rows)
     }
 
-    /// Tells the operators the time, without new rows.
+    /// Tells the operators the time, without new rows. While more is due than one call may emit ([`Task::has_more`]) it changes
+    /// nothing: [`Task::process`] goes on with that.
     ///
     /// # Errors
     /// An error of a node, with its name.
     pub fn advance(&mut self, wall: Millis) -> Result<()> {
-        if self.closed {
+        if self.closed || self.telling.is_some() {
             return Ok(());
         }
-        self.tell_time(self.inputs.times(wall))
+        self.tell_time(self.inputs.times(wall)).map(drop)
     }
 
     /// Whether all inputs are finite and consumed to their ends.
@@ -259,13 +277,27 @@ impl Task {
     /// # Errors
     /// An error of a node, with its name.
     pub fn close(&mut self, wall: Millis) -> Result<()> {
-        if std::mem::replace(&mut self.closed, true) {
-            return Ok(());
+        while !self.closed {
+            self.close_some(wall, MAX_RUN_ROWS)?;
         }
-        self.tell_time(Times { stream: END_OF_TIME, watermark: None, wall })
+        Ok(())
     }
 
-    /// Whether [`Task::close`] was called.
+    /// The same in turns, each of which emits so many rows of an operator at most: to be called until the task is closed. A commit in
+    /// between is exact; a task that goes on from there is to be closed again, and emits the rest. Answers how many rows there were.
+    ///
+    /// # Errors
+    /// An error of a node, with its name.
+    pub fn close_some(&mut self, wall: Millis, limit: usize) -> Result<usize> {
+        self.limit = limit.max(1);
+        match (self.closed, &self.telling) {
+            (true, _) => Ok(0),
+            (false, Some(_)) => self.go_on_telling(wall),
+            (false, None) => self.tell_time(Times { stream: END_OF_TIME, watermark: None, wall }),
+        }
+    }
+
+    /// Whether event time has come to its end: [`Task::close`] was called, and everything was emitted.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.closed
@@ -274,11 +306,18 @@ impl Task {
     /// Memory that changes and outputs take since the last commit; commit early when it outgrows its bound.
     #[must_use]
     pub fn uncommitted_bytes(&self) -> usize {
-        self.stores.iter().map(Layered::uncommitted_bytes).sum()
+        let at_hand = |runner: &Runner| match runner {
+            Runner::Operator { operator, .. } => operator.uncommitted_bytes(),
+            Runner::Sink { .. } => 0,
+        };
+        let stores = self.stores.iter().map(Layered::uncommitted_bytes);
+        let operators = self.runners.values().map(at_hand);
+        self.output_bytes + stores.chain(operators).sum::<usize>()
     }
 
     /// Takes the outputs made so far: with transactions they may be sent before the commit.
     pub fn take_outputs(&mut self) -> Vec<(TopicName, Vec<OutputRecord>)> {
+        self.output_bytes = 0;
         std::mem::take(&mut self.outputs)
     }
 
@@ -354,20 +393,6 @@ impl Task {
         self.counters.iter().map(|(at, counters)| (&self.topology.nodes()[*at].name, counters))
     }
 
-    fn tell_time(&mut self, times: Times) -> Result<()> {
-        self.look_at_ways(times.wall);
-        if times.stream == BEGINNING_OF_TIME && !self.times.several_ways {
-            return Ok(()); // nothing has been processed, so no event time has passed
-        }
-        let nodes: Vec<usize> = self.runners.keys().copied().collect();
-        for at in nodes {
-            let progress = self.times.several_ways.then(|| self.times.progress.get(&at)).flatten();
-            let times = Times { watermark: progress.map(|(before, _)| before.time), ..times };
-            self.run(at, &mut |operator, ctx| operator.on_time(ctx, times))?;
-        }
-        Ok(())
-    }
-
     /// Calls every operator, parents before children, and passes on what each one forwards before the next is called.
     fn each_operator(
         &mut self,
@@ -380,32 +405,44 @@ impl Task {
         Ok(())
     }
 
-    /// Calls one operator and delivers its outputs.
+    /// Calls one operator and delivers its outputs; answers how many rows these were.
     fn run(
         &mut self,
         at: usize,
         call: &mut dyn FnMut(&mut dyn Operator, &mut OperatorContext<'_>) -> Result<()>,
-    ) -> Result<()> {
+    ) -> Result<usize> {
         let mut outputs = Vec::new();
+        let limit = if self.one_at_a_time { usize::MAX } else { self.limit };
         if let Some(Runner::Operator { operator, stores }) = self.runners.get_mut(&at) {
             let access = StoreAccess { all: &mut self.stores, mine: stores };
             let counters = self.counters.entry(at).or_default();
-            let mut ctx = OperatorContext::new(access, counters, &mut outputs, self.times.several_ways);
+            let mut ctx =
+                OperatorContext::new(access, counters, &mut outputs, self.times.several_ways, limit);
             call(operator.as_mut(), &mut ctx).map_err(|error| error.at(&self.topology.nodes()[at].name))?;
         }
+        let rows = outputs.iter().map(|(_, chunk)| chunk.len()).sum();
         for (port, chunk) in outputs {
             self.fan_out(at, port, chunk)?;
         }
-        Ok(())
+        Ok(rows)
     }
 
     /// Hands a chunk to each node behind a port; the last one gets it without a copy. Where ways behind the port meet again, each
     /// row goes all its ways before the next one.
-    fn fan_out(&mut self, from: usize, port: u16, mut chunk: Chunk) -> Result<()> {
-        if chunk.len() > 1 && self.one_by_one.contains(&(from, port)) {
+    fn fan_out(&mut self, from: usize, port: u16, chunk: Chunk) -> Result<()> {
+        let one_by_one = self.one_by_one.contains(&(from, port));
+        let before = self.one_at_a_time;
+        self.one_at_a_time |= one_by_one;
+        let outcome = self.hand_on(from, port, chunk, one_by_one);
+        self.one_at_a_time = before;
+        outcome
+    }
+
+    fn hand_on(&mut self, from: usize, port: u16, mut chunk: Chunk, one_by_one: bool) -> Result<()> {
+        if chunk.len() > 1 && one_by_one {
             let front = chunk.take_front(chunk.len() / 2); // halves: row by row off the front would move the rest each time
-            self.fan_out(from, port, front)?;
-            return self.fan_out(from, port, chunk);
+            self.hand_on(from, port, front, one_by_one)?;
+            return self.hand_on(from, port, chunk, one_by_one);
         }
         let topology = Arc::clone(&self.topology);
         let mut children = topology.nodes()[from].children.iter().filter(|(p, _)| *p == port).peekable();
@@ -439,12 +476,14 @@ impl Task {
                 }
             }
             counters.rows_out += (records.len() - before) as u64;
+            self.output_bytes += records[before..].iter().map(OutputRecord::bytes).sum::<usize>();
             return written.map_err(|error| error.at(&self.topology.nodes()[at].name));
         }
         let mut chunk = Some(chunk);
         self.run(at, &mut |operator, ctx| {
             operator.on_chunk(ctx, chunk.take().expect("an operator is called once for a chunk"))
         })
+        .map(drop)
     }
 }
 

@@ -126,7 +126,8 @@ impl Cluster {
         self.append(&TopicName::User(topic.into()), partition, record);
     }
 
-    /// Hands `id` up to `records` records of each input in two fetches, and lets it process some runs of them.
+    /// Hands `id` up to `records` records of each input in two fetches, and lets it process some runs of them, which are
+    /// short, so that windows that are due together leave in several.
     fn work(&mut self, id: TaskId, records: usize, runs: usize) {
         let wall = self.wall;
         let running = self.tasks.get_mut(&id).unwrap();
@@ -142,7 +143,7 @@ impl Cluster {
             }
         }
         let mut done = 0;
-        while done < runs && task.process(wall).unwrap() {
+        while done < runs && task.process_some(wall, 1 + runs % 4).unwrap() > 0 {
             done += 1;
         }
         task.advance(wall).unwrap();
@@ -181,7 +182,7 @@ impl Cluster {
     }
 
     /// Tells a task the ends that are known: those of the input once it is `ended`, and of repartition topics once all who write
-    /// them have closed and committed that. It closes when it has come to all of them.
+    /// them have closed and committed that. It begins to close when it has come to all of them.
     fn close_if_due(&mut self, id: TaskId) {
         if !self.ended {
             return;
@@ -202,7 +203,7 @@ impl Cluster {
             task.end_input(&topic, Offset(i64::try_from(all).unwrap())).unwrap();
         }
         if task.is_drained() && !task.is_closed() {
-            task.close(wall).unwrap();
+            task.close_some(wall, 2).unwrap();
         }
     }
 

@@ -35,9 +35,24 @@ pub(crate) struct TurnBounds {
 /// what the task keeps of times.
 const ENDED: &str = "end";
 
+/// What it begins with when the task has more to write than what comes of its inputs behind that offset: windows were due together,
+/// and not all of their results are in this commit.
+const MORE: &str = "more";
+
 /// Whether the metadata of a committed offset says that the task has closed.
 pub(crate) fn says_ended(metadata: &str) -> bool {
     metadata.split(' ').next() == Some(ENDED)
+}
+
+/// Whether the metadata of a committed offset says that the task has more to write.
+pub(crate) fn says_more(metadata: &str) -> bool {
+    metadata.split(' ').next() == Some(MORE)
+}
+
+/// What the task keeps of times in the metadata of a committed offset.
+fn times_of(metadata: &str) -> &str {
+    let behind = |word| metadata.strip_prefix(word).map(str::trim_start);
+    behind(ENDED).or_else(|| behind(MORE)).unwrap_or(metadata)
 }
 
 /// A task with what the runtime knows about it.
@@ -107,9 +122,7 @@ impl Active {
         for (topic, partition) in &inputs {
             consumer.seek(partition, position(partition))?;
             if let Some(position) = committed.get(partition) {
-                let metadata = &*position.metadata;
-                let times = metadata.strip_prefix(ENDED).map_or(metadata, str::trim_start);
-                task.restore_times(topic, times)?;
+                task.restore_times(topic, times_of(&position.metadata))?;
             }
             let end = ends.get(partition).copied().unwrap_or_default();
             task.observe_log_end(topic, end)?;
@@ -141,12 +154,16 @@ impl Active {
         Ok(self.task.add_records(topic, records, batch.next_offset)?)
     }
 
-    /// Processes rows until there are none, until its share of the turn is used up, or until a commit is due. One run at least, or no
+    /// Processes rows, and closes the task behind the last one, until there is nothing to do, until its share of the turn is used up, or until a commit is due. One run at least, or no
     /// slow task would ever get on. Tells whether there was anything, and whether there may be more.
     pub(crate) fn work(&mut self, env: &Env, wall: Millis, bounds: TurnBounds) -> Result<(bool, bool)> {
         let (mut runs, mut began) = (0, env.elapsed());
         loop {
-            let rows = self.task.process_some(wall, self.pace.rows())?;
+            let limit = self.pace.rows();
+            let rows = match self.task.process_some(wall, limit)? {
+                0 if self.task.is_drained() => self.task.close_some(wall, limit)?,
+                rows => rows,
+            };
             if rows == 0 {
                 return Ok((runs > 0, false));
             }
@@ -171,9 +188,11 @@ impl Active {
         };
         positions.into_iter().filter_map(move |(topic, offset, times)| {
             let leader_epoch = self.epochs.get(&topic).copied().unwrap_or(LeaderEpoch::NONE);
-            let metadata = match self.task.is_closed() {
-                true => format!("{ENDED} {times}").trim_end().into(),
-                false => times.into(),
+            let has_more = self.task.has_more() && !self.task.is_closing(); // behind the end of its inputs it is known to have
+            let metadata = match (self.task.is_closed(), has_more) {
+                (true, _) => format!("{ENDED} {times}").trim_end().into(),
+                (false, true) => format!("{MORE} {times}").trim_end().into(),
+                (false, false) => times.into(),
             };
             Some((partition(&topic)?, OffsetAndMetadata { offset, leader_epoch, metadata }))
         })

@@ -6,7 +6,7 @@ use millstream_client::{Admin, IsolationLevel, OffsetSpec, Offsets};
 use millstream_record::{Offset, TopicPartition};
 use millstream_streams_core::{TaskId, TopicName};
 
-use crate::active::says_ended;
+use crate::active::{says_ended, says_more};
 use crate::error::Result;
 use crate::worker::Shared;
 
@@ -64,7 +64,8 @@ impl Ends {
 
     /// Whether nothing more can come of subtopologies that feed one another: their other inputs were consumed to their ends, and
     /// all that they have written for one another was consumed, too. What was committed was asked for before the ends of the
-    /// topics, and a task writes only with a commit that consumes something: so nothing was on its way between the two.
+    /// topics, and a task writes only with a commit that consumes something, or after one that says so: so nothing was on its way
+    /// between the two.
     fn is_at_rest(&self, shared: &Shared, circle: &BTreeSet<usize>) -> bool {
         let made = shared.layout.topology.repartitions();
         let inside = |topic: &TopicName| {
@@ -76,8 +77,9 @@ impl Ends {
                 true => self.repartitions.get(&partition).copied(),
                 false => self.end_of(shared, topic, &partition),
             };
-            let consumed = self.committed.get(&partition).map_or(Offset(0), |at| at.offset);
-            end.is_some_and(|end| consumed >= end)
+            let committed = self.committed.get(&partition);
+            let consumed = committed.map_or(Offset(0), |at| at.offset);
+            end.is_some_and(|end| consumed >= end) && !committed.is_some_and(|at| says_more(&at.metadata))
         })
     }
 

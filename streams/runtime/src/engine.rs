@@ -119,13 +119,10 @@ impl Engine {
         for id in self.in_turn() {
             let Some(active) = self.tasks.get_mut(&id) else { continue };
             let (did_some, has_more) = active.work(&self.shared.env, wall, bounds)?;
-            if active.task.is_drained() && !active.task.is_closed() {
-                active.task.close(wall)?;
-                active.dirty = true;
-            } else if !did_some {
+            if !did_some {
                 active.task.advance(wall)?;
             }
-            busy |= has_more;
+            busy |= has_more || active.task.has_more();
             worked |= did_some;
             active.dirty |= did_some;
             active.report();

@@ -23,6 +23,8 @@
 //!   in the committed offsets' metadata, so that any member of the group can read them.
 //! - A worker is a static member of its group and its producer has a lasting transactional id, both named by the state
 //!   directory: after a crash it comes back at once and ends what it left open, and a twin of it is fenced.
+//! - No turn does more than its transaction has time for: rows in, and rows out of windows that close together, are as many as a run
+//!   of a few milliseconds takes, and a commit may come behind each. A worker whose epochs all fail gives up, and says why.
 //! - State of a task that has been away for `state_cleanup_delay_ms` is removed: its changelog would be compacted beyond what a
 //!   replay of the rest can tell.
 //! - All stores of a process share one fjall keyspace: one for each store would let an idle one pin the journal of all.

@@ -18,7 +18,12 @@ pub(super) struct Groups<S> {
     states: Vec<S>,
     /// Rows of the chunk that is being taken.
     picks: Vec<Pick>,
+    /// Memory of the groups whose state the store does not have, roughly.
+    changed_bytes: usize,
 }
+
+/// Bookkeeping of one group and a small state, in bytes.
+const GROUP_OVERHEAD_BYTES: usize = 128;
 
 struct Slot {
     old: Option<Bytes>,
@@ -41,7 +46,7 @@ pub(super) struct Taken<S> {
 
 impl<S: Send> Groups<S> {
     pub(super) fn new() -> Self {
-        Self { slots: IndexMap::default(), states: Vec::new(), picks: Vec::new() }
+        Self { slots: IndexMap::default(), states: Vec::new(), picks: Vec::new(), changed_bytes: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -53,6 +58,13 @@ impl<S: Send> Groups<S> {
         self.slots.clear();
         self.states.clear();
         self.picks.clear();
+        self.changed_bytes = 0;
+    }
+
+    /// Memory of the groups whose state the store does not have, roughly: what a state takes beyond a small one is not known before
+    /// it is saved.
+    pub(super) fn changed_bytes(&self) -> usize {
+        self.changed_bytes
     }
 
     /// A new chunk comes; the groups stay at hand.
@@ -101,7 +113,9 @@ impl<S: Send> Groups<S> {
         let (_, slot) = self.slots.get_index_mut(index).expect("it was found or put there");
         slot.timestamp = slot.timestamp.max(timestamp); // trap 5: the result is as new as the newest row
         slot.last_row = row;
-        slot.changed = true;
+        if !std::mem::replace(&mut slot.changed, true) {
+            self.changed_bytes += changed_bytes(store_key);
+        }
         self.picks
             .push(Pick { row, slot: u32::try_from(index).expect("fewer than 2^32 groups are at hand") });
         Ok(())
@@ -119,7 +133,7 @@ impl<S: Send> Groups<S> {
             None => {
                 self.states.push(fold.init()?);
                 let timestamp = BEGINNING_OF_TIME;
-                let slot = Slot { old: None, timestamp, last_row: 0, stored: false, changed: true };
+                let slot = Slot { old: None, timestamp, last_row: 0, stored: false, changed: false };
                 self.slots.insert(store_key.to_vec(), slot);
             }
         }
@@ -134,6 +148,7 @@ impl<S: Send> Groups<S> {
     /// Saves the states that the store does not have, and deletes the entries of groups without a state.
     pub(super) fn save<F: Fold<State = S>>(&mut self, fold: &mut F, store: &mut dyn Store) -> Result<()> {
         let mut buffer = Vec::new();
+        self.changed_bytes = 0;
         for ((store_key, slot), state) in self.slots.iter_mut().zip(&mut self.states) {
             if !slot.changed {
                 continue;
@@ -164,23 +179,30 @@ impl<S: Send> Groups<S> {
         deleted.dedup();
         for index in deleted.into_iter().rev() {
             let index = index as usize; // from the back: what takes a place was behind it
-            if let Some((store_key, slot)) = self.slots.swap_remove_index(index)
-                && slot.stored
-            {
-                store.delete(&store_key)?;
+            if let Some((store_key, slot)) = self.slots.swap_remove_index(index) {
+                self.changed_bytes -= if slot.changed { changed_bytes(&store_key) } else { 0 };
+                if slot.stored {
+                    store.delete(&store_key)?;
+                }
             }
             self.states.swap_remove(index);
         }
         Ok(())
     }
 
-    /// Takes out the groups that are due, in the order of their keys.
-    pub(super) fn take_due(&mut self, is_due: impl Fn(&[u8]) -> bool) -> Vec<Taken<S>> {
-        let mut due: Vec<Vec<u8>> = self.slots.keys().filter(|key| is_due(key)).cloned().collect();
+    /// Takes out the first groups that are due, in the order of their keys, `limit` of them at most.
+    pub(super) fn take_due(&mut self, limit: usize, is_due: impl Fn(&[u8]) -> bool) -> Vec<Taken<S>> {
+        let mut due: Vec<&Vec<u8>> = self.slots.keys().filter(|key| is_due(key)).collect();
+        if due.len() > limit {
+            due.select_nth_unstable(limit);
+            due.truncate(limit);
+        }
         due.sort_unstable();
+        let due: Vec<Vec<u8>> = due.into_iter().cloned().collect();
         let take = |store_key: Vec<u8>| {
             let (index, _, slot) = self.slots.swap_remove_full(&store_key)?;
             let state = self.states.swap_remove(index);
+            self.changed_bytes -= if slot.changed { changed_bytes(&store_key) } else { 0 };
             Some(Taken { store_key, timestamp: slot.timestamp, state, stored: slot.stored })
         };
         due.into_iter().filter_map(take).collect()
@@ -214,4 +236,9 @@ impl<S: Send> Groups<S> {
         }
         Ok(columns.with(fold.emit(groups)?))
     }
+}
+
+/// What a group under `store_key` takes that the store does not have.
+fn changed_bytes(store_key: &[u8]) -> usize {
+    store_key.len() + GROUP_OVERHEAD_BYTES
 }

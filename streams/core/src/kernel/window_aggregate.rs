@@ -38,7 +38,7 @@ pub struct WindowOptions {
     pub emit: Emit,
 }
 
-/// Rows in one chunk of results when many windows close at once.
+/// Rows in one chunk of results when many windows close in one call.
 const CLOSE_CHUNK_ROWS: usize = 4096;
 /// The store key under which an operator keeps its stream time. Keys of windows are longer than a window's start.
 const TIME_KEY: &[u8] = &[0xff];
@@ -59,6 +59,10 @@ type Entry = (Bytes, Bytes);
 /// Where rows come over several ways ([`crate::ways`]) a row is late by the stream time of its own, and windows close by the
 /// watermark: the least of all ways. Closed is closed then too, so a row of a way that was idle may be late by that.
 ///
+/// Windows that are due leave in order of start and key, as many in one call as its context allows; the others follow with the next
+/// ones. Whether a row is late does not depend on that: a window that is due is closed, emitted or not. What has left is not in
+/// the store any more, so a commit in between is exact, and who reads the store goes on with what is due there.
+///
 /// What is emitted on close only is kept at hand until a commit: a window that opens and closes between two commits never
 /// reaches the store. With more open windows than [`WindowAggregate::at_hand`] says, states go to the store with every chunk, until it
 /// holds no window.
@@ -70,6 +74,10 @@ pub struct WindowAggregate<F: Fold> {
     saved: StreamTime,
     /// No window in the store begins before this; none when the store has no window.
     first_start: Option<Millis>,
+    /// Windows are due that have not left.
+    has_more: bool,
+    /// While windows in the store are due: the key of the first one that has not left.
+    next_due: Option<Bytes>,
     /// The latest end of the windows that were closed since the start.
     last_end: Millis,
     keys: KeyColumn,
@@ -102,6 +110,8 @@ impl<F: Fold> WindowAggregate<F> {
             time,
             saved: time,
             first_start: None,
+            has_more: false,
+            next_due: None,
             last_end: BEGINNING_OF_TIME,
             keys: KeyColumn::default(),
             groups: Groups::new(),
@@ -164,40 +174,44 @@ impl<F: Fold> WindowAggregate<F> {
         Ok(())
     }
 
-    /// Takes windows that stream time has passed out, in order of start and key, and emits them if so asked.
+    /// Takes windows that stream time has passed out, in order of start and key, and emits them if so asked: as many as the call may.
     fn close(&mut self, ctx: &mut OperatorContext<'_>, stream_time: Millis) -> Result<()> {
+        let mut left = ctx.limit();
         while let Some(first) = self.first_start {
-            if !is_closed(self.options.windows.at(first).end, stream_time, self.options.grace_ms) {
+            self.has_more = self.is_due(first, stream_time);
+            if !self.has_more || left == 0 {
                 return Ok(());
             }
-            if self.all_at_hand {
-                return self.close_at_hand(ctx, stream_time);
-            }
-            let (due, next) = self.due(ctx, first, stream_time)?;
-            for (store_key, _) in &due {
-                self.note_end(store_key);
-                ctx.store(0).delete(store_key)?;
-            }
-            self.first_start = next;
-            if self.options.emit == Emit::OnClose && !due.is_empty() {
-                let mut taken = Vec::with_capacity(due.len());
-                for (store_key, stored) in due {
-                    let (timestamp, bytes) = split_stored(&stored)?;
-                    let state = self.fold.load(&bytes)?;
-                    taken.push(Taken { store_key: store_key.into(), timestamp, state, stored: true });
-                }
-                ctx.forward(self.emit_closed(&mut taken)?);
-            }
+            let count = left.min(CLOSE_CHUNK_ROWS);
+            left -= match self.all_at_hand {
+                true => self.close_at_hand(ctx, stream_time, count)?,
+                false => self.close_stored(ctx, first, stream_time, count)?,
+            };
         }
+        self.has_more = false;
         self.all_at_hand = self.options.emit == Emit::OnClose; // the store holds no window
         self.groups.clear();
         Ok(())
     }
 
-    fn close_at_hand(&mut self, ctx: &mut OperatorContext<'_>, stream_time: Millis) -> Result<()> {
+    /// Whether the window that begins at `start` is to leave. Beside those that stream time has passed these are the ones that the
+    /// end of an earlier input has closed, and that had not left when the task stopped.
+    fn is_due(&self, start: Millis, stream_time: Millis) -> bool {
+        StreamTime { now: stream_time, ..self.time }
+            .is_closed(self.options.windows.at(start), self.options.grace_ms)
+    }
+
+    /// Closes the first windows at hand, `count` of them at most; answers how many.
+    fn close_at_hand(
+        &mut self,
+        ctx: &mut OperatorContext<'_>,
+        stream_time: Millis,
+        count: usize,
+    ) -> Result<usize> {
         let (windows, grace_ms) = (self.options.windows, self.options.grace_ms);
-        let is_due = |start: Millis| is_closed(windows.at(start).end, stream_time, grace_ms);
-        let mut due = self.groups.take_due(|store_key| start_of(store_key).is_some_and(is_due));
+        let time = StreamTime { now: stream_time, ..self.time };
+        let is_due = |start: Millis| time.is_closed(windows.at(start), grace_ms);
+        let mut due = self.groups.take_due(count, |store_key| start_of(store_key).is_some_and(is_due));
         self.first_start = self.groups.keys().filter_map(start_of).min();
         for taken in &due {
             self.note_end(&taken.store_key);
@@ -205,10 +219,36 @@ impl<F: Fold> WindowAggregate<F> {
                 ctx.store(0).delete(&taken.store_key)?;
             }
         }
-        for some in due.chunks_mut(CLOSE_CHUNK_ROWS) {
-            ctx.forward(self.emit_closed(some)?);
+        if !due.is_empty() {
+            ctx.forward(self.emit_closed(&mut due)?);
         }
-        Ok(())
+        Ok(due.len())
+    }
+
+    /// Closes the first windows of the store, `count` of them at most; answers how many.
+    fn close_stored(
+        &mut self,
+        ctx: &mut OperatorContext<'_>,
+        first: Millis,
+        stream_time: Millis,
+        count: usize,
+    ) -> Result<usize> {
+        let due = self.due(ctx, first, stream_time, count)?;
+        let closed = due.len();
+        for (store_key, _) in &due {
+            self.note_end(store_key);
+            ctx.store(0).delete(store_key)?;
+        }
+        if self.options.emit == Emit::OnClose && !due.is_empty() {
+            let mut taken = Vec::with_capacity(due.len());
+            for (store_key, stored) in due {
+                let (timestamp, bytes) = split_stored(&stored)?;
+                let state = self.fold.load(&bytes)?;
+                taken.push(Taken { store_key: store_key.into(), timestamp, state, stored: true });
+            }
+            ctx.forward(self.emit_closed(&mut taken)?);
+        }
+        Ok(closed)
     }
 
     fn note_end(&mut self, store_key: &[u8]) {
@@ -216,25 +256,31 @@ impl<F: Fold> WindowAggregate<F> {
         self.last_end = end.map_or(self.last_end, |end| self.last_end.max(end));
     }
 
-    /// The first entries of closed windows, at most one chunk of them, and the start of the entry after them.
+    /// The first entries of the store that are due, `count` of them at most. Notes where to go on.
     fn due(
-        &self,
+        &mut self,
         ctx: &mut OperatorContext<'_>,
         first: Millis,
         stream_time: Millis,
-    ) -> Result<(Vec<Entry>, Option<Millis>)> {
+        count: usize,
+    ) -> Result<Vec<Entry>> {
         let mut due = Vec::new();
-        let from = start_bytes(first); // not from the front: that is full of what this epoch deleted
+        // Not from the front, nor from the first key of the start: these are full of what this epoch deleted.
+        let next = self.next_due.take().filter(|next| start_of(next) == Some(first));
+        let from = next.unwrap_or_else(|| Bytes::copy_from_slice(&start_bytes(first)));
+        self.first_start = None;
         for entry in ctx.store(0).range(Bound::Included(&from), Bound::Unbounded) {
             let (store_key, stored) = entry?;
             let Some(start) = start_of(&store_key) else { continue };
-            let open = !is_closed(self.options.windows.at(start).end, stream_time, self.options.grace_ms);
-            if open || due.len() == CLOSE_CHUNK_ROWS {
-                return Ok((due, Some(start)));
+            let is_due = self.is_due(start, stream_time);
+            if !is_due || due.len() == count {
+                self.first_start = Some(start);
+                self.next_due = is_due.then_some(store_key); // behind a window that is open there may come rows before its key
+                break;
             }
             due.push((store_key, stored));
         }
-        Ok((due, None))
+        Ok(due)
     }
 
     fn emit_closed(&mut self, due: &mut [Taken<F::State>]) -> Result<Chunk> {
@@ -272,6 +318,8 @@ impl<F: Fold> Operator for WindowAggregate<F> {
             }
             self.groups.load(&mut self.fold, &store_key, &stored)?;
         }
+        self.next_due = None;
+        self.has_more = self.first_start.is_some_and(|first| self.is_due(first, self.time.now));
         Ok(())
     }
 
@@ -317,12 +365,17 @@ impl<F: Fold> Operator for WindowAggregate<F> {
             self.time.closed_to = self.time.closed_to.max(self.last_end);
             return Ok(());
         }
-        // Else windows close by this operator's own stream time, row by row.
-        if let Some(watermark) = times.watermark.filter(|watermark| *watermark > self.time.now) {
-            self.time.now = watermark;
-            self.close(ctx, watermark)?;
-        }
-        Ok(())
+        // Else windows close by this operator's own stream time, row by row; here those for which there was no room.
+        self.time.now = times.watermark.map_or(self.time.now, |watermark| watermark.max(self.time.now));
+        self.close(ctx, self.time.now)
+    }
+
+    fn has_more(&self) -> bool {
+        self.has_more
+    }
+
+    fn uncommitted_bytes(&self) -> usize {
+        self.groups.changed_bytes()
     }
 
     /// Results to come are of windows that are open: of rows no older than the start of the first one.

@@ -9,8 +9,10 @@ use super::input::Input;
 use super::{Runner, Task};
 use crate::chunk::Chunk;
 use crate::error::Result;
+use crate::operator::Times;
 use crate::topology::{NodeKind, OutputRecord, TopicName};
 use crate::ways::{self, Mark, Progress, Ways};
+use crate::{BEGINNING_OF_TIME, END_OF_TIME};
 
 /// What a task knows of time where ways meet.
 #[derive(Default)]
@@ -21,6 +23,14 @@ pub(super) struct TaskTimes {
     idle_ms: i64,
     /// How far event time has come before each node and behind it, as last looked at.
     pub(super) progress: BTreeMap<usize, (Progress, Progress)>,
+}
+
+/// How far the telling of time has come that an operator with more to emit has interrupted. Until it is over no rows are taken, so
+/// nothing is judged or joined otherwise than if all had been emitted at once, and nobody is told that time has come farther.
+pub(super) struct Telling {
+    times: Times,
+    /// The node that has more.
+    at: usize,
 }
 
 /// What is told behind a sink.
@@ -91,9 +101,60 @@ impl Task {
         times.map(|time| Progress { time, idle: false }).collect()
     }
 
+    /// Tells the operators the time, parents before children.
+    pub(super) fn tell_time(&mut self, times: Times) -> Result<usize> {
+        self.look_at_ways(times);
+        if times.stream == BEGINNING_OF_TIME && !self.times.several_ways {
+            return Ok(0); // nothing has been processed, so no event time has passed
+        }
+        self.telling = Some(Telling { times, at: 0 });
+        self.go_on_telling(times.wall)
+    }
+
+    /// Goes on with that up to an operator that has more to emit than a turn may. Answers how many rows there were, one at least.
+    pub(super) fn go_on_telling(&mut self, wall: Millis) -> Result<usize> {
+        let Some(Telling { times, at }) = self.telling.take() else { return Ok(0) };
+        let nodes: Vec<usize> = self.runners.range(at..).map(|(at, _)| *at).collect();
+        let mut rows = 0;
+        for at in nodes {
+            let progress = self.times.several_ways.then(|| self.times.progress.get(&at)).flatten();
+            let watermark = progress.map(|(before, _)| before.time);
+            let now = Times { watermark, wall, ..times };
+            rows += self.run(at, &mut |operator, ctx| operator.on_time(ctx, now))?;
+            if self.runners.get(&at).is_some_and(Runner::has_more) {
+                self.telling = Some(Telling { times, at });
+                return Ok(rows.max(self.limit)); // windows that close without a row count, too
+            }
+        }
+        self.closed |= times.stream == END_OF_TIME;
+        Ok(rows.max(1))
+    }
+
+    /// After a restart: a commit came between the rows of windows that were due together.
+    pub(super) fn resume_telling(&mut self) {
+        if self.runners.values().any(Runner::has_more) {
+            self.telling = Some(Telling { times: self.inputs.times(BEGINNING_OF_TIME), at: 0 });
+        }
+    }
+
+    /// Whether more is due than one call may emit; [`Task::process`] goes on with it.
+    #[must_use]
+    pub fn has_more(&self) -> bool {
+        self.telling.is_some()
+    }
+
+    /// Whether the end of event time is being told, and not over.
+    #[must_use]
+    pub fn is_closing(&self) -> bool {
+        self.telling.as_ref().is_some_and(|telling| telling.times.stream == END_OF_TIME)
+    }
+
     /// Whether time has moved since the last commit in a way that other tasks should be told.
     #[must_use]
     pub fn has_news(&self) -> bool {
+        if self.telling.is_some() {
+            return false; // rows are due that are older than that
+        }
         let differs = |way: Way| way.told != Some(way.progress);
         self.runners
             .values()
@@ -102,6 +163,9 @@ impl Task {
 
     pub(super) fn take_marks(&mut self) -> Vec<(TopicName, OutputRecord)> {
         let mut marks = Vec::new();
+        if self.telling.is_some() {
+            return marks; // see `has_news`
+        }
         for runner in self.runners.values_mut() {
             if let Runner::Sink { topic, way: Some(way), .. } = runner
                 && way.told.replace(way.progress) != Some(way.progress)
@@ -116,19 +180,20 @@ impl Task {
     }
 
     /// Finds out how far event time has come at every node, parents before children.
-    pub(super) fn look_at_ways(&mut self, wall: Millis) {
+    fn look_at_ways(&mut self, Times { stream, wall, .. }: Times) {
         if !self.times.several_ways {
             return;
         }
         // A task with an end is not idle before it has closed: until then it may hold windows whose results are still to come.
-        let idles = self.closed || !self.inputs.all(|input| input.is_finite || input.end.is_some());
+        let closed = self.closed || stream == END_OF_TIME;
+        let idles = closed || !self.inputs.all(|input| input.is_finite || input.end.is_some());
         let topology = Arc::clone(&self.topology);
         let nodes = &topology.subtopologies()[self.id.subtopology].nodes;
         let TaskTimes { idle_ms, progress, .. } = &mut self.times;
         for &at in nodes {
             let node = &topology.nodes()[at];
             let before = match &node.kind {
-                NodeKind::Source(_) if self.closed => self.inputs.last_progress(at),
+                NodeKind::Source(_) if closed => self.inputs.last_progress(at),
                 NodeKind::Source(_) => self.inputs.progress(at, wall, *idle_ms),
                 _ => {
                     let parents = node.parents.iter().filter_map(|parent| progress.get(&parent.node()));
@@ -140,7 +205,7 @@ impl Task {
                     Progress { time: operator.watermark(before.time), ..before }
                 }
                 Some(Runner::Sink { way: Some(way), .. }) => {
-                    let idle = self.closed || (before.idle && idles);
+                    let idle = closed || (before.idle && idles);
                     way.progress = Progress { time: before.time.max(way.progress.time), idle };
                     before
                 }
@@ -148,6 +213,12 @@ impl Task {
             };
             progress.insert(at, (before, behind));
         }
+    }
+}
+
+impl Runner {
+    fn has_more(&self) -> bool {
+        matches!(self, Self::Operator { operator, .. } if operator.has_more())
     }
 }
 

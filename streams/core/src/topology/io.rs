@@ -38,6 +38,19 @@ pub struct OutputRecord {
     pub headers: Vec<Header>,
 }
 
+/// Bookkeeping of one record that waits to be sent, in bytes.
+const RECORD_OVERHEAD_BYTES: usize = 160;
+
+impl OutputRecord {
+    /// Memory that it takes, roughly.
+    pub(crate) fn bytes(&self) -> usize {
+        let header = |header: &Header| header.key.len() + header.value.as_ref().map_or(0, Bytes::len);
+        let parts = [&self.key, &self.partition_key, &self.value];
+        let parts = parts.into_iter().flatten().map(Bytes::len).sum::<usize>();
+        RECORD_OVERHEAD_BYTES + parts + self.headers.iter().map(header).sum::<usize>()
+    }
+}
+
 /// A record that could not become a row and was left out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BadRecord {

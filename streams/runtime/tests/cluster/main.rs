@@ -1,5 +1,6 @@
 //! Applications on a real log: results, crashes, restores, several workers, ends that pass on.
 
+mod closing;
 mod faults;
 mod support;
 
