@@ -52,6 +52,16 @@ pub enum AppError {
         /// The directory of this process.
         state_dir: PathBuf,
     },
+    /// Every epoch of a worker failed.
+    #[error(
+        "gave up after {failures} failures in a row without a commit between them, each of which another attempt might have mended; the last one: {last}"
+    )]
+    GaveUp {
+        /// How many there were.
+        failures: u32,
+        /// What the last one was.
+        last: ClientError,
+    },
     /// A worker ended without a result.
     #[error("worker {0} was lost: it panicked, or its threads were shut down")]
     WorkerLost(usize),

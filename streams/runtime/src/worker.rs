@@ -53,7 +53,7 @@ const ASK_ENDS_EVERY: Duration = Duration::from_millis(200);
 
 /// A session outlives this many missed heartbeats, less one.
 const HEARTBEATS_PER_SESSION: i32 = 4;
-/// Failures in a row, without a commit between them, after which a worker gives up.
+/// Failures in a row, without a commit between them, that a worker bears; with the next one it gives up.
 const MAX_FAILURES: u32 = 10;
 const FAILURE_PAUSE: Duration = Duration::from_millis(200);
 
@@ -197,12 +197,12 @@ impl Worker {
     /// A worker that fell behind its group is none the wiser: its commits are refused, since they name its generation.
     async fn start_over(&mut self, error: &ClientError) -> Result<()> {
         self.failures += 1;
-        if self.failures > MAX_FAILURES {
-            return Err(error.clone().into());
-        }
-        tracing::warn!(worker = self.number, %error, "the epoch failed; going back to the last commit");
         let mut engine = self.engine.lock().await;
         engine.abandon().await;
+        if self.failures > MAX_FAILURES {
+            return Err(AppError::GaveUp { failures: self.failures, last: error.clone() });
+        }
+        tracing::warn!(worker = self.number, %error, "the epoch failed; going back to the last commit");
         if error.is_fatal() {
             engine.give_up_producer();
         }

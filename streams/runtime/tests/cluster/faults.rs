@@ -3,9 +3,16 @@
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use millstream_client::ProducerConfig;
+use millstream_protocol::messages::EndTxnResponse;
+use millstream_protocol::{
+    ApiKey, Ctx, Dial, DialError, Endpoint, ErrorCode, Link, Receipt, Request, Response, Service,
+};
 use millstream_streams::dsl::{Serde, StreamBuilder, store};
 use millstream_streams::{AppError, StreamsConfig, Topology};
 use millstream_streams_core::StoreSpec;
@@ -138,6 +145,63 @@ fn of_two_processes_with_the_same_state_one_ends_and_says_why() {
         let (failure, other) = if a.is_err() { (a, b) } else { (b, a) };
         assert!(matches!(failure, Err(AppError::Twin { .. })), "{failure:?}");
         other.unwrap();
+    });
+}
+
+/// A cluster that refuses every commit of a transaction.
+struct RefusesCommits<T: ?Sized>(Arc<T>);
+
+impl Dial for RefusesCommits<dyn Dial> {
+    fn dial(&self, endpoint: Endpoint) -> BoxFuture<'static, Result<Arc<dyn Link>, DialError>> {
+        let link = self.0.dial(endpoint);
+        async move { Ok(Arc::new(RefusesCommits(link.await?)) as Arc<dyn Link>) }.boxed()
+    }
+}
+
+impl Service for RefusesCommits<dyn Link> {
+    fn call(&self, ctx: Ctx, request: Request) -> Receipt {
+        match request {
+            Request::EndTxn(end) if end.committed => {
+                let error_code = ErrorCode::InvalidProducerEpoch.code();
+                Response::EndTxn(EndTxnResponse { error_code, ..Default::default() }).into()
+            }
+            other => self.0.call(ctx, other),
+        }
+    }
+}
+
+impl Link for RefusesCommits<dyn Link> {
+    fn supports(&self, api: ApiKey) -> Option<(i16, i16)> {
+        self.0.supports(api)
+    }
+
+    fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
+}
+
+/// It is tried again, with a new producer each time, but not for ever.
+#[test]
+fn an_application_that_fails_in_every_epoch_ends_and_says_so() {
+    on_every_door(async |cluster| {
+        cluster.create(&[("rows", 1), ("copy", 1)]).await;
+        write(&cluster, 0..10).await;
+        let config = StreamsConfig { commit_interval_ms: 20, ..cluster.config("doomed") };
+        let refusing = Arc::new(RefusesCommits(cluster.dial()));
+        let app = cluster.app_through(refusing, copy(&cluster), config.clone());
+        let outcome = cluster.env.timeout(PATIENCE, app.run()).await.expect("it ends");
+        let error = outcome.unwrap_err();
+        assert!(matches!(error, AppError::GaveUp { failures: 11, .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("11 failures in a row") && text.contains("transaction.timeout.ms"), "{text}");
+        // Nothing of it was committed, and nothing stands in the way of the next run.
+        let app = cluster.app(copy(&cluster), config);
+        let control = app.control();
+        let done = async {
+            assert_eq!(copied(&cluster, 10).await, numbered(10));
+            control.stop();
+        };
+        futures::join!(app.run(), done).0.unwrap();
     });
 }
 

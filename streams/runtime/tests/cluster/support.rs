@@ -94,6 +94,21 @@ impl Cluster {
         StreamsApp::new(topology, config, self.env.clone(), Arc::clone(&self.dial), self.bootstrap.clone())
     }
 
+    /// The way to the cluster.
+    pub(crate) fn dial(&self) -> Arc<dyn Dial> {
+        Arc::clone(&self.dial)
+    }
+
+    /// An application that reaches the cluster through `dial`.
+    pub(crate) fn app_through(
+        &self,
+        dial: Arc<dyn Dial>,
+        topology: Topology,
+        config: StreamsConfig,
+    ) -> StreamsApp {
+        StreamsApp::new(topology, config, self.env.clone(), dial, self.bootstrap.clone())
+    }
+
     pub(crate) async fn create(&self, topics: &[(&str, i32)]) {
         for (topic, partitions) in topics {
             self.client().admin().ensure_topic(NewTopic::new(self.name(topic), *partitions)).await.unwrap();
