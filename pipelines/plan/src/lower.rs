@@ -293,7 +293,7 @@ impl Lowering<'_> {
         schema: &SchemaRef,
     ) -> Relation {
         let written = unique_names(schema);
-        let writer = RowWriter::new(Arc::clone(&written), key.to_vec());
+        let writer = RowWriter::new(Arc::clone(&written), key.to_vec()).internal();
         let reader = RowReader::written(written);
         let name = format!("{}-{why}", step.name);
         let port = self.builder.repartition(

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use datafusion_physical_expr::PhysicalExpr;
 use millstream_connect_api::convert::{Converter, JsonConverter};
 use millstream_connect_api::{bad_record_columns, key};
-use millstream_record::{Millis, Offset};
+use millstream_record::{Header, Millis, Offset};
 use millstream_streams_core::chunk::Rows;
 use millstream_streams_core::topology::BadRecord;
 use millstream_streams_core::{
@@ -23,6 +23,8 @@ use crate::plan::{BadInput, Source};
 
 /// What a record without a time has as its timestamp (Kafka's `NO_TIMESTAMP`).
 const NO_TIMESTAMP: Millis = Millis(-1);
+/// The header of a record, in a topic of the topology itself, whose timestamp is a time all the same: one millisecond before 1970.
+const TIMED_HEADER: &str = "millstream.timed";
 /// The column that tells which rows of a table delete their key.
 const DELETED: &str = "__deleted";
 
@@ -69,14 +71,20 @@ impl RowReader {
     fn times(&self, rows: &RecordBatch, records: &[Millis]) -> Result<Vec<Millis>> {
         match self.time {
             TimeOf::Nothing => Ok(vec![BEGINNING_OF_TIME; rows.num_rows()]),
-            TimeOf::Record => {
-                let time = |at: &Millis| if *at == NO_TIMESTAMP { BEGINNING_OF_TIME } else { *at };
-                Ok(records.iter().map(time).collect())
-            }
+            TimeOf::Record => Ok(records.to_vec()),
             TimeOf::Column(column) => {
                 let times = millis(rows.column(column))?;
                 Ok(times.into_iter().map(|time| time.unwrap_or(BEGINNING_OF_TIME)).collect())
             }
+        }
+    }
+
+    /// The timestamp of a record; of one that a step wrote without a time, the beginning of time.
+    fn timestamp(&self, record: &InputRecord) -> Millis {
+        let is_timed = || record.headers.iter().any(|header| &*header.key == TIMED_HEADER);
+        match self.time {
+            TimeOf::Record if record.timestamp == NO_TIMESTAMP && !is_timed() => BEGINNING_OF_TIME,
+            TimeOf::Record | TimeOf::Column(_) | TimeOf::Nothing => record.timestamp,
         }
     }
 
@@ -180,7 +188,7 @@ impl Deserializer for RowReader {
         let (mut values, mut kept, mut deleted) =
             (Vec::<Bytes>::with_capacity(records.len()), Vec::new(), Vec::new());
         for record in records {
-            let place = Kept { offset: record.offset, timestamp: record.timestamp };
+            let place = Kept { offset: record.offset, timestamp: self.timestamp(&record) };
             match (record.value, record.key) {
                 (Some(value), _) => {
                     values.push(value);
@@ -225,13 +233,26 @@ pub struct RowWriter {
     schema: SchemaRef,
     /// What the record's key is made of; nothing gives it none.
     key: Vec<Arc<dyn PhysicalExpr>>,
+    /// Whether [`RowReader::written`] reads it, so that each row must come back with its time.
+    internal: bool,
 }
 
 impl RowWriter {
     /// Writes rows of `schema`, whose names must differ.
     #[must_use]
     pub fn new(schema: SchemaRef, key: Vec<Arc<dyn PhysicalExpr>>) -> Self {
-        Self { schema, key }
+        Self { schema, key, internal: false }
+    }
+
+    /// The same for a topic of the topology itself, which [`RowReader::written`] reads.
+    #[must_use]
+    pub fn internal(self) -> Self {
+        Self { internal: true, ..self }
+    }
+
+    fn headers(&self, time: Millis) -> Vec<Header> {
+        let is_taken_for_none = self.internal && time == NO_TIMESTAMP;
+        is_taken_for_none.then(|| Header::new(TIMED_HEADER, Vec::new())).into_iter().collect()
     }
 }
 
@@ -250,7 +271,7 @@ impl Serializer for RowWriter {
             partition_key: None,
             value: Some(value),
             timestamp: if *at == BEGINNING_OF_TIME { NO_TIMESTAMP } else { *at },
-            headers: Vec::new(),
+            headers: self.headers(*at),
         }));
         Ok(())
     }
@@ -300,4 +321,31 @@ pub fn unique_names(schema: &Schema) -> SchemaRef {
         field.as_ref().clone().with_name(name)
     });
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::Int64Array;
+
+    use super::*;
+
+    #[test]
+    fn rows_come_back_from_a_repartition_with_their_times() {
+        let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]));
+        let times = [i64::MIN, -86_400_000, -2, -1, 0, 1].map(Millis);
+        let column: ArrayRef = Arc::new(Int64Array::from_iter_values(0..6));
+        let rows = RecordBatch::try_new(Arc::clone(&schema), vec![column]).unwrap();
+        let chunk = Chunk::arrow(rows, times.to_vec(), (0..6).map(Offset).collect());
+        let mut written = Vec::new();
+        let mut writer = RowWriter::new(Arc::clone(&schema), Vec::new()).internal();
+        writer.serialize(&"topic".into(), chunk, &mut written).unwrap();
+        let record = |(offset, record): (i64, OutputRecord)| {
+            let OutputRecord { key, value, timestamp, headers, .. } = record;
+            InputRecord { offset: Offset(offset), timestamp, key, value, headers }
+        };
+        let records: Vec<_> = (0..).zip(written).map(record).collect();
+        assert_eq!(records.iter().map(|record| record.timestamp.0).min(), Some(-86_400_000), "no time is -1");
+        let read = RowReader::written(schema).deserialize(records).unwrap().chunk.unwrap();
+        assert_eq!(read.timestamps, times);
+    }
 }
