@@ -6,7 +6,7 @@
 //!
 //! What is accepted means what it means in PostgreSQL; where DataFusion has it otherwise, spellings (`dialect`), types (`coerce` and
 //! what it calls) and evaluation (`checked`) are made to agree, or it is refused. What is left:
-//! - a float that overflows, is divided by zero or has no logarithm, root or power is `Infinity` or `NaN` and no error;
+//! - a float that is too small for its type is zero, and a sum or an average of floats that is too large is `Infinity`: no errors;
 //! - integers are computed with in eight bytes, so those of four do not overflow;
 //! - `extract(second ...)` and its likes are whole numbers, without the fraction, and `extract` and `sum` of bigint are integers in
 //!   a column of the result, though a quotient of them is not;
@@ -20,6 +20,7 @@ mod coerce;
 mod decimal;
 mod dialect;
 mod division;
+mod finite;
 mod functions;
 mod kinds;
 mod lengths;

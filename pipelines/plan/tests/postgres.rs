@@ -380,6 +380,44 @@ fn text_is_no_number() {
     assert_eq!(value("n > '6' AND s = 'a' AND n = CAST('7' AS BIGINT)").unwrap().unwrap(), "true");
 }
 
+/// PostgreSQL has no value for these either.
+#[test]
+fn floats_stay_finite() {
+    for expression in [
+        "x * 1e308",
+        "x / (x - 2.5)",
+        "(x - 2.5) / (x - 2.5)",
+        "ln(x - 2.5)",
+        "ln(-x)",
+        "ln(0)",
+        "exp(1000)",
+        "exp(x * 1000)",
+        "power(-x, 0.5)",
+        "asin(x)",
+        "CAST(x * 1e100 AS real)",
+        "f * CAST(1e38 AS real) * 10::real",
+        "CAST(1e100 AS real)",
+        "CAST(1 AS float) / 0",
+    ] {
+        let failed = value(expression).unwrap_err();
+        assert!(
+            failed.contains("no finite number") || failed.contains("division by zero"),
+            "{expression}: {failed}"
+        );
+    }
+    for (expression, expected) in [
+        ("CAST('Infinity' AS double precision) * x", "Infinity"),
+        ("x - CAST('Infinity' AS double precision)", "-Infinity"),
+        ("CAST('NaN' AS double precision) + x", "NaN"),
+        ("exp(CAST('-Infinity' AS double precision))", "0.0"),
+        ("x / CAST('Infinity' AS double precision)", "0.0"),
+        ("CASE WHEN x > 2.5 THEN x / (x - 2.5) ELSE 0 END", "0.0"),
+        ("x <> 2.5 AND 1 / (x - 2.5) > 1", "false"),
+    ] {
+        assert_eq!(value(expression).unwrap().as_deref(), Some(expected), "{expression}");
+    }
+}
+
 #[test]
 fn values_are_those_of_postgres() {
     let mut wrong = Vec::new();

@@ -1,5 +1,5 @@
 //! Evaluation that fails where SQL fails, and nowhere else: arithmetic where a number does not fit its type (DataFusion wraps around
-//! unless it is asked), and never the right side of an AND or OR for a row that the left side decides (DataFusion computes it for all
+//! unless it is asked) or where a float is not finite any more, and never the right side of an AND or OR for a row that the left side decides (DataFusion computes it for all
 //! rows of a chunk unless few of them need it).
 
 use std::sync::Arc;
@@ -10,13 +10,15 @@ use datafusion_common::tree_node::{Transformed, TransformedResult, TreeNode, Tre
 use datafusion_common::{DFSchema, Result, ScalarValue};
 use datafusion_expr::execution_props::ExecutionProps;
 use datafusion_expr::physical_planning_context::PhysicalPlanningContext;
-use datafusion_expr::{Expr, LogicalPlan, Operator};
+use datafusion_expr::{Expr, ExprSchemable, LogicalPlan, Operator};
 use datafusion_physical_expr::aggregate::LoweredAggregate;
 use datafusion_physical_expr::expressions::{
     BinaryExpr, CaseExpr, CastExpr, Column, InListExpr, IsNotNullExpr, IsNullExpr, LikeExpr, Literal,
     NegativeExpr, NotExpr, TryCastExpr, case, lit,
 };
 use datafusion_physical_expr::{PhysicalExpr, create_physical_expr};
+
+use super::finite;
 
 /// The same expression, checked. `schema` is that of the rows it is evaluated on.
 pub(super) fn expression(expr: Arc<dyn PhysicalExpr>, schema: &Schema) -> Result<Arc<dyn PhysicalExpr>> {
@@ -42,7 +44,15 @@ pub(super) fn expression(expr: Arc<dyn PhysicalExpr>, schema: &Schema) -> Result
         } else {
             None
         };
-        Ok(checked.map_or(Transformed::no(part), |checked| Transformed::yes(Arc::new(checked) as _)))
+        let (part, is_changed) = match checked {
+            Some(checked) => (Arc::new(checked) as Arc<dyn PhysicalExpr>, true),
+            None => (part, false),
+        };
+        Ok(match finite::checked(&part, schema)? {
+            Some(finite) => Transformed::yes(finite),
+            None if is_changed => Transformed::yes(part),
+            None => Transformed::no(part),
+        })
     };
     expr.transform_up(check).data()
 }
@@ -156,8 +166,14 @@ pub(super) fn constants(plan: &LogicalPlan) -> Result<()> {
     let options = RecordBatchOptions::new().with_row_count(Some(1));
     let row = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &options)?;
     let judge = |part: &Expr| {
-        let computes = matches!(part, Expr::BinaryExpr(binary) if is_arithmetic(binary.op));
-        if (computes || matches!(part, Expr::Negative(_))) && part.column_refs().is_empty() {
+        let is_float = || part.get_type(&DFSchema::empty()).is_ok_and(|of| of.is_floating());
+        let computes = match part {
+            Expr::BinaryExpr(binary) => is_arithmetic(binary.op) || is_float(),
+            Expr::Negative(_) => true,
+            Expr::ScalarFunction(_) | Expr::Cast(_) => is_float(),
+            _ => false,
+        };
+        if computes && part.column_refs().is_empty() {
             let made = create_physical_expr(part, &DFSchema::empty(), &props, &context)?;
             expression(made, &Schema::empty())?.evaluate(&row)?;
             return Ok(TreeNodeRecursion::Jump);
