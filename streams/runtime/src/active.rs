@@ -9,6 +9,7 @@ use millstream_env::Env;
 use millstream_record::{LeaderEpoch, Millis, Offset, TopicPartition};
 use millstream_streams_core::task::Gate;
 use millstream_streams_core::{InputRecord, Task, TaskId, TopicName};
+use parking_lot::Mutex;
 
 use crate::cleanup::Lease;
 use crate::control::StreamsControl;
@@ -83,15 +84,18 @@ pub(crate) struct Left {
     _lease: Lease,
 }
 
+/// What is left of a task that is starting, until it is taken. Whoever gives the start up finds it here.
+pub(crate) type LeftHere = Arc<Mutex<Option<Left>>>;
+
 impl Active {
     /// Restores the task's stores, and stands its inputs where the group left them. What is `left` of it here is taken where nobody
     /// else has committed anything since.
     pub(crate) async fn start(
-        shared: &Shared,
+        shared: Arc<Shared>,
         worker: usize,
         id: TaskId,
-        consumer: &ConsumerHandle,
-        left: &mut Option<Left>,
+        consumer: ConsumerHandle,
+        left: LeftHere,
     ) -> Result<Self> {
         let layout = &shared.layout;
         let lease = shared.tenancy.lease(id, &shared.env); // before anything asks for its stores
@@ -107,12 +111,15 @@ impl Active {
             committed.get(partition).map_or(start, |position| position.offset.max(start))
         };
         let positions: Positions = inputs.iter().map(|(topic, at)| (topic.clone(), position(at))).collect();
-        *left = left.take().filter(|left| left.settled == positions);
-        let kept = left.iter().flat_map(|left| left.kept.bases.keys().cloned()).collect();
-        let slots = left.as_ref().map(|left| left.kept.slots.clone()).unwrap_or_default();
+        let (kept, slots) = {
+            let mut left = left.lock();
+            *left = left.take().filter(|left| left.settled == positions);
+            let kept = left.iter().flat_map(|left| left.kept.bases.keys().cloned()).collect();
+            (kept, left.as_ref().map(|left| left.kept.slots.clone()).unwrap_or_default())
+        };
         let stores = restore(layout, &shared.state, &shared.client, id, &kept, slots).await?;
         let ends = consumer.end_offsets(&partitions).await?;
-        let (bases, slots) = stores.open(&shared.state, left.take().map(|left| left.kept));
+        let (bases, slots) = stores.open(&shared.state, left.lock().take().map(|left| left.kept));
         let application = Arc::clone(&layout.application_id);
         // What other tasks write is seen when they commit, so nothing is to be made of a pause of one commit.
         let idle_ms = shared.config.idle_timeout_ms.max(2 * shared.config.commit_interval_ms);
@@ -129,7 +136,7 @@ impl Active {
             if layout.is_finite(topic, &shared.config) {
                 task.expect_end(topic)?;
             }
-            task.set_gate(topic, gate(layout, shared, topic, end))?;
+            task.set_gate(topic, gate(layout, &shared, topic, end))?;
         }
         Ok(Self {
             task,

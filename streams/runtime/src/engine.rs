@@ -4,14 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use millstream_client::{
     ClientError, ConsumerHandle, Delivery, Offsets, PartitionRecords, Producer, ProducerConfig,
     ProducerRecord, partition_for_key,
 };
 use millstream_record::{Offset, TopicPartition};
 use millstream_streams_core::{OutputRecord, TaskCommit, TaskId, TopicName};
+use parking_lot::Mutex;
 
-use crate::active::{Active, Left, TurnBounds};
+use crate::active::{Active, Left, LeftHere, TurnBounds};
 use crate::config::ProcessingGuarantee;
 use crate::ends::Ends;
 use crate::error::Result;
@@ -19,6 +22,16 @@ use crate::worker::Shared;
 
 /// How far the changelogs of each task's stores reach.
 type Changelogs = BTreeMap<TaskId, BTreeMap<Arc<str>, Offset>>;
+
+/// Tasks that start take so long of a turn at most. What they have to restore may take far longer than the group waits for a poll.
+const START_SLICE: Duration = Duration::from_millis(200);
+
+/// A task that is on its way up.
+struct Starting {
+    id: TaskId,
+    left: LeftHere,
+    active: BoxFuture<'static, Result<Active>>,
+}
 
 /// Everything between the consumer and the log: tasks, producer, transaction.
 pub(crate) struct Engine {
@@ -30,6 +43,8 @@ pub(crate) struct Engine {
     tasks: BTreeMap<TaskId, Active>,
     /// Tasks assigned and not started yet.
     waiting: BTreeSet<TaskId>,
+    /// The first of these, where it has begun to start.
+    starting: Option<Starting>,
     /// What is left here of tasks that may come back with the next assignment.
     left: BTreeMap<TaskId, Left>,
     /// The task that worked last.
@@ -51,6 +66,7 @@ impl Engine {
             spent: false,
             tasks: BTreeMap::new(),
             waiting: BTreeSet::new(),
+            starting: None,
             left: BTreeMap::new(),
             last_in_turn: None,
             in_transaction: false,
@@ -79,23 +95,43 @@ impl Engine {
         self.left.retain(|task, _| self.waiting.contains(task));
     }
 
-    /// Whether tasks are assigned that have not started.
+    /// Whether tasks are assigned of which none has begun to start.
     pub(crate) fn is_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+        !self.waiting.is_empty() && self.starting.is_none()
     }
 
-    /// Restores and starts tasks that were assigned.
+    /// Whether a task has begun to start.
+    pub(crate) fn is_starting(&self) -> bool {
+        self.starting.is_some()
+    }
+
+    /// Restores and starts tasks that were assigned, for a while: the next call goes on. In between the worker polls, as its group
+    /// wants it to, and the tasks that have started work.
     pub(crate) async fn start_waiting(&mut self, consumer: &ConsumerHandle) -> Result<()> {
+        let until = self.shared.env.elapsed() + START_SLICE;
         while let Some(id) = self.waiting.first().copied() {
-            let mut left = self.left.remove(&id);
-            let started = Active::start(&self.shared, self.worker, id, consumer, &mut left).await;
-            self.left.extend(left.map(|left| (id, left)));
+            let starting = self.starting.get_or_insert_with(|| {
+                let left = LeftHere::new(Mutex::new(self.left.remove(&id)));
+                let (shared, consumer) = (Arc::clone(&self.shared), consumer.clone());
+                let active = Active::start(shared, self.worker, id, consumer, Arc::clone(&left)).boxed();
+                Starting { id, left, active }
+            });
+            let slice = until.saturating_sub(self.shared.env.elapsed());
+            let Ok(started) = self.shared.env.timeout(slice, &mut starting.active).await else { break };
+            self.stop_starting();
             let active = started?;
             self.waiting.remove(&id);
             tracing::debug!(task = %id, worker = self.worker, "task started");
             self.tasks.insert(id, active);
         }
         Ok(())
+    }
+
+    /// Lets go of a task that is on its way up, but for what is left of it here.
+    fn stop_starting(&mut self) {
+        if let Some(Starting { id, left, .. }) = self.starting.take() {
+            self.left.extend(left.lock().take().map(|left| (id, left)));
+        }
     }
 
     /// Hands records to the tasks that read them.
@@ -247,6 +283,7 @@ impl Engine {
         for (id, active) in std::mem::take(&mut self.tasks) {
             self.left.extend(active.leave(&self.shared.layout).map(|left| (id, left)));
         }
+        self.stop_starting();
         self.waiting.clear();
         self.open.clear();
         if std::mem::take(&mut self.in_transaction)
@@ -284,10 +321,12 @@ impl Engine {
         self.waiting.is_empty() && self.tasks.values().all(|active| active.done)
     }
 
-    /// Inputs that hold too many rows, and those that have room again.
+    /// Inputs that hold too many rows or whose tasks have not started, and those that have room.
     pub(crate) fn pressure(&self) -> (Vec<TopicPartition>, Vec<TopicPartition>) {
         let limit = self.shared.config.max_buffered_rows;
-        let (mut full, mut free) = (Vec::new(), Vec::new());
+        let of_waiting = self.waiting.iter().flat_map(|id| self.shared.layout.inputs_of(*id));
+        let mut full: Vec<_> = of_waiting.map(|(_, partition)| partition.clone()).collect();
+        let mut free = Vec::new();
         for active in self.tasks.values() {
             for (topic, partition) in &active.inputs {
                 let rows = active.task.buffered_rows(topic);

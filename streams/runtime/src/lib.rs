@@ -12,6 +12,7 @@
 //!   changes folded into the local store, in one batch with the changelog offsets that they reach.
 //! - A task that comes in restores: it replays its changelogs, read-committed, from the offsets that the local store has
 //!   reached. A local store that is ahead of its changelog, or belongs to another topic id, is discarded.
+//!   That may take long, so it goes on in slices between polls, while other tasks of the worker work.
 //!
 //! ## Invariants
 //! - The changelog is the truth. The local store is a cache of a prefix of it, never ahead of what is committed, so a crash at any

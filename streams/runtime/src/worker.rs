@@ -145,14 +145,14 @@ impl Worker {
         engine.ensure_producer().await?;
         engine.add(batches)?;
         if !self.inputs.is_one_missing(&self.shared, engine.is_waiting()).await? {
-            engine.start_waiting(&self.consumer).await?; // after add: it seeks back to what is committed
+            engine.start_waiting(&self.consumer).await?; // after add, which has no task for their records: it seeks back to what is committed
         }
         let ends = self.ask_ends().await?;
         engine.tell_ends(ends.as_ref())?;
         let interval = Duration::from_millis(self.shared.config.commit_interval_ms);
         let now = self.shared.env.elapsed();
         let until = (self.last_commit + interval).clamp(now + LEAST_TURN, now + LONGEST_TURN);
-        self.busy = engine.process(until).await?;
+        self.busy = engine.process(until).await? || engine.is_starting();
         let now = self.shared.env.elapsed();
         if stopping || engine.is_commit_due() || now.saturating_sub(self.last_commit) >= interval {
             if engine.commit(&self.consumer).await? {

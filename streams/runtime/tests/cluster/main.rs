@@ -2,6 +2,7 @@
 
 mod closing;
 mod faults;
+mod restoring;
 mod support;
 
 use std::collections::BTreeMap;
