@@ -34,9 +34,16 @@ pub(crate) struct Broker {
 /// A [`Link`] over one connection. Its tasks end with it.
 pub(crate) struct TcpLink {
     shared: Arc<Shared>,
-    outgoing: mpsc::Sender<Segments>,
+    outgoing: mpsc::Sender<Outgoing>,
     correlation: AtomicI32,
     _tasks: TaskGroup,
+}
+
+/// A request that is to be written.
+struct Outgoing {
+    frame: Segments,
+    /// Who waits for that, since there is no answer (`acks=0`).
+    written: Option<Completer>,
 }
 
 struct Shared {
@@ -127,11 +134,13 @@ impl TcpLink {
         };
         // Under the lock, so that the order of the calls is the order on the wire.
         shared.unsent_bytes.fetch_add(frame.len(), Ordering::Relaxed);
-        place.send(frame);
-        if silent {
-            return Ok(Receipt::none());
-        }
         let (completer, receipt) = Receipt::pending();
+        if silent {
+            // Told once it has left: a producer that is done with its records may drop the link, and with it what has not.
+            place.send(Outgoing { frame, written: Some(completer) });
+            return Ok(receipt);
+        }
+        place.send(Outgoing { frame, written: None });
         let completer = Some(completer);
         waiting.calls.push_back(Call { correlation_id, api, version, completer, deadline, gives_up });
         shared.watch_until(&mut waiting, deadline);
@@ -259,12 +268,14 @@ fn take_answer(shared: &Shared, frame: bytes::Bytes) -> Result<Answer, NetError>
 async fn transmit(
     shared: &Shared,
     mut write: WriteHalf<Box<dyn Stream>>,
-    mut queued: mpsc::Receiver<Segments>,
+    mut queued: mpsc::Receiver<Outgoing>,
 ) -> NetError {
-    while let Some(mut out) = queued.recv().await {
+    while let Some(Outgoing { frame: mut out, written }) = queued.recv().await {
+        let mut written: Vec<_> = written.into_iter().collect();
         while out.len() < WRITE_TOGETHER_BYTES {
             let Ok(more) = queued.try_recv() else { break };
-            out.append(more);
+            out.append(more.frame);
+            written.extend(more.written);
         }
         let length = out.len();
         while out.has_remaining() {
@@ -278,6 +289,7 @@ async fn transmit(
             return error.into();
         }
         shared.unsent_bytes.fetch_sub(length, Ordering::Relaxed);
+        written.into_iter().for_each(|completer| completer.complete(Err(CallError::NoAnswer)));
     }
     std::future::pending().await // the link is being dropped, and its tasks with it
 }

@@ -84,9 +84,19 @@ fn a_produce_without_acks_has_no_answer_and_the_next_one_has() {
         let link = world.dial().await;
         let topic = produce::TopicProduceData { name: "t".into(), ..Default::default() };
         let silent = ProduceRequest { acks: 0, topic_data: vec![topic], ..Default::default() };
-        assert!(link.call(Ctx::local("test".into()), silent.into()).is_none());
+        let written = link.call(Ctx::local("test".into()), silent.clone().into());
+        assert_eq!(world.env.timeout(SOON, written).await.unwrap().unwrap_err(), CallError::NoAnswer);
         assert_eq!(name_of(ask(&*link, "after").await), "after");
-        assert_eq!(world.service.calls.lock().iter().filter(|(_, r)| r.api() == ApiKey::Produce).count(), 1);
+        let produced = || {
+            let calls = world.service.calls.lock();
+            calls.iter().filter(|(_, request)| request.api() == ApiKey::Produce).count()
+        };
+        assert_eq!(produced(), 1);
+        // Once that is told, the link may go: the request has left.
+        let written = link.call(Ctx::local("test".into()), silent.into());
+        assert_eq!(world.env.timeout(SOON, written).await.unwrap().unwrap_err(), CallError::NoAnswer);
+        drop(link);
+        world.wait_until("it arrives", || produced() == 2).await;
     });
 }
 
