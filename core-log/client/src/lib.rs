@@ -21,8 +21,7 @@
 //! ## Deliberately absent
 //! Consumer groups of KIP-848 and share groups (issues of their own), regular-expression subscriptions, interceptors,
 //! serializers (keys and values are bytes; see streams and connect for types), fetch sessions (every fetch names its
-//! partitions), splitting a batch that a broker finds too large (KIP-126: `batch.size` counts uncompressed bytes, so a batch
-//! larger than that is one record), and transactions v2: transactions are run the way that every broker since 2.5 knows.
+//! partitions), and transactions v2: transactions are run the way that every broker since 2.5 knows.
 
 mod admin;
 pub mod assignor;

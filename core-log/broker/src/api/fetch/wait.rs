@@ -10,7 +10,7 @@ use millstream_env::Pool;
 use millstream_protocol::Completer;
 use millstream_record::{LeaderEpoch, Offset};
 
-use super::session::Place;
+use super::session::{Keep, Place};
 use super::{Access, Fetch, Round};
 use crate::partition::Sought;
 
@@ -69,7 +69,12 @@ impl Fetch {
                     let last = self.round(Access::Warm);
                     return self.complete(last).await;
                 }
-                Over::Unwanted => return Some((self, Round::default())),
+                Over::Unwanted => {
+                    if self.keep == Keep::New {
+                        self.keep = Keep::No; // nobody would ever use it
+                    }
+                    return Some((self, Round::default()));
+                }
             }
         }
     }
