@@ -18,9 +18,11 @@ enum Block {
     File(String, String),
     Run(String),
     Background(String),
+    Stop(usize),
 }
 
-/// The fenced blocks that follow a `<!-- file: NAME -->`, `<!-- run -->` or `<!-- run in the background -->`.
+/// The fenced blocks that follow a `<!-- file: NAME -->`, `<!-- run -->` or `<!-- run in the background -->`; and `<!-- stop: N -->`,
+/// which stops what the N-th of the latter started, as Ctrl-C does.
 fn blocks(text: &str) -> Vec<Block> {
     let mut found = Vec::new();
     let mut lines = text.lines();
@@ -28,6 +30,10 @@ fn blocks(text: &str) -> Vec<Block> {
         let Some(order) = line.strip_prefix("<!-- ").and_then(|rest| rest.strip_suffix(" -->")) else {
             continue;
         };
+        if let Some(number) = order.strip_prefix("stop: ") {
+            found.push(Block::Stop(number.parse().expect("the number of a command in the background")));
+            continue;
+        }
         assert!(lines.next().is_some_and(|fence| fence.starts_with("```")), "no block behind {line:?}");
         let body: String =
             lines.by_ref().take_while(|line| *line != "```").map(|line| format!("{line}\n")).collect();
@@ -41,6 +47,16 @@ fn blocks(text: &str) -> Vec<Block> {
 }
 
 struct Server(Child);
+
+impl Server {
+    /// Stops it in order, and waits until it has ended well.
+    fn stop(mut self) {
+        let asked = Command::new("kill").args(["-s", "INT", &self.0.id().to_string()]).status().unwrap();
+        assert!(asked.success());
+        let ended = self.0.wait().unwrap();
+        assert!(ended.success(), "it ended with {ended}");
+    }
+}
 
 impl Drop for Server {
     fn drop(&mut self) {
@@ -70,7 +86,7 @@ fn follow(document: &str) -> (usize, String) {
         let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/flights").join(name);
         fs::copy(own, example.join(name)).unwrap();
     }
-    let mut servers = Vec::new();
+    let mut servers: Vec<Option<Server>> = Vec::new();
     let (mut ran, mut shown) = (0, String::new());
     for block in blocks(&text) {
         match block {
@@ -80,10 +96,11 @@ fn follow(document: &str) -> (usize, String) {
                     shell(dir.path(), &format!("exec {script}")).stdout(Stdio::piped()).spawn().unwrap();
                 let mut first = String::new();
                 BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
-                servers.push(Server(child));
+                servers.push(Some(Server(child)));
                 let says = ports.iter().any(|port| first.contains(port.as_str()));
                 assert!(says, "the server says where it listens: {first:?}");
             }
+            Block::Stop(number) => servers[number - 1].take().expect("it runs").stop(),
             Block::Run(script) => {
                 let output = shell(dir.path(), &script).output().unwrap();
                 let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -110,8 +127,9 @@ fn all_that_the_readme_shows_works() {
 #[test]
 fn a_cluster_is_started_grown_and_drained_as_the_document_shows() {
     let (ran, shown) = follow(OPERATE);
-    assert_eq!(ran, 7);
+    assert_eq!(ran, 13);
     for expected in [
+        "cluster id",
         "leader",
         "voter",
         "observer",
@@ -119,6 +137,8 @@ fn a_cluster_is_started_grown_and_drained_as_the_document_shows() {
         "orders-0",
         "broker 3 holds no replica any more",
         "does not vote any more",
+        "node 3 votes",
+        "broker 3 is forgotten",
     ] {
         assert!(shown.contains(expected), "{expected} is missing in\n{shown}");
     }
@@ -126,8 +146,10 @@ fn a_cluster_is_started_grown_and_drained_as_the_document_shows() {
 
 #[test]
 fn blocks_are_found_by_their_orders() {
-    let text = "a\n<!-- file: x.toml -->\n```toml\nb = 1\n```\n<!-- run -->\n```sh\nls\nls\n```\n```sh\nnot this\n```\n";
-    assert_eq!(blocks(text), [Block::File("x.toml".into(), "b = 1\n".into()), Block::Run("ls\nls\n".into())]);
+    let text = "a\n<!-- file: x.toml -->\n```toml\nb = 1\n```\n<!-- run -->\n```sh\nls\nls\n```\n<!-- stop: 2 -->\n```sh\nnot this\n```\n";
+    let expected =
+        [Block::File("x.toml".into(), "b = 1\n".into()), Block::Run("ls\nls\n".into()), Block::Stop(2)];
+    assert_eq!(blocks(text), expected);
 }
 
 #[test]

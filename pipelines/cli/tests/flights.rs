@@ -22,7 +22,20 @@ fn one_command_gives_the_exact_rows_and_a_second_one_changes_nothing() {
         let line = screen.lines().find(|line| line.split_whitespace().next() == Some(node)).unwrap();
         let found: Vec<_> = line.split_whitespace().skip(1).take(5).collect();
         assert_eq!(found, figures, "{screen}");
+        // Connectors also say how many bytes went through; the file has a megabyte.
+        let bytes: Vec<_> = line.split_whitespace().skip(6).collect();
+        let size: Option<f64> = bytes.first().and_then(|size| size.parse().ok());
+        match node {
+            "flights" => {
+                assert!(size.is_some_and(|size| (1.0..2.0).contains(&size)) && bytes[1] == "MiB", "{screen}")
+            }
+            "files" => assert!(size.is_some_and(|size| size > 1.0) && bytes[1] == "KiB", "{screen}"),
+            _ => assert!(bytes.is_empty(), "{screen}"),
+        }
     }
+    let took = screen.lines().find_map(|line| line.strip_prefix("done in ")?.strip_suffix(" s"));
+    let took: f64 = took.unwrap_or_else(|| panic!("{screen}")).parse().unwrap();
+    assert!(0.0 < took && took < 600.0, "{screen}");
     let expected = example.expected();
     assert_eq!(example.rows(), expected);
 

@@ -1,10 +1,11 @@
-//! The same file on a cluster: `--bootstrap` to our broker and to Apache Kafka.
+//! The same file on a cluster: `--bootstrap` to our broker and to Apache Kafka, and `[log] bootstrap` in the file itself.
 
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::Arc;
 
 use millstream_client::{Client, ClientConfig, IsolationLevel, OffsetSpec};
+use millstream_env::testing::private_port;
 use millstream_env::{Env, HostRuntime};
 use millstream_net::TcpDial;
 use millstream_protocol::Endpoint;
@@ -48,6 +49,27 @@ fn the_pipeline_runs_on_our_broker() {
 }
 
 #[test]
+fn a_file_may_name_the_cluster_that_it_runs_on() {
+    let (runtime, env) = HostRuntime::start("test", 1).unwrap();
+    runtime.block_on(async {
+        let broker = Broker::start(&env).await;
+        let named = |address: String, name: &str| {
+            let renamed = format!("name = \"{name}\"");
+            move |text: String| {
+                let text = text.replace("name = \"flights\"", &renamed);
+                format!("{text}\n[log]\nbootstrap = \"{address}\"\n")
+            }
+        };
+        check(&Example::new(&[], named(broker.address(), "flights-named")));
+        assert!(acknowledged(&broker.client(), "flights-named").await > 0, "it ran there");
+        // What is said at the command counts more than what the file says.
+        let elsewhere = format!("127.0.0.1:{}", private_port());
+        check(&Example::new(&["--bootstrap", &broker.address()], named(elsewhere, "flights-told")));
+        assert!(acknowledged(&broker.client(), "flights-told").await > 0);
+    });
+}
+
+#[test]
 fn the_pipeline_outlives_a_broker_that_is_killed() {
     let (runtime, env) = HostRuntime::start("test", 1).unwrap();
     runtime.block_on(async {
@@ -56,17 +78,20 @@ fn the_pipeline_outlives_a_broker_that_is_killed() {
         let example = example(&broker.address(), "flights-outlive");
         let mut process = Process::start(example.command());
         let client = broker.client();
+        let mut kills = 0;
         for _ in 0..BROKER_KILLS {
             let due = acknowledged(&client, "flights-outlive").await + random.below(BETWEEN_KILLS);
             while process.ended(&env, LOOK).await.is_none() {
                 if acknowledged(&client, "flights-outlive").await > due {
                     broker.kill_and_restart().await;
+                    kills += 1;
                     break;
                 }
             }
         }
         let ended = process.ended(&env, PATIENCE).await;
         assert!(ended.expect("the pipeline ends").success());
+        assert!(kills > 0, "the pipeline was done before the broker was killed");
         check(&example);
     });
 }
