@@ -1,5 +1,5 @@
-//! Bytes that nobody meant well with, at a whole node over TCP: others are answered within a second meanwhile, and the process
-//! grows by less than 256 MiB. `MILLSTREAM_SEED` repeats a run.
+//! Bytes that nobody meant well with, at a whole node over TCP, where clients are served and where controllers are: others are answered
+//! within a second meanwhile, and the process grows by less than 256 MiB. `MILLSTREAM_SEED` repeats a run.
 
 mod maker;
 
@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::future::join_all;
 use maker::{Made, Rng};
+use millstream_env::testing::private_port;
 use millstream_env::{Env, HostRuntime, Stream};
 use millstream_net::TcpDial;
 use millstream_node::{NodeConfig, serve};
@@ -19,9 +20,10 @@ use millstream_protocol::messages::create_topics::CreatableTopic;
 use millstream_protocol::messages::fetch::{FetchPartition, FetchTopic};
 use millstream_protocol::messages::produce::{PartitionProduceData, TopicProduceData};
 use millstream_protocol::messages::{
-    CreateTopicsRequest, FetchRequest, MetadataRequest, ProduceRequest, Rpc,
+    CreateTopicsRequest, DescribeClusterRequest, FetchRequest, MetadataRequest, ProduceRequest, Rpc,
 };
-use millstream_protocol::{ApiKey, Ctx, Dial, Endpoint, Link, versions};
+use millstream_protocol::versions::Audience;
+use millstream_protocol::{ApiKey, Ctx, Dial, Endpoint, Link};
 use millstream_protocol_codegen::schema::{Kind, Message};
 use millstream_protocol_codegen::table;
 use millstream_record::{BatchBuilder, BatchOptions, Compression, Millis, TopicId, patch};
@@ -56,43 +58,54 @@ struct World {
 #[test]
 fn hostile_bytes_neither_slow_others_down_nor_fill_the_memory() {
     let (runtime, env) = HostRuntime::start("hostile-node", 2).unwrap();
-    let seed = std::env::var("MILLSTREAM_SEED").ok().and_then(|seed| seed.parse().ok());
-    let seed = seed.unwrap_or_else(|| env.random());
-    say(format_args!("MILLSTREAM_SEED={seed}"));
+    let mut rng = seeded(&env);
     let dir = TempDir::new().unwrap();
     runtime.block_on(async {
         let mut config = NodeConfig::new(dir.path());
         config.set("listeners", "PLAINTEXT://127.0.0.1:0").unwrap();
         let node = serve(env.clone(), config).await.unwrap();
-        let world = Arc::new(World {
-            env: env.clone(),
-            address: node.local_addr().unwrap().to_owned(),
-            over: AtomicBool::new(false),
-            rounds: AtomicUsize::new(0),
-            slowest_us: AtomicU64::new(0),
-            most_kib: AtomicU64::new(0),
-        });
+        let world = World::at(&env, node.local_addr().unwrap());
         let [topic_id, prey] = [world.create_topic(GOOD).await, world.create_topic(PREY).await];
-        world.slowest_us.store(0, Ordering::Relaxed);
-        let mut rng = Rng::new(seed);
-        let frames = [requests(&mut rng), batches(prey), crowded()]; // their own memory does not count
-        let before = resident_kib();
-        let (done, good_is_done) = futures::channel::oneshot::channel();
+        // Their own memory does not count.
+        let frames = vec![requests(Audience::Clients, &mut rng), batches(prey), crowded()];
         let good = Arc::clone(&world);
-        env.spawn("good client", async move {
-            good.good_client(topic_id).await;
-            let _ = done.send(());
-        });
-        world.attack(frames, &mut rng).await;
-        good_is_done.await.expect("the good client was answered");
-        let grown = world.most_kib.load(Ordering::Relaxed).saturating_sub(before);
-        let slowest = Duration::from_micros(world.slowest_us.load(Ordering::Relaxed));
-        let rounds = world.rounds.load(Ordering::Relaxed);
-        say(format_args!("{rounds} rounds, the slowest answer after {slowest:?}, {grown} KiB more memory"));
-        assert!(grown < MAX_GROWTH_KIB, "memory grew by {grown} KiB");
-        assert!(rounds >= 20, "the good client was answered {rounds} times only");
+        world.stand(frames, &mut rng, async move { good.good_client(topic_id).await }).await;
         node.shutdown().await.unwrap();
     });
+}
+
+#[test]
+fn nor_do_they_where_controllers_are_served() {
+    let (runtime, env) = HostRuntime::start("hostile-node", 2).unwrap();
+    let mut rng = seeded(&env);
+    let dir = TempDir::new().unwrap();
+    runtime.block_on(async {
+        let (clients, controllers) = (private_port(), private_port());
+        let mut config = NodeConfig::new(dir.path());
+        let listeners = format!("PLAINTEXT://127.0.0.1:{clients},CONTROLLER://127.0.0.1:{controllers}");
+        for (key, value) in [
+            ("node.id", "1"),
+            ("listeners", &listeners),
+            ("controller.listener.names", "CONTROLLER"),
+            ("controller.quorum.bootstrap.servers", &format!("127.0.0.1:{controllers}")),
+        ] {
+            config.set(key, value).unwrap();
+        }
+        let node = serve(env.clone(), config).await.unwrap();
+        let world = World::at(&env, &format!("127.0.0.1:{controllers}"));
+        let frames = vec![requests(Audience::Controllers, &mut rng)];
+        let good = Arc::clone(&world);
+        let clients = Endpoint::new("127.0.0.1", clients);
+        world.stand(frames, &mut rng, async move { good.good_neighbour(clients).await }).await;
+        drop(node); // what was asked of it in due form it may have done: it need not be a controller any more
+    });
+}
+
+fn seeded(env: &Env) -> Rng {
+    let seed = std::env::var("MILLSTREAM_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| env.random());
+    say(format_args!("MILLSTREAM_SEED={seed}"));
+    Rng::new(seed)
 }
 
 fn say(what: std::fmt::Arguments<'_>) {
@@ -124,6 +137,41 @@ fn produce(topic: &'static str, topic_id: TopicId, records: Vec<u8>) -> ProduceR
 }
 
 impl World {
+    fn at(env: &Env, address: &str) -> Arc<Self> {
+        Arc::new(Self {
+            env: env.clone(),
+            address: address.to_owned(),
+            over: AtomicBool::new(false),
+            rounds: AtomicUsize::new(0),
+            slowest_us: AtomicU64::new(0),
+            most_kib: AtomicU64::new(0),
+        })
+    }
+
+    /// Attacks, and holds what `good` finds meanwhile against the promise.
+    async fn stand(
+        &self,
+        frames: Vec<Vec<Bytes>>,
+        rng: &mut Rng,
+        good: impl Future<Output = ()> + Send + 'static,
+    ) {
+        self.slowest_us.store(0, Ordering::Relaxed);
+        let before = resident_kib();
+        let (done, good_is_done) = futures::channel::oneshot::channel();
+        self.env.spawn("good client", async move {
+            good.await;
+            let _ = done.send(());
+        });
+        self.attack(frames, rng).await;
+        good_is_done.await.expect("the good client was answered");
+        let grown = self.most_kib.load(Ordering::Relaxed).saturating_sub(before);
+        let slowest = Duration::from_micros(self.slowest_us.load(Ordering::Relaxed));
+        let rounds = self.rounds.load(Ordering::Relaxed);
+        say(format_args!("{rounds} rounds, the slowest answer after {slowest:?}, {grown} KiB more memory"));
+        assert!(grown < MAX_GROWTH_KIB, "memory grew by {grown} KiB");
+        assert!(rounds >= 20, "the good client was answered {rounds} times only");
+    }
+
     async fn dial(&self) -> Arc<dyn Link> {
         TcpDial::new(self.env.clone()).dial(Endpoint::parse(&self.address).unwrap()).await.unwrap()
     }
@@ -180,7 +228,27 @@ impl World {
         }
     }
 
-    async fn attack(&self, frames: [Vec<Bytes>; 3], rng: &mut Rng) {
+    /// Asks where controllers are served who is there, on an old and a new connection, and beside it what clients ask, until the attack is
+    /// over.
+    async fn good_neighbour(&self, clients: Endpoint) {
+        let [old, clients] = [Endpoint::parse(&self.address).unwrap(), clients]
+            .map(|endpoint| TcpDial::new(self.env.clone()).dial(endpoint));
+        let (old, clients) = (old.await.unwrap(), clients.await.unwrap());
+        while !self.over.load(Ordering::Relaxed) {
+            for link in [&old, &self.dial().await] {
+                let request =
+                    DescribeClusterRequest { endpoint_type: 2, ..DescribeClusterRequest::default() };
+                let answer = self.call(link, request).await;
+                assert_eq!(answer.error_code, 0, "{:?}", answer.error_message);
+            }
+            let request = MetadataRequest { topics: Some(Vec::new()), ..MetadataRequest::default() };
+            self.call(&clients, request).await;
+            self.rounds.fetch_add(1, Ordering::Relaxed);
+            self.most_kib.fetch_max(resident_kib(), Ordering::Relaxed);
+        }
+    }
+
+    async fn attack(&self, frames: Vec<Vec<Bytes>>, rng: &mut Rng) {
         let drips: Vec<_> = (0..50).map(|at| self.drip(at)).collect();
         let half_open = self.half_open().await;
         let short = async {
@@ -278,14 +346,14 @@ impl World {
 }
 
 /// Of every API in every version: lengths that lie, frames cut off, bytes at random.
-fn requests(rng: &mut Rng) -> Vec<Bytes> {
+fn requests(audience: Audience, rng: &mut Rng) -> Vec<Bytes> {
     let table = table::load(&millstream_protocol_codegen::table_dir()).unwrap();
-    let served = |message: &&Message| message.kind == Kind::Request && of_key(message).is_some();
+    let served = |message: &&Message| message.kind == Kind::Request && of_key(audience, message).is_some();
     let mut frames: Vec<Vec<u8>> = Vec::new();
     let mut apis = 0;
     for message in table.iter().filter(served) {
         apis += 1;
-        let (first, last) = of_key(message).unwrap();
+        let (first, last) = of_key(audience, message).unwrap();
         for version in first..=last {
             let made = Made::new(message, version, rng);
             frames.extend(made.with_hostile_lengths().iter().map(|body| frame(body)));
@@ -300,7 +368,7 @@ fn requests(rng: &mut Rng) -> Vec<Bytes> {
             frames.push(frame(&random));
         }
     }
-    assert_eq!(apis, versions::SERVED.len(), "every API that is served is in the table");
+    assert_eq!(apis, audience.told().len(), "every API that is served is in the table");
     for _ in 0..500 {
         let length = rng.below(100);
         frames.push(rng.bytes(length));
@@ -310,8 +378,8 @@ fn requests(rng: &mut Rng) -> Vec<Bytes> {
     frames.into_iter().map(Bytes::from).collect()
 }
 
-fn of_key(message: &Message) -> Option<(i16, i16)> {
-    versions::served(ApiKey::from_code(message.key?)?)
+fn of_key(audience: Audience, message: &Message) -> Option<(i16, i16)> {
+    audience.served(ApiKey::from_code(message.key?)?)
 }
 
 fn encoded<R: Rpc>(request: R, version: i16) -> Vec<u8> {
