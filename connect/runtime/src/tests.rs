@@ -533,3 +533,20 @@ fn a_declared_type_that_holds_all_old_values_is_taken_from_then_on() {
     let error = world.run_source(world.source(10, true), &Status::new()).0.unwrap_err().to_string();
     assert!(error.contains("'n' was float64 and is int64 now"), "and is not taken back: {error}");
 }
+
+#[test]
+fn a_daemon_refuses_a_topic_that_there_is_not_and_that_it_does_not_write() {
+    let world = World::new();
+    let registry = millstream_connect_api::Registry::new().with_sink(Collect(Arc::clone(&world.outside)));
+    let text =
+        "[worker]\nname = 'd'\n[sink.a]\ntype = 'collect'\ntopic = 'flihgts'\ncolumns = { n = 'int64' }\n";
+    let daemon = crate::Daemon::parse("d.toml".as_ref(), text, &registry, &|_| Ok(None)).unwrap();
+    let (_stopper, stop) = stop_signal();
+    let run = world.worker.env.timeout(Duration::from_secs(20), daemon.run(world.worker.clone(), stop));
+    let error = world.runtime.block_on(run).expect("it ends").unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "d.toml: 5:9: there is no topic 'flihgts', and no source of this file writes it (if another program writes it, make it first: \
+         millstream topics create flihgts)"
+    );
+}

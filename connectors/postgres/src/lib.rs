@@ -10,7 +10,7 @@
 //!   Postgres, from a staging table. Types that lose (`sink/exact`) are refused, and no setting of a role changes what a cast does.
 //! - What was prepared for is what is written to: each transaction holds the table and compares its columns first.
 //! - Progress is that of one table: where that table is gone, or another is named, the sink does not go on behind rows that are not there.
-//! - A row that Postgres refuses is found and named; the others of its batch are written.
+//! - All rows of a batch that Postgres refuses are named at once (`sink/writing`), with the reason of each; the others are written.
 //!
 //! Deliberately absent: TLS (a URL that requires it is refused), the change source (an issue of its own).
 

@@ -30,6 +30,8 @@ pub(super) struct FileTask {
     queue: VecDeque<OpenFile>,
     /// `read = "once"`: files that have not been opened.
     unopened: VecDeque<PathBuf>,
+    /// `read = "once"`: why the first file that cannot be read at all cannot.
+    unusable: Option<ConnectError>,
     watch: Option<Watch>,
     /// `read = "follow"`: files that could not be opened when they were looked at last.
     unreadable: BTreeSet<PathBuf>,
@@ -57,6 +59,7 @@ impl FileTask {
             known: Positions::new(),
             queue: VecDeque::new(),
             unopened: VecDeque::new(),
+            unusable: None,
             watch: None,
             unreadable: BTreeSet::new(),
             told_idle: false,
@@ -103,12 +106,18 @@ impl FileTask {
     async fn poll_once(&mut self) -> Result<Polled> {
         loop {
             if self.queue.is_empty() {
-                let Some(path) = self.unopened.pop_front() else { return Ok(Polled::End) };
+                let Some(path) = self.unopened.pop_front() else {
+                    return self.unusable.take().map_or(Ok(Polled::End), Err);
+                };
                 let known = self.known.clone();
                 let open =
                     move |shared: &Shared| OpenFile::open(&path, &known, &shared.settings, &shared.schema);
-                let file = self.blocking(open).await??;
-                self.queue.push_back(file);
+                match self.blocking(open).await? {
+                    Ok(file) => self.queue.push_back(file),
+                    // It will not get better, and is no reason to leave out the others: it is told behind them.
+                    Err(error) if !error.is_retriable() => drop(self.unusable.get_or_insert(error)),
+                    Err(error) => return Err(error),
+                }
             }
             match self.look(true).await? {
                 Some((file, Some(piece))) => {

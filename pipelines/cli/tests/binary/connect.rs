@@ -160,7 +160,7 @@ fn what_only_the_log_can_tell_is_told_too() {
     let folder = daemon();
     folder.write("daemon.toml", &DAEMON.replace("topic = 'people'", "topic = 'peple'"));
     let said = folder.fail(&["connect", "run", "daemon.toml"]);
-    assert!(said.contains("topic peple has none stored"), "{said}");
+    assert!(said.contains("there is no topic 'peple'") && said.contains("did you mean 'people'?"), "{said}");
 }
 
 #[test]

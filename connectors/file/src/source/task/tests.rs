@@ -419,6 +419,18 @@ fn a_file_that_may_not_be_read_ends_a_source_that_reads_once() {
 }
 
 #[test]
+fn a_file_that_cannot_be_read_is_told_behind_the_others() {
+    let mut world = World::new("include = '*.txt'\nformat = 'text'\nread = 'once'");
+    fs::write(world.path("a.txt"), b"\x1f\x8b\x08\x00").unwrap();
+    world.append("b.txt", "b\n");
+    let mut task = world.start();
+    assert!(world.step(&mut *task));
+    assert_eq!(world.rows, ["b"]);
+    let error = block_on(task.poll()).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("a.txt: it is compressed with gzip"), "{error}");
+}
+
+#[test]
 fn columns_that_appear_later_are_named() {
     let schema = Arc::new(arrow::datatypes::Schema::new(vec![arrow::datatypes::Field::new(
         "a",
