@@ -59,10 +59,7 @@ impl<'a> Rows<'a> {
 
     /// Whether some row of the batch is deleted.
     pub(super) fn has_deletes(&self) -> bool {
-        self.batch
-            .operation
-            .as_ref()
-            .is_some_and(|codes| codes.values().iter().any(|code| *code == Operation::Delete as i8))
+        self.batch.operation.as_ref().is_some_and(|codes| codes.values().contains(&(Operation::Delete as i8)))
     }
 }
 
