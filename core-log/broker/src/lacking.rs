@@ -53,10 +53,9 @@ impl Lacking {
         self.0.lock().logs.extend(unopened.filter_map(lack));
     }
 
-    /// Whether anything is lacking.
-    pub(crate) fn is_any(&self) -> bool {
-        let state = self.0.lock();
-        state.is_unsure || !state.logs.is_empty()
+    /// Whether nothing says which logs should be here.
+    pub(crate) fn is_unsure(&self) -> bool {
+        self.0.lock().is_unsure
     }
 
     /// Whether the log is gone while `partition`, as the metadata has it, hangs on the replica of `node`. An empty one in its place would be

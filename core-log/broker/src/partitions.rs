@@ -51,7 +51,7 @@ pub(crate) struct Partitions {
     swept: AtomicBool,
     lacking: Lacking,
     /// What start-up opened and the metadata has for lost.
-    found_again: Mutex<Vec<(TopicId, i32)>>,
+    found_again: Mutex<BTreeSet<(TopicId, i32)>>,
     /// Logs that are noted in the directory and not in the table yet.
     opening: Mutex<BTreeSet<TopicPartition>>,
     /// The image whose partitions the replicas here play.
@@ -213,10 +213,9 @@ impl Partitions {
         self.dir.write().begin_use()
     }
 
-    /// Whether any log is missing that this node should have, or cannot be opened: then others must not count on all that it
-    /// acknowledged.
-    pub(crate) fn lacks_logs(&self) -> bool {
-        self.lacking.is_any() || !self.broken().is_empty()
+    /// Whether nothing says which logs this node should have: then others must not count on anything that it acknowledged.
+    pub(crate) fn may_lack_any(&self) -> bool {
+        self.lacking.is_unsure()
     }
 
     /// Takes out of sight what `image`, the first that has this life of the broker, does not know: topics that were deleted, or made
@@ -584,29 +583,37 @@ impl Partitions {
         self.table.read().values().flatten().filter_map(broken).collect()
     }
 
-    /// The replicas that are not where `image` has them while others count on them, each with where it is: nowhere, or in the directory of
-    /// this broker, `me`.
+    /// The replicas that are not where `image` has them, each with where it is: nowhere, though others count on it; or in the directory of this
+    /// broker, `me`, with all that it had, or without anything that others count on.
     pub(crate) fn misplaced(&self, image: &Image, me: &Registered) -> Vec<(TopicId, i32, Uuid)> {
-        let counts = |topic_id: TopicId, index: i32| {
-            let topic = image.topic_by_id(topic_id)?;
-            let partition = topic.partitions.get(usize::try_from(index).ok()?)?;
-            hangs_on(partition, me.id).then(|| partition.directory_of(me.id))
+        let own = match me.directories[..] {
+            [directory] => Some(directory),
+            _ => None,
+        };
+        let mut found_again = self.found_again.lock();
+        found_again.retain(|(topic_id, index)| {
+            let known = image.topic_by_id(*topic_id).zip(usize::try_from(*index).ok());
+            known
+                .and_then(|(topic, index)| topic.partitions.get(index))
+                .is_some_and(|known| hangs_on(known, me.id) && known.directory_of(me.id) == LOST_DIRECTORY)
+        });
+        let place = |slot: &Slot, known: &Known, at: (TopicId, i32)| {
+            let is_lost = known.directory_of(me.id) == LOST_DIRECTORY;
+            match slot {
+                Slot::Broken(_) => (!is_lost && hangs_on(known, me.id)).then_some(LOST_DIRECTORY),
+                Slot::Here(_) if is_lost && !hangs_on(known, me.id) => own, // it was copied anew, or will be
+                Slot::Here(_) if is_lost && found_again.contains(&at) => own,
+                Slot::Here(_) | Slot::Elsewhere => None,
+            }
         };
         let table = self.table.read();
-        let is_broken = |(slot, index): (&Slot, i32)| matches!(slot, Slot::Broken(_)).then_some(index);
-        let broken = table.iter().flat_map(|(topic_id, slots)| {
-            slots.iter().zip(0..).filter_map(is_broken).map(|index| (*topic_id, index))
+        let known = table.iter().filter_map(|(id, slots)| Some((image.topic_by_id(*id)?, slots)));
+        let misplaced = known.flat_map(|(topic, slots)| {
+            slots.iter().zip(&topic.partitions).zip(0..).filter_map(|((slot, known), index)| {
+                Some((topic.id, index, place(slot, known, (topic.id, index))?))
+            })
         });
-        let lost = broken.filter(|(topic_id, index)| {
-            counts(*topic_id, *index).is_some_and(|directory| directory != LOST_DIRECTORY)
-        });
-        let mut misplaced: Vec<_> = lost.map(|(topic_id, index)| (topic_id, index, LOST_DIRECTORY)).collect();
-        if let [directory] = me.directories[..] {
-            let mut found_again = self.found_again.lock();
-            found_again.retain(|(topic_id, index)| counts(*topic_id, *index) == Some(LOST_DIRECTORY));
-            misplaced.extend(found_again.iter().map(|(topic_id, index)| (*topic_id, *index, directory)));
-        }
-        misplaced
+        misplaced.collect()
     }
 
     /// Cuts a follower's log at `target`, with its recovery point lowered first. Blocks, and keeps checkpoints out meanwhile: one

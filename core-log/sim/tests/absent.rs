@@ -1,6 +1,7 @@
 //! Clusters of nodes with roles of their own, where somebody is away: what goes on, and who stops in time.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,8 @@ use millstream_protocol::messages::{
 use millstream_protocol::{Endpoint, ErrorCode};
 use millstream_record::NodeId;
 use millstream_sim::executor::{Owner, Sim};
-use millstream_sim::machine::Machine;
+use millstream_sim::machine::{DATA, Machine};
+use millstream_storage::Disk;
 
 /// How long a broker may be silent, which is the default.
 const SESSION: Duration = Duration::from_secs(9);
@@ -56,11 +58,23 @@ struct Member {
 impl World {
     /// Nodes by number, with their roles; the first is a controller and founds the cluster.
     async fn start(sim: &Sim, roles: &[(u16, &str)], replicas: u16) -> Self {
+        Self::start_with(sim, roles, replicas, |_| &[]).await
+    }
+
+    /// The same, where a node may have settings of its own.
+    async fn start_with(
+        sim: &Sim,
+        roles: &[(u16, &str)],
+        replicas: u16,
+        settings: impl Fn(u16) -> &'static [(&'static str, &'static str)],
+    ) -> Self {
         let controllers = roles.iter().filter(|(_, roles)| roles.contains("controller"));
         let all: Vec<String> = controllers.map(|(number, _)| format!("host-{number}:9093")).collect();
         let machine = |&(number, roles): &(u16, &str)| {
             let known = if roles.contains("controller") { &all[..1] } else { &all[..] };
-            (number, Machine::on_host(sim, config(number, roles, &known.join(","), replicas), number))
+            let mut config = config(number, roles, &known.join(","), replicas);
+            settings(number).iter().for_each(|(key, value)| config.set(key, value).unwrap());
+            (number, Machine::on_host(sim, config, number))
         };
         let machines: BTreeMap<u16, Machine> = roles.iter().map(machine).collect();
         let env = sim.env_of(Owner::WORLD);
@@ -287,6 +301,9 @@ fn tell<F: Future<Output = ()> + Send + 'static>(seed: u64, story: impl FnOnce(S
 }
 
 const APART: [(u16, &str); 3] = [(1, "controller"), (2, "broker"), (3, "broker")];
+const FOUR: [(u16, &str); 4] = [(1, "controller"), (2, "broker"), (3, "broker"), (4, "broker")];
+const COMBINED: [(u16, &str); 3] =
+    [(1, "broker,controller"), (2, "broker,controller"), (3, "broker,controller")];
 
 #[test]
 fn a_group_lives_while_its_offsets_cannot_be_written() {
@@ -359,10 +376,107 @@ fn a_broker_that_controllers_do_not_hear_leaves_its_groups_though_it_is_followed
 }
 
 #[test]
+fn a_broker_takes_the_session_of_the_controller_that_fences_it() {
+    tell(9, async |sim| {
+        let short = |number| match number {
+            1 => &[("broker.session.timeout.ms", "3000")][..],
+            _ => &[],
+        };
+        let world = World::start_with(&sim, &APART, 2, short).await;
+        let member = world.join(2, None, 2).await;
+        let other = if member.coordinator == 2 { 3 } else { 2 };
+        world.cut(1, member.coordinator);
+        world.is_left_in_time(&member, other).await;
+    });
+}
+
+#[test]
+fn who_was_replaced_says_nothing_of_its_groups_before_it_knows_that() {
+    for seed in 100..110 {
+        tell(seed, async move |sim| {
+            let world = World::start(&sim, &FOUR, 3).await;
+            world.create("again", 3).await;
+            let mut member = world.join(2, None, 3).await;
+            let replaced = member.coordinator;
+            let others = [2, 3, 4].into_iter().filter(|number| *number != replaced);
+            let witness = others.clone().max().unwrap();
+            others.chain([1]).for_each(|other| world.cut(replaced, other));
+            world.is_left_in_time(&member, witness).await;
+            world
+                .until("another coordinates", || {
+                    world
+                        .coordinator(&member.group, witness)
+                        .is_some_and(|(node, isr)| node != replaced && isr == 2)
+                })
+                .await;
+            member.coordinator = world.coordinator(&member.group, witness).unwrap().0;
+            while world.commit(&member, 2).await != ErrorCode::None {
+                world.env.sleep(PACE).await;
+            }
+            // What it has to do before it knows more takes it long: a topic that is another by now, and a slow disk.
+            world.client(witness).admin().delete_topics(&["again"]).await.unwrap();
+            let again = NewTopic { replication_factor: Some(2), ..NewTopic::new("again", 1) };
+            world.client(witness).admin().ensure_topic(again).await.unwrap();
+            world.machines[&replaced].slow(Duration::from_secs(2));
+            member.coordinator = replaced;
+            world.sim.mend();
+            let end = world.env.elapsed() + SESSION;
+            while world.env.elapsed() < end {
+                assert_ne!(world.committed(&member).await, Ok(1), "seed {seed}: another has committed since");
+                world.env.sleep(PACE / 300).await;
+            }
+            assert!(!world.image(witness).broker(NodeId(i32::from(replaced))).unwrap().fenced);
+        });
+    }
+}
+
+#[test]
+fn a_controller_that_is_left_alone_keeps_its_groups() {
+    tell(10, async move |sim| {
+        let world = World::start(&sim, &COMBINED, 3).await;
+        let active = world.active();
+        let member = world.join(active, Some(active), 3).await;
+        let others = [1, 2, 3].into_iter().filter(|number| *number != active);
+        others.for_each(|other| world.machines[&other].stop(false));
+        let end = world.env.elapsed() + 3 * SESSION;
+        while world.env.elapsed() < end {
+            assert_eq!(world.heartbeat(&member).await, ErrorCode::None, "at {:?}", world.env.elapsed());
+            assert_eq!(world.committed(&member).await, Ok(1));
+            world.env.sleep(PACE).await;
+        }
+    });
+}
+
+#[test]
+fn a_replica_that_begins_anew_is_where_its_broker_says() {
+    tell(11, async |sim| {
+        let world = World::start(&sim, &APART, 2).await;
+        let directory = |number: u16| {
+            let image = world.image(1);
+            let partition = image.partition(TOPIC, 0).unwrap();
+            (partition.directory_of(NodeId(i32::from(number))), partition.isr.len())
+        };
+        let leader = u16::try_from(world.image(1).partition(TOPIC, 0).unwrap().leader.unwrap().0).unwrap();
+        let lost = if leader == 2 { 3 } else { 2 };
+        let (own, _) = directory(lost);
+        world.machines[&lost].stop(false);
+        let disk = world.machines[&lost].disk();
+        let log = PathBuf::from(format!("{DATA}/{TOPIC}-0"));
+        for entry in disk.list(&log).unwrap() {
+            disk.remove(&log.join(entry.name)).unwrap();
+        }
+        world.cut(leader, lost); // so it is not in sync again
+        world.machines[&lost].boot();
+        let begins_anew = || disk.list(&log).unwrap().iter().any(|entry| entry.name.ends_with(".log"));
+        world.until("it begins anew", begins_anew).await;
+        world.until("it is where it was", || directory(lost) == (own, 1)).await;
+    });
+}
+
+#[test]
 fn a_controller_that_lost_the_majority_leaves_its_groups() {
-    let combined = [1, 2, 3].map(|number| (number, "broker,controller"));
     tell(6, async move |sim| {
-        let world = World::start(&sim, &combined, 3).await;
+        let world = World::start(&sim, &COMBINED, 3).await;
         let active = world.active();
         let member = world.join(active, Some(active), 3).await;
         let others = [1, 2, 3].into_iter().filter(|number| *number != active);

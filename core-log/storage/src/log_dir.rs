@@ -369,8 +369,8 @@ impl LogDir {
         Ok(())
     }
 
-    /// Forgets, durably, those of `partitions` whose directory is gone: a log that is made anew there would be measured by what the
-    /// old one had.
+    /// Forgets, durably, those of `partitions` whose directory is gone, or was emptied to the last name: a log that is made anew there would
+    /// be measured by what the old one had.
     ///
     /// # Errors
     /// [`StorageError::Io`].
@@ -380,7 +380,10 @@ impl LogDir {
                 .iter()
                 .any(|known| known.contains_key(*at))
         };
-        let gone = |at: &&TopicPartition| is_missing(&**self.disk(), &self.log_path(at));
+        let gone = |at: &&TopicPartition| {
+            let topic_id = meta::partition_topic_id(&**self.disk(), &self.log_path(at));
+            topic_id.is_ok_and(|topic_id| topic_id.is_none())
+        };
         let gone: Vec<TopicPartition> = partitions.iter().filter(is_noted).filter(gone).cloned().collect();
         if gone.is_empty() {
             return Ok(());

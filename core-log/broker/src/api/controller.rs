@@ -67,7 +67,7 @@ fn describe(shared: &Shared, request: &DescribeClusterRequest) -> DescribeCluste
         port: i32::from(member.endpoint.port),
         ..DescribeClusterBroker::default()
     };
-    let leader = log.leader();
+    let leader = shared.metadata.named_controller();
     DescribeClusterResponse {
         endpoint_type: CONTROLLERS,
         brokers: members.into_iter().filter(|member| member.votes).map(controller).collect(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::future::select;
 use millstream_machine::metadata::{Controller, Decision, Image, MetadataLog, NewIds};
+use millstream_protocol::messages::BrokerHeartbeatResponse;
 use millstream_protocol::{ErrorCode, Request, Response};
 use millstream_record::LeaderEpoch;
 
@@ -67,7 +68,15 @@ impl Metadata {
             }
             Request::BrokerHeartbeat(r) => {
                 self.liveness.lock().heard(now, &r);
-                self.decide(|c, i, _| c.heartbeat(i, &self.liveness.lock(), &r)).await?.into()
+                let answer = self.decide(|c, i, _| c.heartbeat(i, &self.liveness.lock(), &r)).await?;
+                let session_ms = self.liveness.lock().session_timeout_ms();
+                // What this broker's place is after all that was decided before it was heard: see the lease.
+                BrokerHeartbeatResponse {
+                    metadata_end: self.image.load().end().0,
+                    session_timeout_ms: i32::try_from(session_ms).unwrap_or(i32::MAX),
+                    ..answer
+                }
+                .into()
             }
             other => {
                 let why = format!("{} is not asked of a controller", other.api().name());
@@ -79,21 +88,25 @@ impl Metadata {
     /// Looks after the brokers while this node is the active controller, until the node ends.
     pub(crate) async fn control(self: Arc<Self>) {
         let mut led: Option<LeaderEpoch> = None;
+        let mut deaf_since = None;
         let mut leaders_due = Duration::ZERO;
         loop {
             let seen = self.log.leadership();
             let (epoch, leads) = seen;
             if !leads {
-                led = None;
+                (led, deaf_since) = (None, None);
                 self.log.leadership_changed(seen).await;
                 continue;
             }
             if !self.log.has_majority() {
-                // What it would decide would stay undecided; and once most voters answer again it begins anew, since until then it was
-                // as if there were no controller, and brokers took it so.
-                led = None;
+                // What it would decide would stay undecided, and it answers no heartbeats.
+                deaf_since.get_or_insert_with(|| monotonic(&self.env));
                 select(std::pin::pin!(self.log.leadership_changed(seen)), self.env.sleep(LOST)).await;
                 continue;
+            }
+            if let Some(since) = deaf_since.take() {
+                let now = monotonic(&self.env);
+                self.liveness.lock().extend(now, now.since_ms(since));
             }
             let outcome = if led == Some(epoch) {
                 self.look_after(&mut leaders_due).await

@@ -5,15 +5,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::future::{join, select};
-use millstream_machine::metadata::WHATEVER_EPOCH;
+use millstream_machine::metadata::{Image, LOST_DIRECTORY, WHATEVER_EPOCH};
 use millstream_protocol::Endpoint;
 use millstream_protocol::ErrorCode;
 use millstream_protocol::messages::{
     BrokerHeartbeatRequest, BrokerHeartbeatResponse, BrokerRegistrationRequest,
     ControllerRegistrationRequest, DescribeClusterRequest, controller_registration,
 };
-use millstream_record::Offset;
-use millstream_record::Uuid;
+use millstream_record::{Millis, Offset, TopicId, Uuid};
 
 use super::Metadata;
 use super::joining::Complaint;
@@ -132,9 +131,9 @@ impl Metadata {
         let patience = millis("initial.broker.registration.timeout.ms").max(self.until_replaced());
         let mut taken = Complaint::default();
         loop {
-            // What this node acknowledged is on its disk, so it ended in order however it ended, unless a log is missing. Its own image
-            // may not have come to its last registration yet.
-            let previous_broker_epoch = if self.partitions.lacks_logs() { -1 } else { WHATEVER_EPOCH };
+            // What this node acknowledged is on its disk, so it ended in order however it ended. Its own image may not have come to its
+            // last registration yet. Of which logs it misses it tells before it serves; where it cannot say, it may miss any.
+            let previous_broker_epoch = if self.partitions.may_lack_any() { -1 } else { WHATEVER_EPOCH };
             let request = BrokerRegistrationRequest { previous_broker_epoch, ..registration.clone() };
             match self.ask(request).await {
                 Ok(answer) if answer.error_code == 0 => return Some(answer.broker_epoch),
@@ -186,11 +185,13 @@ impl Metadata {
                 bids_farewell = false;
                 self.env.sleep(FAREWELL.min(interval)).await; // it is let go once it says that it knows
             }
-            let reached = self.image.load().end();
+            let image = self.image.load_full();
+            let reached = image.end();
             let request = BrokerHeartbeatRequest {
                 broker_id: self.config.node_id.0,
                 broker_epoch,
                 current_metadata_offset: reached.0 - 1,
+                want_fence: self.hides_a_loss(&image),
                 want_shut_down: self.stopping.load(Ordering::SeqCst),
                 offline_log_dirs: if self.partitions.is_offline() {
                     directories.to_vec()
@@ -204,7 +205,7 @@ impl Metadata {
             let wait = match self.ask(request).await {
                 Ok(answer) if answer.error_code == ErrorCode::StaleBrokerEpoch.code() => return,
                 Ok(answer) => {
-                    self.lease.renew(sent);
+                    self.renew_lease(sent, &answer);
                     if says_offline && !self.offline_is_known.swap(true, Ordering::SeqCst) {
                         self.moved.notify_waiters();
                     }
@@ -219,6 +220,21 @@ impl Metadata {
             let awaited = std::pin::pin!(self.is_awaited(reached));
             select(select(stopping, awaited), self.env.sleep(wait)).await;
         }
+    }
+
+    /// Whether this broker is to stay fenced, since others may count on it for a log that it misses: the controller knows of all before it
+    /// serves.
+    fn hides_a_loss(&self, image: &Image) -> bool {
+        let me =
+            image.broker(self.config.node_id).filter(|me| me.incarnation == self.incarnation && me.fenced);
+        let lost = |(_, _, directory): &(TopicId, i32, Uuid)| *directory == LOST_DIRECTORY;
+        me.is_some_and(|me| self.partitions.misplaced(image, me).iter().any(lost))
+    }
+
+    fn renew_lease(&self, sent: Millis, answer: &BrokerHeartbeatResponse) {
+        let session_ms = Some(i64::from(answer.session_timeout_ms)).filter(|session_ms| *session_ms >= 0);
+        self.lease.renew(monotonic(&self.env), sent, session_ms, Offset(answer.metadata_end));
+        self.lease.reached(self.image.load().end());
     }
 
     /// Whether this incarnation is on its way out, and knows that others lead in its place.

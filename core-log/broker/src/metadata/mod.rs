@@ -268,13 +268,14 @@ impl Metadata {
         let gone = before.topics().filter(|topic| next.topic_by_id(topic.id).is_none());
         let mut gone: Vec<ByteString> = gone.map(|topic| ByteString::from(&*topic.name)).collect();
         self.tell_deleted(&gone);
+        self.liveness.lock().observe(crate::partition::monotonic(&self.env), &next);
         self.image.store(Arc::clone(&next));
+        self.lease.reached(next.end());
         if is_mine {
             self.caught_up.store(true, Ordering::Release);
         }
         gone.retain(|name| next.topic(name).is_none());
         self.tell_deleted(&gone);
-        self.liveness.lock().observe(crate::partition::monotonic(&self.env), &next);
         self.partitions.after_publishing(&before, &next, batches).await;
         self.moved.notify_waiters();
         Ok(())

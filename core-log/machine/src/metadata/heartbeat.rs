@@ -3,7 +3,7 @@
 //! | it is | it wants | then it is |
 //! | --- | --- | --- |
 //! | fenced | to stop | told to stop |
-//! | fenced | to serve, and has applied its registration | active, and leads what waits for it |
+//! | fenced | to serve, and has applied its registration and that it is fenced | active, and leads what waits for it |
 //! | active | to be fenced | fenced |
 //! | active | to stop, leads something | shutting down: its partitions are handed over |
 //! | active | to stop, leads nothing | fenced, told to stop |
@@ -186,7 +186,9 @@ fn next_standing(
     broker: &Broker,
     request: &BrokerHeartbeatRequest,
 ) -> Standing {
-    let is_caught_up = request.current_metadata_offset >= broker.epoch;
+    // Who was replaced knows that before it serves again.
+    let is_caught_up = request.current_metadata_offset >= broker.epoch
+        && liveness.is_fencing_known(broker.id, broker.epoch, request.current_metadata_offset);
     let has_lost_all = !broker.directories.is_empty()
         && broker.directories.iter().all(|directory| request.offline_log_dirs.contains(directory));
     match Standing::of(broker) {

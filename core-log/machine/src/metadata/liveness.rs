@@ -31,6 +31,8 @@ struct Contact {
     metadata_offset: i64,
     /// In controlled shutdown: the last record of the batch by which it led nothing any more.
     handed_over: Option<i64>,
+    /// While it is fenced: the last record of the batch by which it was.
+    fenced_at: Option<i64>,
 }
 
 impl Liveness {
@@ -48,15 +50,23 @@ impl Liveness {
         self.observe(heard, image);
     }
 
-    /// The image changed. A new incarnation counts as heard now; who is gone is forgotten; who has handed over the last of its
-    /// partitions is remembered with the offset that the others must reach.
+    /// The image changed: call it before anything is decided against the new one. A new incarnation counts as heard now; who is gone is
+    /// forgotten; who has handed over the last of its partitions is remembered with the offset that the others must reach, and who is
+    /// fenced with the one that it must reach itself.
     pub fn observe(&mut self, now: Millis, image: &Image) {
         self.brokers
             .retain(|id, contact| image.broker(*id).is_some_and(|broker| broker.epoch == contact.epoch));
         let Offset(end) = image.end();
         for broker in image.brokers() {
-            let new = Contact { epoch: broker.epoch, heard: now, metadata_offset: -1, handed_over: None };
+            let new = Contact {
+                epoch: broker.epoch,
+                heard: now,
+                metadata_offset: -1,
+                handed_over: None,
+                fenced_at: None,
+            };
             let contact = self.brokers.entry(broker.id).or_insert(new);
+            contact.fenced_at = broker.fenced.then(|| contact.fenced_at.unwrap_or(end - 1));
             if broker.fenced || !broker.in_controlled_shutdown {
                 contact.handed_over = None;
             } else if contact.handed_over.is_none() && !image.leads_any(broker.id) {
@@ -80,16 +90,38 @@ impl Liveness {
     /// Call it at [`Liveness::next_look`]. When it is called much later than that, the controller itself stood still, and all
     /// sessions are longer by that time.
     pub fn expired(&mut self, now: Millis, image: &Image) -> Vec<NodeId> {
-        let last = self.looked.replace(now).unwrap_or(now);
-        let slept = now.0.saturating_sub(last.0);
-        if slept > self.session_timeout_ms / 2 {
-            for contact in self.brokers.values_mut() {
-                let later = Millis(contact.heard.0.saturating_add(slept).min(now.0));
-                contact.heard = contact.heard.max(later);
-            }
+        let slept_ms = now.0.saturating_sub(self.looked.unwrap_or(now).0);
+        if slept_ms > self.session_timeout_ms / 2 {
+            self.extend(now, slept_ms);
         }
+        self.looked = Some(now);
         let unfenced = image.brokers().filter(|broker| !broker.fenced);
         unfenced.filter(|broker| !self.has_session(now, broker.id, broker.epoch)).map(|b| b.id).collect()
+    }
+
+    /// Nobody could be heard in the `deaf_ms` before `now`: all sessions are longer by that time.
+    pub fn extend(&mut self, now: Millis, deaf_ms: i64) {
+        self.looked = Some(now);
+        for contact in self.brokers.values_mut() {
+            let later = Millis(contact.heard.0.saturating_add(deaf_ms).min(now.0));
+            contact.heard = contact.heard.max(later);
+        }
+    }
+
+    /// At `now` somebody is told that this is no active controller. A broker may take it that it keeps its place for a session from then on,
+    /// unless its own has run out before.
+    pub fn denied(&mut self, now: Millis) {
+        let session_timeout_ms = self.session_timeout_ms;
+        let has_session = |contact: &&mut Contact| now.0.saturating_sub(contact.heard.0) < session_timeout_ms;
+        for contact in self.brokers.values_mut().filter(has_session) {
+            contact.heard = contact.heard.max(now);
+        }
+    }
+
+    /// `broker.session.timeout.ms`.
+    #[must_use]
+    pub fn session_timeout_ms(&self) -> i64 {
+        self.session_timeout_ms
     }
 
     /// When to call [`Liveness::expired`] again, after a call at `now`.
@@ -114,6 +146,12 @@ impl Liveness {
         };
         let concerned = image.brokers().filter(|broker| broker.is_active() || broker.id == id);
         concerned.map(|broker| self.metadata_offset(broker.id)).all(|reached| reached >= offset)
+    }
+
+    /// Whether who has applied all up to `offset` knows that this incarnation of a broker is fenced, where it is.
+    pub(super) fn is_fencing_known(&self, id: NodeId, epoch: i64, offset: i64) -> bool {
+        let contact = self.brokers.get(&id).filter(|contact| contact.epoch == epoch);
+        contact.and_then(|contact| contact.fenced_at).is_none_or(|fenced_at| offset >= fenced_at)
     }
 
     /// The last metadata record that a broker has applied, as far as is known; -1 where nothing is.

@@ -90,6 +90,10 @@ pub struct BrokerHeartbeatResponse {
     pub is_fenced: bool,
     /// `ShouldShutDown`, versions 0+.
     pub should_shut_down: bool,
+    /// `MetadataEnd`, versions 0+, tag 10000, default -1.
+    pub metadata_end: i64,
+    /// `SessionTimeoutMs`, versions 0+, tag 10001, default -1.
+    pub session_timeout_ms: i32,
 }
 impl Default for BrokerHeartbeatResponse {
     fn default() -> Self {
@@ -99,17 +103,22 @@ impl Default for BrokerHeartbeatResponse {
             is_caught_up: false,
             is_fenced: true,
             should_shut_down: false,
+            metadata_end: -1,
+            session_timeout_ms: -1,
         }
     }
 }
 impl Wire for BrokerHeartbeatResponse {
     fn put(&self, w: &mut Writer) -> Result<(), CodecError> {
+        let mut tags = w.tags();
         self.throttle_time_ms.put(w)?;
         self.error_code.put(w)?;
         self.is_caught_up.put(w)?;
         self.is_fenced.put(w)?;
         self.should_shut_down.put(w)?;
-        w.put_no_tags();
+        if self.metadata_end != -1 { tags.put(10000, &self.metadata_end)?; }
+        if self.session_timeout_ms != -1 { tags.put(10001, &self.session_timeout_ms)?; }
+        w.put_tags(tags)?;
         Ok(())
     }
     fn get(r: &mut Reader) -> Result<Self, CodecError> {
@@ -119,7 +128,14 @@ impl Wire for BrokerHeartbeatResponse {
         m.is_caught_up = Wire::get(r)?;
         m.is_fenced = Wire::get(r)?;
         m.should_shut_down = Wire::get(r)?;
-        r.skip_tags()?;
+        r.tags(|r, tag| {
+            match tag {
+                10000 => m.metadata_end = Wire::get(r)?,
+                10001 => m.session_timeout_ms = Wire::get(r)?,
+                _ => return Ok(false),
+            }
+            Ok(true)
+        })?;
         Ok(m)
     }
 }

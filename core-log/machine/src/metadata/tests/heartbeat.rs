@@ -40,6 +40,54 @@ fn a_heartbeat_moves_a_broker_between_its_standings() {
 }
 
 #[test]
+fn who_was_fenced_knows_that_before_it_serves_again() {
+    for is_succeeded in [false, true] {
+        let mut stage = Stage::of(2);
+        stage.create(&[&[1, 2]]);
+        let known = stage.image.end().0 - 1;
+        stage.fence(&[1]);
+        if is_succeeded {
+            stage.liveness.lead(stage.now, &stage.image);
+        }
+        let end = stage.image.end().0;
+        stage.configure("min.insync.replicas", "1");
+        let mut says = |offset: i64| stage.beat(1, |beat| beat.current_metadata_offset = offset).is_fenced;
+        assert!(says(known), "it does not know what others did in its place");
+        assert!(says(end - 2), "nor all of it");
+        assert!(!says(end - 1), "what came after is not waited for");
+    }
+}
+
+#[test]
+fn a_session_is_longer_by_the_time_in_which_nobody_could_be_heard() {
+    let mut stage = Stage::of(1);
+    let heard = stage.now;
+    for deaf_ms in [SESSION_MS / 3, SESSION_MS / 3] {
+        stage.now = stage.now.plus_ms(deaf_ms);
+        stage.liveness.extend(stage.now, deaf_ms);
+    }
+    let lasts = |ms: i64| stage.liveness.has_session(heard.plus_ms(ms), NodeId(1), stage.epoch(1));
+    let deaf_ms = 2 * (SESSION_MS / 3);
+    assert!(lasts(deaf_ms + SESSION_MS - 1));
+    assert!(!lasts(deaf_ms + SESSION_MS), "and no longer, however often");
+}
+
+#[test]
+fn who_was_told_that_nobody_controls_has_a_session_from_then_on_unless_its_own_was_over() {
+    let mut stage = Stage::of(2);
+    let silent_since = stage.now;
+    stage.now = stage.now.plus_ms(SESSION_MS / 2);
+    stage.beat(2, |_| {});
+    stage.now = silent_since.plus_ms(SESSION_MS);
+    stage.liveness.denied(stage.now);
+    let lasts = |broker: i32, ms: i64| {
+        stage.liveness.has_session(stage.now.plus_ms(ms), NodeId(broker), stage.epoch(broker))
+    };
+    assert!(!lasts(1, 0));
+    assert!(lasts(2, SESSION_MS - 1) && !lasts(2, SESSION_MS));
+}
+
+#[test]
 fn an_earlier_incarnation_is_not_heard() {
     let mut stage = Stage::of(1);
     let old = stage.epoch(1);

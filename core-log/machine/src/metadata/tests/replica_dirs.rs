@@ -71,6 +71,14 @@ fn whoever_may_miss_records_leads_in_place_of_the_only_copy_where_that_is_allowe
     stage.configure("unclean.leader.election.enable", "true");
     stage.commit(controller().elect_leaderless(&stage.image).records);
     assert_eq!((stage.state(0).0, stage.state(0).2), (2, vec![2]));
+    // One whose copying began anew says so, and may lead uncleanly as any other.
+    let mut interrupted = stage.clone();
+    assert_eq!(interrupted.assign(1, directory(1)), ErrorCode::None);
+    for mut stage in [stage.clone(), interrupted] {
+        let leads = if stage.partition(0).directory_of(NodeId(1)) == directory(1) { 1 } else { -1 };
+        stage.fence(&[2]);
+        assert_eq!(stage.state(0).0, leads);
+    }
     // It begins anew, and is a replica as any other.
     stage.restart(1, 2);
     assert_eq!(stage.partition(0).directory_of(NodeId(1)), directory(1));
