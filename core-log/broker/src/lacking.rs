@@ -31,12 +31,6 @@ struct State {
     is_unsure: bool,
 }
 
-/// Whether `partition` hangs on what the replica of `node` has.
-pub(crate) fn hangs_on(partition: &Partition, node: NodeId) -> bool {
-    let sets = [&partition.isr, &partition.elr, &partition.last_known_elr];
-    partition.leader == Some(node) || sets.iter().any(|set| set.contains(&node))
-}
-
 impl Lacking {
     /// At start: `noted` should be here, where anything is noted at all, and `found` is.
     pub(crate) fn begin(&self, noted: Option<Vec<TopicPartition>>, found: &[FoundLog]) {
@@ -61,7 +55,7 @@ impl Lacking {
     /// Whether the log is gone while `partition`, as the metadata has it, hangs on the replica of `node`. An empty one in its place would be
     /// taken for what is gone.
     pub(crate) fn is_missed(&self, at: &TopicPartition, partition: &Partition, node: NodeId) -> bool {
-        self.is_gone(at) && hangs_on(partition, node)
+        self.is_gone(at) && partition.hangs_on(node)
     }
 
     /// Whether there is nothing under the log's name.

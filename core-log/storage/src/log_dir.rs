@@ -352,10 +352,10 @@ impl LogDir {
     }
 
     /// Notes, durably, that logs are here which were opened: before anything is written to them, lest they are not missed when somebody
-    /// takes them away.
+    /// takes them away. Where that fails the directory is offline: nothing may be written to a log that nobody would miss.
     ///
     /// # Errors
-    /// [`StorageError::Io`].
+    /// [`StorageError::Offline`].
     pub fn note(&mut self, opened: &[TopicPartition]) -> Result<()> {
         if self.notes_logs && opened.iter().all(|at| self.recovery_points.contains_key(at)) {
             return Ok(());
@@ -364,16 +364,17 @@ impl LogDir {
         opened.iter().for_each(|at| {
             points.entry(at.clone()).or_insert(Offset(0));
         });
-        checkpoint::write_offsets(&**self.files.disk(), &self.path.join(RECOVERY_POINTS_FILE), &points)?;
+        checkpoint::write_offsets(&**self.files.disk(), &self.path.join(RECOVERY_POINTS_FILE), &points)
+            .map_err(|error| self.files.fail_with(error))?;
         (self.recovery_points, self.notes_logs) = (points, true);
         Ok(())
     }
 
     /// Forgets, durably, those of `partitions` whose directory is gone, or was emptied to the last name: a log that is made anew there would
-    /// be measured by what the old one had.
+    /// be measured by what the old one had. Where that fails the directory is offline.
     ///
     /// # Errors
-    /// [`StorageError::Io`].
+    /// [`StorageError::Offline`].
     pub fn forget_gone(&mut self, partitions: &[TopicPartition]) -> Result<()> {
         let is_noted = |at: &&TopicPartition| {
             [&self.recovery_points, &self.log_starts, &self.high_watermarks]
@@ -390,7 +391,7 @@ impl LogDir {
         }
         let points = without(&self.recovery_points, &gone);
         let (starts, marks) = (without(&self.log_starts, &gone), without(&self.high_watermarks, &gone));
-        self.replace(points, starts, marks)
+        self.replace(points, starts, marks).map_err(|error| self.files.fail_with(error))
     }
 
     /// Says durably that all logs were closed. Call it after [`Log::close`] of each and a last [`LogDir::checkpoint`].

@@ -66,6 +66,13 @@ impl Partition {
         let at = self.replicas.iter().position(|replica| *replica == node);
         at.and_then(|at| self.directories.get(at)).copied().unwrap_or(Uuid::ZERO)
     }
+
+    /// Whether anybody counts on what the replica of `node` has.
+    #[must_use]
+    pub fn hangs_on(&self, node: NodeId) -> bool {
+        let sets = [&self.isr, &self.elr, &self.last_known_elr];
+        self.leader == Some(node) || sets.iter().any(|set| set.contains(&node))
+    }
 }
 
 /// A registered broker.

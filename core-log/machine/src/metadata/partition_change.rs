@@ -309,10 +309,7 @@ impl<'a> Change<'a> {
     fn begins_anew(&self, node: NodeId) -> bool {
         let known = self.directory_of(node);
         let has_it = self.image.broker(node).is_none_or(|broker| broker.has_directory(known));
-        let hangs_on = |partition: &Partition| {
-            [&partition.isr, &partition.elr, &partition.last_known_elr].iter().any(|set| set.contains(&node))
-        };
-        let is_copy_of_old = hangs_on(self.before) && hangs_on(&self.wanted);
+        let is_copy_of_old = self.before.hangs_on(node) && self.wanted.hangs_on(node);
         self.moved_in.contains(&node) && !has_it && !is_copy_of_old
     }
 

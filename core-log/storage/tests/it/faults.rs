@@ -391,3 +391,15 @@ fn a_deleted_log_leaves_no_notes_to_the_next_of_its_name() {
         }
     }
 }
+
+#[test]
+fn a_log_that_cannot_be_noted_takes_the_directory_offline() {
+    for (op, of) in &STEPS[..5] {
+        let disk = FaultyDisk::new(Arc::new(MemoryDisk::new()));
+        let mut dir = LogDir::open(Arc::new(disk.clone()), Path::new("/data"), 10).unwrap();
+        disk.arm(*op, of, 0, Fault::Error);
+        let noted = dir.note(&[TopicPartition::new("topic", 0)]);
+        assert!(matches!(noted, Err(StorageError::Offline { .. })), "{op:?} {of}: {noted:?}");
+        assert!(dir.files().check_online().is_err());
+    }
+}
