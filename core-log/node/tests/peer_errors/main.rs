@@ -4,6 +4,7 @@
 mod admin;
 mod batches;
 mod configs;
+mod deletion;
 mod transactions;
 
 use std::io::Write;
@@ -157,6 +158,10 @@ fn codes(response: &Response) -> Vec<ErrorCode> {
             let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
             partitions.map(|partition| partition.error_code).collect()
         }
+        Response::DeleteRecords(answer) => {
+            let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
+            partitions.map(|partition| partition.error_code).collect()
+        }
         Response::OffsetForLeaderEpoch(answer) => {
             let partitions = answer.topics.iter().flat_map(|topic| &topic.partitions);
             partitions.map(|partition| partition.error_code).collect()
@@ -223,6 +228,7 @@ fn cases(asked: &Asked) -> Vec<(&'static str, Request)> {
     all.extend(configs::cases(topic));
     all.extend(batches::cases(topic, *topic_id));
     all.extend(admin::cases(topic));
+    all.extend(deletion::cases(topic));
     all
 }
 
