@@ -1,8 +1,10 @@
 //! Makes the starts of logs durable that were moved on request: many at once, since all of a directory's are in one file.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use millstream_env::{Env, Pool};
+use millstream_record::TopicId;
 use millstream_storage::{LogDir, StorageError};
 use parking_lot::{Mutex, RwLock};
 
@@ -18,7 +20,8 @@ pub(crate) struct Starts {
 
 #[derive(Default)]
 struct Queue {
-    moved: Vec<Arc<Partition>>,
+    /// Each once, however often its start has moved.
+    moved: BTreeMap<(TopicId, i32), Arc<Partition>>,
     is_writing: bool,
 }
 
@@ -31,9 +34,7 @@ impl Starts {
     pub(crate) fn submit(self: &Arc<Self>, partition: Arc<Partition>) {
         let is_writing = {
             let mut queue = self.queue.lock();
-            if !queue.moved.iter().any(|known| Arc::ptr_eq(known, &partition)) {
-                queue.moved.push(partition);
-            }
+            queue.moved.insert((partition.topic_id(), partition.at().partition), partition);
             std::mem::replace(&mut queue.is_writing, true)
         };
         if !is_writing {
@@ -44,10 +45,10 @@ impl Starts {
 
     fn write(&self) {
         loop {
-            let moved = {
+            let moved: Vec<Arc<Partition>> = {
                 let mut queue = self.queue.lock();
                 queue.is_writing = !queue.moved.is_empty();
-                std::mem::take(&mut queue.moved)
+                std::mem::take(&mut queue.moved).into_values().collect()
             };
             if moved.is_empty() {
                 return;
