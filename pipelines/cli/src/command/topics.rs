@@ -6,9 +6,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
-use millstream_client::{Admin, AlterConfig, ConfigResource, IsolationLevel, NewTopic, OffsetSpec};
+use millstream_client::{
+    Admin, AlterConfig, ClientError, ConfigResource, IsolationLevel, NewTopic, OffsetSpec, RecordsToDelete,
+};
 use millstream_env::Env;
-use millstream_record::TopicPartition;
+use millstream_protocol::ErrorCode;
+use millstream_record::{Offset, TopicPartition};
 
 use crate::door::DoorArgs;
 use crate::screen;
@@ -70,6 +73,21 @@ enum Action {
         #[arg(required = true)]
         topics: Vec<String>,
     },
+    /// Delete the oldest records of a topic, for good; the topic stays
+    DeleteRecords {
+        /// Its name
+        topic: String,
+        /// Delete the records below this offset
+        #[arg(long, value_name = "OFFSET", required_unless_present = "all", conflicts_with = "all",
+            value_parser = clap::value_parser!(i64).range(0..))]
+        before: Option<i64>,
+        /// Delete all records that are there now
+        #[arg(long)]
+        all: bool,
+        /// Only in this partition; may be given again [default: all partitions]
+        #[arg(long, short, value_parser = clap::value_parser!(i32).range(0..))]
+        partition: Vec<i32>,
+    },
 }
 
 pub(crate) async fn execute(args: Args, env: Env) -> Result<ExitCode> {
@@ -87,6 +105,11 @@ pub(crate) async fn execute(args: Args, env: Env) -> Result<ExitCode> {
         }
         Action::Describe { topic } => describe(&admin, &topic).await,
         Action::Delete { topics } => delete(&admin, &topics).await,
+        Action::DeleteRecords { topic, before, all: _, partition } => {
+            let records =
+                before.map_or(RecordsToDelete::All, |offset| RecordsToDelete::Before(Offset(offset)));
+            delete_records(&admin, &topic, records, &partition).await
+        }
     };
     drop((admin, client));
     door.close().await?;
@@ -228,4 +251,44 @@ async fn delete(admin: &Admin, topics: &[String]) -> Result<()> {
         }
     }
     if failed.is_empty() { Ok(()) } else { bail!("{}", failed.join("; ")) }
+}
+
+/// Says of each partition where it begins now, and then of all that could not be done.
+async fn delete_records(admin: &Admin, name: &str, records: RecordsToDelete, chosen: &[i32]) -> Result<()> {
+    // Asked first, so that a name that is misspelt is an error at once, and no topic is made of it.
+    let found = admin.describe_topics(&[name]).await?.into_iter().next();
+    let (_, found) = found.with_context(|| format!("there is no topic {name}"))?;
+    let topic = found.with_context(|| format!("describing {name}"))?;
+    let count = topic.partitions.len();
+    let known: Vec<i32> = topic.partitions.iter().map(|info| info.partition).collect();
+    if let Some(unknown) = chosen.iter().find(|index| !known.contains(index)) {
+        bail!("{name} has {count} partitions, counted from 0, so there is no partition {unknown}");
+    }
+    let chosen = if chosen.is_empty() { &known } else { chosen };
+    let wanted = chosen.iter().map(|index| (TopicPartition::new(Arc::clone(&topic.name), *index), records));
+    let mut table = Table::new([">partition", ">first"]);
+    let mut failed = Vec::new();
+    for (partition, outcome) in admin.delete_records(&wanted.collect()).await? {
+        match outcome {
+            Ok(first) => table.row([partition.partition.to_string(), first.0.to_string()]),
+            Err(error) => failed.push(refusal(&partition, records, &error)),
+        }
+    }
+    if !table.is_empty() {
+        screen::line(table);
+    }
+    if failed.is_empty() { Ok(()) } else { bail!("{}", failed.join("; ")) }
+}
+
+/// Why the records of a partition stay, and what would help.
+fn refusal(partition: &TopicPartition, records: RecordsToDelete, error: &ClientError) -> String {
+    match (error.code(), records) {
+        (Some(ErrorCode::OffsetOutOfRange), RecordsToDelete::Before(offset)) => {
+            format!("{partition}: offset {offset} is beyond the last record; --all deletes what is there")
+        }
+        (Some(ErrorCode::PolicyViolation), _) => {
+            format!("{partition}: cleanup.policy of the topic has no delete; add it with topics alter --set")
+        }
+        _ => format!("{partition}: {error}"),
+    }
 }

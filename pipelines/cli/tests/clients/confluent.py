@@ -3,7 +3,7 @@
 import threading
 
 from confluent_kafka import (Consumer, IsolationLevel, KafkaError, KafkaException, Producer, TopicPartition,
-                             OFFSET_BEGINNING, ConsumerGroupState)
+                             OFFSET_BEGINNING, OFFSET_END, ConsumerGroupState)
 from confluent_kafka.admin import (AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, NewPartitions, NewTopic,
                                    OffsetSpec, ResourceType)
 
@@ -311,6 +311,26 @@ def nor_do_transactions_that_use_some_of_its_sequences_stall():
     for lengths in (1, 1), (2, 2, 2), (3, 1), (7,):
         kept = [[f"kept-{n}-{m}" for m in range(length)] for n, length in enumerate(lengths)]
         transactions_after_a_lie([f"void-{n}" for n in range(5)], kept)
+
+
+@test
+def admin_deletes_records():
+    where = topic(2)
+    produce(where, range(10), partition=0)
+    produce(where, range(4), partition=1)
+    first, second = TopicPartition(where, 0, 6), TopicPartition(where, 1, OFFSET_END)
+    deleted = admin.delete_records([first, second])
+    equal([deleted[asked].result(20).low_watermark for asked in (first, second)], [6, 4])
+    reader = consumer()
+    equal([reader.get_watermark_offsets(TopicPartition(where, p), 10) for p in range(2)], [(6, 10), (4, 4)])
+    reader.close()
+    equal([m.value() for m in read_all(where, 2)], [f"v{n}".encode() for n in range(6, 10)])
+    beyond = TopicPartition(where, 0, 11)
+    try:
+        admin.delete_records([beyond])[beyond].result(20)
+        raise AssertionError("what is not there could be deleted")
+    except KafkaException as error:
+        equal(error.args[0].code(), KafkaError.OFFSET_OUT_OF_RANGE)
 
 
 @test

@@ -2,6 +2,7 @@
 
 from kafka import KafkaAdminClient, KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import NewTopic
+from kafka.errors import OffsetOutOfRangeError
 
 from harness import BOOTSTRAP, equal, main, name, test, until
 
@@ -126,6 +127,21 @@ def fetch_session():
     equal((session.session_id > 0, session.epoch > 1), (True, True))
     reader.close()
     producer.close()
+
+
+@test
+def records_are_deleted():
+    where = topic()
+    produce(where, 10)
+    partition = TopicPartition(where, 0)
+    equal(admin.delete_records({partition: 7})[partition]["low_watermark"], 7)
+    equal([int(r.value) for r in read(where, 3)], [7, 8, 9])
+    try:
+        admin.delete_records({partition: 11})
+        raise AssertionError("what is not there could be deleted")
+    except OffsetOutOfRangeError:
+        pass
+    equal(admin.delete_records({partition: -1})[partition]["low_watermark"], 10)
 
 
 @test
