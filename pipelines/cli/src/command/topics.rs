@@ -74,12 +74,12 @@ enum Action {
         topics: Vec<String>,
     },
     /// Delete the oldest records of a topic, for good; the topic stays
+    #[command(group(clap::ArgGroup::new("records").required(true).args(["before", "all"])))]
     DeleteRecords {
         /// Its name
         topic: String,
         /// Delete the records below this offset
-        #[arg(long, value_name = "OFFSET", required_unless_present = "all", conflicts_with = "all",
-            value_parser = clap::value_parser!(i64).range(0..))]
+        #[arg(long, value_name = "OFFSET", value_parser = clap::value_parser!(i64).range(0..))]
         before: Option<i64>,
         /// Delete all records that are there now
         #[arg(long)]
