@@ -28,7 +28,7 @@ pub async fn until<F: Future<Output = bool>>(env: &Env, what: &str, mut holds: i
 /// Below what systems hand out to those who dial or ask for any port (32768 and up on Linux, 49152 and up elsewhere).
 const PORTS: Range<u16> = 20_000..32_000;
 /// How many ports a process of tests has to itself.
-const SHARE: u16 = 200;
+const SHARE: u16 = 300;
 
 /// A port of 127.0.0.1 that nobody else gets: no other test, and nobody who dials. It stays so while no one listens on
 /// it, which is what a server needs that goes down and comes back.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
 use millstream_connect_api::config::Reference;
@@ -21,6 +22,10 @@ pub(crate) struct FileArgs {
     /// A folder with a file for each secret; without one, { secret = "a.b" } is $MILLSTREAM_SECRET_A_B
     #[arg(long, value_name = "DIR", env = "MILLSTREAM_SECRETS")]
     secrets: Option<PathBuf>,
+
+    /// A pipe can be read once only.
+    #[arg(skip)]
+    text: OnceLock<String>,
 }
 
 /// What a file is meant for.
@@ -98,7 +103,13 @@ impl FileArgs {
     /// Its name to show, its text, and where it is.
     fn read(&self) -> Result<(String, String, PathBuf)> {
         let shown = self.file.display().to_string();
-        let text = std::fs::read_to_string(&self.file).with_context(|| format!("reading {shown}"))?;
+        let text = match self.text.get() {
+            Some(text) => text.clone(),
+            None => {
+                let text = std::fs::read_to_string(&self.file).with_context(|| format!("reading {shown}"))?;
+                self.text.get_or_init(|| text).clone()
+            }
+        };
         let place = match self.file.canonicalize() {
             Ok(place) => place,
             // It could be read, so it is no file of a folder but a pipe, such as /dev/stdin or <(...) of a shell.
