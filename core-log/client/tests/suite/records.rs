@@ -111,10 +111,7 @@ pub(crate) async fn order_and_once(door: &Door) {
 
 /// Positions, searches by time, pauses.
 pub(crate) async fn seeking(door: &Door) {
-    // Its records are of 1970: no door may take them for old ones.
-    let topic = door.name("seek");
-    let kept = NewTopic::new(Arc::clone(&topic), 1).with_config("retention.ms", "-1");
-    door.client.admin().ensure_topic(kept).await.unwrap();
+    let topic = door.topic("seek", 1).await;
     let partition = TopicPartition::new(Arc::clone(&topic), 0);
     let producer = door.client.producer(producer_config()).unwrap();
     for n in 0..10i64 {
